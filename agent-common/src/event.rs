@@ -1,0 +1,169 @@
+//! The record that the kernel sends for a refused flow.
+
+use crate::{Addr, Hook, Protocol, Reason, verdict::NO_RULE};
+
+/// Bytes of a task's name, NUL-padded (`TASK_COMM_LEN`).
+pub const COMM_BYTES: usize = 16;
+
+/// The flow was let through because the agent is in monitor mode.
+pub const FLAG_MONITOR: u8 = 1;
+/// The task fields are those of the process that owns the socket. Without it the packet
+/// left in another context (a timer, a softirq) and the task fields are zero.
+pub const FLAG_TASK: u8 = 2;
+
+/// One refused (or, in monitor mode, would-be refused) flow, as written by the BPF
+/// programs into the ring. Native byte order except for addresses; no padding.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowEvent {
+    /// `CLOCK_BOOTTIME`, nanoseconds (`bpf_ktime_get_boot_ns`).
+    pub boot_ns: u64,
+    /// Id of the cgroup of the task, or of the socket where there is no task.
+    pub cgroup: u64,
+    /// `SO_COOKIE` of the socket; 0 where the hook has none.
+    pub socket_cookie: u64,
+    /// Cookie of the network namespace; 0 where the hook cannot tell.
+    pub netns_cookie: u64,
+    /// Events of the same agent and reason that the throttle kept back before this one.
+    pub suppressed: u64,
+    /// Events that this CPU has tried to send, this one included.
+    pub sequence: u64,
+    /// Thread id.
+    pub pid: u32,
+    /// Process id.
+    pub tgid: u32,
+    /// Process id of the parent; 0 if not known.
+    pub ppid: u32,
+    /// User id, in the initial user namespace.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Index of the agent.
+    pub agent: u32,
+    /// Generation of the policy that decided.
+    pub generation: u32,
+    /// Deciding rule, or [`NO_RULE`].
+    pub rule: u32,
+    /// CPU that `sequence` belongs to.
+    pub cpu: u32,
+    /// Local port, host order; 0 if not bound yet.
+    pub source_port: u16,
+    /// Remote port, host order (for a bind: the local port).
+    pub dest_port: u16,
+    /// [`Reason`].
+    pub reason: u8,
+    /// [`Hook`].
+    pub hook: u8,
+    /// IP protocol number as seen, not folded.
+    pub protocol: u8,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// For a socket that may not be made: its family, type and protocol; for a socket
+    /// option: level and name.
+    pub detail: [u32; 2],
+    /// Local address; all zero if not known.
+    pub source: Addr,
+    /// Remote address (for a bind: the local address).
+    pub dest: Addr,
+    /// Name of the task.
+    pub comm: [u8; COMM_BYTES],
+    #[doc(hidden)]
+    pub _zero: u32,
+}
+
+/// Bytes of a [`FlowEvent`] in the ring.
+pub const EVENT_BYTES: usize = size_of::<FlowEvent>();
+
+const _: () = assert!(EVENT_BYTES == 152, "no padding, and the size that the reader checks");
+
+/// A record that is not a [`FlowEvent`] of this layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DecodeError {
+    /// Wrong number of bytes.
+    Length(usize),
+    /// A number that is no [`Reason`].
+    Reason(u8),
+    /// A number that is no [`Hook`].
+    Hook(u8),
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Length(n) => write!(f, "an event of {n} bytes instead of {EVENT_BYTES}"),
+            Self::Reason(n) => write!(f, "an event with the unknown reason {n}"),
+            Self::Hook(n) => write!(f, "an event with the unknown hook {n}"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+impl FlowEvent {
+    /// Reads a record from the ring. Checks the length and the closed enums, so that
+    /// [`FlowEvent::reason`] and [`FlowEvent::hook`] cannot fail afterwards.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() != EVENT_BYTES {
+            return Err(DecodeError::Length(bytes.len()));
+        }
+        // SAFETY: the length is checked, every field is an integer or an array of
+        // integers, for which any bytes are a value, and read_unaligned asks for no
+        // alignment.
+        let event = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        Reason::from_number(event.reason).ok_or(DecodeError::Reason(event.reason))?;
+        Hook::from_number(event.hook).ok_or(DecodeError::Hook(event.hook))?;
+        Ok(event)
+    }
+
+    /// Why it was refused.
+    pub fn reason(&self) -> Reason {
+        Reason::from_number(self.reason).unwrap_or(Reason::State)
+    }
+
+    /// Where it was seen.
+    pub fn hook(&self) -> Hook {
+        Hook::from_number(self.hook).unwrap_or(Hook::Egress)
+    }
+
+    /// The protocol, ICMPv6 folded into ICMP.
+    pub fn protocol(&self) -> Protocol {
+        Protocol::new(self.protocol)
+    }
+
+    /// The deciding rule, if one decided.
+    pub fn rule(&self) -> Option<u32> {
+        (self.rule != NO_RULE).then_some(self.rule)
+    }
+
+    /// Whether it was let through because the agent is only monitored.
+    pub fn monitored(&self) -> bool {
+        self.flags & FLAG_MONITOR != 0
+    }
+
+    /// Whether the task fields are filled.
+    pub fn has_task(&self) -> bool {
+        self.flags & FLAG_TASK != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_and_unknown_records_are_refused() {
+        let zero = [0u8; EVENT_BYTES];
+        assert!(FlowEvent::decode(&zero).is_ok());
+        for len in [0, 1, EVENT_BYTES - 1] {
+            assert_eq!(FlowEvent::decode(&zero[..len]), Err(DecodeError::Length(len)));
+        }
+        let reason = core::mem::offset_of!(FlowEvent, reason);
+        let mut bad = zero;
+        bad[reason] = 99;
+        assert_eq!(FlowEvent::decode(&bad), Err(DecodeError::Reason(99)));
+        let hook = core::mem::offset_of!(FlowEvent, hook);
+        let mut bad = zero;
+        bad[hook] = 77;
+        assert_eq!(FlowEvent::decode(&bad), Err(DecodeError::Hook(77)));
+    }
+}

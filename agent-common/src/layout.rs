@@ -1,0 +1,180 @@
+//! Keys, values and bounds of the BPF maps.
+//!
+//! Every type is `repr(C)` without padding, so that the bytes that one side writes
+//! are the bytes that the other reads. A change to any of them is a change of
+//! [`LAYOUT_VERSION`].
+
+use crate::{Addr, verdict::SetRef};
+
+/// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
+/// folder that carries it, so a daemon never opens maps of another layout: it makes
+/// new ones, fills them, and swaps the programs through their links.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// The most agents that one daemon governs at once.
+pub const MAX_AGENTS: u32 = 256;
+
+/// Each agent has two banks of tables: the one in force and the one being filled.
+pub const MAX_BANKS: u32 = MAX_AGENTS * 2;
+
+/// Entries of one policy. 12 bytes each, so 48 KiB a bank. An array inside a map of
+/// maps must have the size of its template to be inlined by the JIT.
+pub const MAX_ENTRIES: u32 = 4096;
+
+/// Bytes of the event ring (a power of two): 8192 events of 168 bytes and more.
+pub const RING_BYTES: u32 = 2 * 1024 * 1024;
+
+/// Depth of an agent's cgroup below the cgroup2 root: `<slice>/<agent>/<run>`.
+pub const SLICE_LEVEL: i32 = 1;
+/// See [`SLICE_LEVEL`].
+pub const AGENT_LEVEL: i32 = 2;
+
+/// The IPv4 range (127.64.0.0/16, host order) from which every agent gets a gate
+/// address of its own: `127.64.0.0 + index + 1`. The gate knows the agent by the
+/// address that it was asked at. Loopback needs no route and no address for it.
+pub const GATE_V4_BASE: u32 = 0x7f40_0000;
+
+/// First 16 bits of [`GATE_V4_BASE`].
+pub const GATE_V4_PREFIX: u16 = 0x7f40;
+
+/// The gate's IPv4 address for an agent, network order.
+#[inline(always)]
+pub const fn gate_v4(agent: u32) -> [u8; 4] {
+    (GATE_V4_BASE | ((agent + 1) & 0xffff)).to_be_bytes()
+}
+
+/// What is enforced for an agent.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Refusals are refused.
+    Enforce = 0,
+    /// Refusals are reported and let through.
+    Monitor = 1,
+}
+
+impl Mode {
+    /// From the byte in a map: anything unknown enforces.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Monitor,
+            _ => Self::Enforce,
+        }
+    }
+}
+
+/// What a bank of tables is, beside the tables: value of the `BANKS` array. Written
+/// while the bank is not in force, never after.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bank {
+    /// Number of the compiled policy; 0 means that the bank holds none.
+    pub generation: u32,
+    /// [`Mode`].
+    pub mode: u8,
+    /// 1 if some rule allows ICMP, so that ping sockets may be made.
+    pub icmp: u8,
+    /// UDP and TCP port of the gate at [`gate_v4`], host order; 0 means no gate, and
+    /// then queries to port 53 are refused.
+    pub gate4_port: u16,
+    /// UDP and TCP port of the agent's gate at `::1`, host order; 0 as above.
+    pub gate6_port: u16,
+    #[doc(hidden)]
+    pub _zero: [u16; 3],
+    /// Every listen entry, for bind.
+    pub listeners: SetRef,
+}
+
+const _: () = assert!(size_of::<Bank>() == 24, "no padding");
+
+/// Which side opened a TCP connection.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Not known, or no connection: judged by destination.
+    Opener = 0,
+    /// The agent accepted it: judged by its own port and the peer.
+    Acceptor = 1,
+}
+
+/// The verdict that a socket carries: value of the `FLOWS` socket storage. Only
+/// verdicts that let a flow out are kept; it holds for one destination and one
+/// generation.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowState {
+    /// Generation that the verdict was made in.
+    pub generation: u32,
+    /// Index of the agent.
+    pub agent: u32,
+    /// The destination.
+    pub addr: Addr,
+    /// The destination's port, host order.
+    pub port: u16,
+    /// Protocol number.
+    pub protocol: u8,
+    /// [`Role`].
+    pub role: u8,
+    /// Deciding rule.
+    pub rule: u32,
+}
+
+const _: () = assert!(size_of::<FlowState>() == 32, "no padding");
+
+/// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket
+/// storage. Made only for sockets that were steered to the gate.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The server that the program named.
+    pub addr: Addr,
+    /// Its port in network order, as the kernel's `user_port` holds it.
+    pub port_be: u32,
+}
+
+const _: () = assert!(size_of::<Origin>() == 20, "no padding");
+
+/// Number of [`crate::Reason`]s that counters have room for.
+pub const REASON_SLOTS: usize = 16;
+/// Number of protocol classes.
+pub const PROTOCOL_SLOTS: usize = 4;
+
+const _: () = assert!(crate::Reason::ALL.len() <= REASON_SLOTS);
+const _: () = assert!(crate::protocol::ProtocolClass::ALL.len() == PROTOCOL_SLOTS);
+
+/// What the kernel counts for an agent, on one CPU: value of the `STATS` per-CPU array.
+/// Added to atomically, because a packet in softirq may interrupt a connect.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Refusals (in monitor mode: would-be refusals) by reason and protocol class.
+    pub blocked: [[u64; PROTOCOL_SLOTS]; REASON_SLOTS],
+    /// Flows let out, by protocol class: counted at their first packet.
+    pub allowed: [u64; PROTOCOL_SLOTS],
+    /// Bytes of packets let out, IP header included.
+    pub sent_bytes: u64,
+    /// Events that found no room in the ring.
+    pub events_lost: u64,
+    /// Events that the throttle kept back.
+    pub events_throttled: u64,
+}
+
+/// The throttle of one agent and reason on one CPU: value of the `BUCKETS` per-CPU
+/// array. A token bucket that counts nanoseconds.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Bucket {
+    /// Time of the last refill, `CLOCK_BOOTTIME` nanoseconds.
+    pub refilled: u64,
+    /// Nanoseconds saved up.
+    pub credit: u64,
+    /// Events kept back since the last one that was reported.
+    pub suppressed: u64,
+}
+
+/// Index in the `BUCKETS` array.
+#[inline(always)]
+pub const fn bucket_index(agent: u32, reason: crate::Reason) -> u32 {
+    agent * REASON_SLOTS as u32 + reason.number() as u32
+}

@@ -1,0 +1,104 @@
+//! Why a flow was refused, and where: the same closed words in the kernel, in events,
+//! in metrics and in the documentation.
+
+macro_rules! closed {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $num:literal, $text:literal;)+ }) => {
+        $(#[$meta])*
+        #[repr(u8)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum $name { $($(#[$vmeta])* $variant = $num,)+ }
+
+        impl $name {
+            /// Every value, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// From the number that crosses the kernel boundary.
+            pub const fn from_number(number: u8) -> Option<Self> {
+                match number { $($num => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The number that crosses the kernel boundary.
+            #[inline(always)]
+            pub const fn number(self) -> u8 { self as u8 }
+
+            /// The word in events, metrics and documentation.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+closed! {
+    /// Why a flow was refused.
+    Reason {
+        /// No rule names the destination: the default.
+        NoRule = 0, "no_rule";
+        /// A deny rule names it.
+        DenyRule = 1, "deny_rule";
+        /// A rule names the destination, but not this port or protocol.
+        Port = 2, "port";
+        /// The packet carries a protocol that no policy can name.
+        Protocol = 3, "protocol";
+        /// A socket of a kind that agents may not make.
+        SocketType = 4, "socket_type";
+        /// A socket option that would send packets of its own, or change where packets go.
+        SocketOption = 5, "socket_option";
+        /// Binding to, or answering from, a port that no `listen` rule names.
+        Listen = 6, "listen";
+        /// IP options, extension headers, fragments, or a header that cannot be read.
+        Header = 7, "header";
+        /// A name that the policy does not name was asked of the gate.
+        Name = 8, "name";
+        /// The gate's own addresses, or port 53 by a way that cannot be steered.
+        Gate = 9, "gate";
+        /// A process in a governed cgroup whose agent has no policy loaded.
+        NoPolicy = 10, "no_policy";
+        /// State that the verdict needs could not be stored or read.
+        State = 11, "state";
+    }
+}
+
+closed! {
+    /// Where the flow was seen.
+    Hook {
+        /// `connect(2)` on an IPv4 socket.
+        Connect4 = 0, "connect4";
+        /// `connect(2)` on an IPv6 socket.
+        Connect6 = 1, "connect6";
+        /// `sendto(2)` and relatives on an unconnected IPv4 socket.
+        Sendmsg4 = 2, "sendmsg4";
+        /// `sendto(2)` and relatives on an unconnected IPv6 socket.
+        Sendmsg6 = 3, "sendmsg6";
+        /// `socket(2)`.
+        SockCreate = 4, "sock_create";
+        /// `bind(2)` on an IPv4 socket.
+        Bind4 = 5, "bind4";
+        /// `bind(2)` on an IPv6 socket.
+        Bind6 = 6, "bind6";
+        /// `setsockopt(2)`.
+        Setsockopt = 7, "setsockopt";
+        /// A packet on its way out.
+        Egress = 8, "egress";
+        /// A query at the DNS gate (user space).
+        Dns = 9, "dns";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_come_back() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(usize::from(reason.number()), i);
+            assert_eq!(Reason::from_number(reason.number()), Some(*reason));
+        }
+        for (i, hook) in Hook::ALL.iter().enumerate() {
+            assert_eq!(usize::from(hook.number()), i);
+            assert_eq!(Hook::from_number(hook.number()), Some(*hook));
+        }
+        assert_eq!(Reason::from_number(200), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! Policy: file, validation, compilation.

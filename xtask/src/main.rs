@@ -1,0 +1,2 @@
+//! Set-up, build, demo, test and bench of Exeat.
+fn main() {}

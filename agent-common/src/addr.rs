@@ -6,7 +6,8 @@
 /// One form for both families means that a v4-mapped connect on an IPv6 socket and a
 /// plain IPv4 connect are the same key, so neither can be used to go around a rule
 /// for the other.
-#[repr(transparent)]
+// Aligned so that the BPF backend compares and copies it in words, not in bytes.
+#[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Addr([u8; 16]);
 
@@ -16,6 +17,9 @@ const _: () = assert!(size_of::<Addr>() == 16, "the key of the BPF address table
 pub const V4_PREFIX_BITS: u8 = 96;
 
 impl Addr {
+    /// `::1`.
+    pub const V6_LOOPBACK: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// From the four bytes of an IPv4 address, network order.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
@@ -39,20 +43,71 @@ impl Addr {
     /// The four bytes of the IPv4 address, if this is one (v4-mapped).
     #[inline(always)]
     pub const fn as_v4(&self) -> Option<[u8; 4]> {
-        match self.0 {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
-            _ => None,
+        let [a, b, c, d] = self.words();
+        if a == 0 && b == 0 && c == 0x0000_ffff_u32.to_be() {
+            Some(d.to_ne_bytes())
+        } else {
+            None
+        }
+    }
+
+    /// From four words as the kernel's `user_ip6` holds them: the bytes in memory are in
+    /// network order.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        let [a, b, c, d] = words;
+        let (a, b, c, d) = (
+            a.to_ne_bytes(),
+            b.to_ne_bytes(),
+            c.to_ne_bytes(),
+            d.to_ne_bytes(),
+        );
+        Self([
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ])
+    }
+
+    /// The inverse of [`Addr::from_words`].
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        let o = &self.0;
+        [
+            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
+            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
+            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
+            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
+        ]
+    }
+
+    /// Whether this is in the range of the gates' IPv4 addresses.
+    #[inline(always)]
+    pub const fn is_gate_v4(&self) -> bool {
+        match self.as_v4() {
+            Some([a, b, _, _]) => u16::from_be_bytes([a, b]) == crate::layout::GATE_V4_PREFIX,
+            None => false,
+        }
+    }
+
+    /// `0.0.0.0` and `::` as a destination mean this host (`ip_route_output_key`,
+    /// `tcp_v6_connect`): the loopback address of the same family. Anything else is itself.
+    #[inline(always)]
+    pub const fn or_loopback(self) -> Self {
+        match self.words() {
+            [0, 0, 0, 0] => Self::V6_LOOPBACK,
+            [0, 0, c, 0] if c == 0x0000_ffff_u32.to_be() => Self::from_v4([127, 0, 0, 1]),
+            _ => self,
         }
     }
 
     /// Whether this is `::1`.
     #[inline(always)]
     pub const fn is_v6_loopback(&self) -> bool {
-        u128::from_be_bytes(self.0) == 1
+        matches!(self.words(), [0, 0, 0, d] if d == 1_u32.to_be())
     }
 }
 
-#[cfg(any(test, not(target_arch = "bpf")))]
+#[cfg(not(target_arch = "bpf"))]
 mod host {
     use super::Addr;
     use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -97,5 +152,18 @@ mod tests {
         assert!(!is("::2"));
         assert!(!is("1::1"));
         assert!(!is("127.0.0.1"));
+    }
+
+    #[test]
+    fn words_come_back_and_this_host_is_loopback() {
+        let addr = |s: &str| Addr::from(s.parse::<IpAddr>().expect("address"));
+        for s in ["2001:db8::1:2:3", "10.1.2.3", "::", "::1"] {
+            assert_eq!(Addr::from_words(addr(s).words()), addr(s));
+        }
+        assert_eq!(addr("0.0.0.0").or_loopback(), addr("127.0.0.1"));
+        assert_eq!(addr("::").or_loopback(), addr("::1"));
+        assert_eq!(addr("10.0.0.0").or_loopback(), addr("10.0.0.0"));
+        assert!(addr("127.64.9.1").is_gate_v4());
+        assert!(!addr("127.65.0.1").is_gate_v4());
     }
 }

@@ -21,7 +21,11 @@ pub const MAX_BANKS: u32 = MAX_AGENTS * 2;
 /// maps must have the size of its template to be inlined by the JIT.
 pub const MAX_ENTRIES: u32 = 4096;
 
-/// Bytes of the event ring (a power of two): 8192 events of 168 bytes and more.
+/// Index under which processes in the slice that belong to no known agent are counted.
+pub const NO_AGENT: u32 = MAX_AGENTS;
+
+/// Bytes of the event ring (a power of two): room for 13,797 events of 144 bytes and
+/// their 8-byte headers, which is 13 ms of a flood at a million a second.
 pub const RING_BYTES: u32 = 2 * 1024 * 1024;
 
 /// Depth of an agent's cgroup below the cgroup2 root: `<slice>/<agent>/<run>`.
@@ -129,8 +133,11 @@ const _: () = assert!(size_of::<FlowState>() == 32, "no padding");
 pub struct Origin {
     /// The server that the program named.
     pub addr: Addr,
-    /// Its port in network order, as the kernel's `user_port` holds it.
-    pub port_be: u32,
+    /// Its port, network order.
+    pub port_be: u16,
+    /// Port of the gate that the socket was steered to, network order: an address is
+    /// only turned back where it and this port are the gate's.
+    pub gate_port_be: u16,
 }
 
 const _: () = assert!(size_of::<Origin>() == 20, "no padding");
@@ -177,4 +184,27 @@ pub struct Bucket {
 #[inline(always)]
 pub const fn bucket_index(agent: u32, reason: crate::Reason) -> u32 {
     agent * REASON_SLOTS as u32 + reason.number() as u32
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Bank, Bucket, Stats};
+    use crate::{
+        Addr,
+        verdict::{Entry, SetRef},
+    };
+
+    // SAFETY: each is `repr(C)` or transparent, made of integers only, without padding (see
+    // the size assertions), so any bytes are a value and every byte of a value is written.
+    unsafe impl aya::Pod for Bank {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Bucket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Stats {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Addr {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Entry {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SetRef {}
 }

@@ -1,6 +1,120 @@
+//! Exeat's BPF programs: one function an attach point, and the only place that picks
+//! return codes.
+//!
+//! `connect*` and `sendmsg*` are attached at the cgroup2 root, because a hook runs for the
+//! cgroup that a *socket* was made in, and only there is a socket seen that was made
+//! before its process joined, or that was handed in. They judge by the task, and leave at
+//! once for tasks outside the slice. Everything else is attached at the slice.
 #![no_std]
 #![no_main]
+// An atomic add without its result: see `report::add`.
+#![feature(core_intrinsics)]
+#![allow(internal_features)]
+
+mod agent;
+mod ctx;
+mod egress;
+mod globals;
+mod judge;
+mod maps;
+mod open;
+mod report;
+mod socket;
+
+use agent_common::Hook;
+use aya_ebpf::{
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt},
+    programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext},
+};
+
+use crate::ctx::Family;
+
+/// What a program does with what it was asked about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Pass,
+    Refuse,
+}
+
+/// For every cgroup hook used here, 1 lets through and 0 refuses: with EPERM for
+/// system calls, by dropping for packets (`kernel/bpf/cgroup.c`).
+const fn code(outcome: Outcome) -> i32 {
+    match outcome {
+        Outcome::Pass => 1,
+        Outcome::Refuse => 0,
+    }
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn exeat_connect4(ctx: SockAddrContext) -> i32 {
+    code(open::judge(&ctx, Hook::Connect4, Family::V4))
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn exeat_connect6(ctx: SockAddrContext) -> i32 {
+    code(open::judge(&ctx, Hook::Connect6, Family::V6))
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn exeat_sendmsg4(ctx: SockAddrContext) -> i32 {
+    code(open::judge(&ctx, Hook::Sendmsg4, Family::V4))
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn exeat_sendmsg6(ctx: SockAddrContext) -> i32 {
+    code(open::judge(&ctx, Hook::Sendmsg6, Family::V6))
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn exeat_recvmsg4(ctx: SockAddrContext) -> i32 {
+    code(open::restore(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn exeat_recvmsg6(ctx: SockAddrContext) -> i32 {
+    code(open::restore(&ctx, Family::V6))
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn exeat_getpeername4(ctx: SockAddrContext) -> i32 {
+    code(open::restore(&ctx, Family::V4))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn exeat_getpeername6(ctx: SockAddrContext) -> i32 {
+    code(open::restore(&ctx, Family::V6))
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn exeat_bind4(ctx: SockAddrContext) -> i32 {
+    code(socket::bind(&ctx, Hook::Bind4, Family::V4))
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn exeat_bind6(ctx: SockAddrContext) -> i32 {
+    code(socket::bind(&ctx, Hook::Bind6, Family::V6))
+}
+
+#[cgroup_sock(sock_create)]
+pub fn exeat_sock_create(ctx: SockContext) -> i32 {
+    code(socket::create(&ctx))
+}
+
+#[cgroup_sockopt(setsockopt)]
+pub fn exeat_setsockopt(ctx: SockoptContext) -> i32 {
+    code(socket::set_option(&ctx))
+}
+
+#[cgroup_skb(egress)]
+pub fn exeat_egress(ctx: SkBuffContext) -> i32 {
+    code(egress::judge(&ctx))
+}
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,181 @@
+//! Who is it? From a task or a packet to the agent and its tables in force.
+
+use agent_common::{
+    Addr,
+    layout::{AGENT_LEVEL, Bank, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4},
+    verdict::{Entry, SetRef, Tables},
+};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    btf_maps::lpm_trie::Key,
+    helpers::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
+};
+
+use crate::{
+    globals,
+    maps::{AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix},
+};
+
+/// Who a task or a socket belongs to.
+pub(crate) enum Owner {
+    /// Not below the slice: none of our business.
+    Outsider,
+    /// Below the slice, but no agent that has tables: refused.
+    Unknown,
+    /// An agent.
+    Agent(Agent),
+}
+
+/// An agent and the bank that is in force for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Agent {
+    pub(crate) index: u32,
+    pub(crate) bank: u32,
+    pub(crate) info: &'static Bank,
+}
+
+impl Owner {
+    /// The owner of the task that runs now.
+    #[inline(always)]
+    pub(crate) fn of_task() -> Self {
+        // SAFETY: helpers without pointers.
+        let slice = unsafe { bpf_get_current_ancestor_cgroup_id(SLICE_LEVEL) };
+        if slice != globals::slice_id() {
+            return Self::Outsider;
+        }
+        // SAFETY: as above.
+        Self::of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) })
+    }
+
+    /// The owner of the socket that a packet leaves from.
+    #[inline(always)]
+    pub(crate) fn of_packet(skb: *mut __sk_buff) -> Self {
+        // SAFETY: `skb` is the context of the program.
+        Self::of_cgroup(unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) })
+    }
+
+    #[inline(always)]
+    fn of_cgroup(id: u64) -> Self {
+        // SAFETY: the value is one aligned word; an element is only removed when its
+        // cgroup has no task left.
+        match unsafe { AGENTS.get(id) } {
+            Some(index) => match Agent::of_index(*index) {
+                Some(agent) => Self::Agent(agent),
+                None => Self::Unknown,
+            },
+            None => Self::Unknown,
+        }
+    }
+}
+
+impl Agent {
+    /// The agent at an index; none if it has no tables.
+    #[inline(always)]
+    pub(crate) fn of_index(index: u32) -> Option<Self> {
+        let bank = *FLIP.get(index)?;
+        if bank >= MAX_BANKS {
+            return None;
+        }
+        let info = BANKS.get(bank)?;
+        if info.generation == 0 {
+            return None;
+        }
+        Some(Self { index, bank, info })
+    }
+
+    #[inline(always)]
+    pub(crate) fn mode(&self) -> Mode {
+        Mode::from_number(self.info.mode)
+    }
+
+    /// The gate's address and port for a destination of this family; none if the agent
+    /// has no gate there.
+    #[inline(always)]
+    pub(crate) fn gate(&self, towards: &Addr) -> Option<(Addr, u16)> {
+        let (addr, port) = match towards.as_v4() {
+            Some(_) => (Addr::from_v4(gate_v4(self.index)), self.info.gate4_port),
+            None => (Addr::V6_LOOPBACK, self.info.gate6_port),
+        };
+        if port == 0 { None } else { Some((addr, port)) }
+    }
+}
+
+/// What a destination is to the gates.
+pub(crate) enum GateUse {
+    /// No gate.
+    None,
+    /// The agent's own gate.
+    Own,
+    /// Another agent's gate, or an address of the gates' range that nobody has.
+    Foreign,
+}
+
+/// Whether a destination is a gate.
+#[inline(always)]
+pub(crate) fn gate_use(agent: &Agent, addr: &Addr, port: u16) -> GateUse {
+    if addr.is_gate_v4() {
+        return if *addr == Addr::from_v4(gate_v4(agent.index))
+            && port == agent.info.gate4_port
+            && port != 0
+        {
+            GateUse::Own
+        } else {
+            GateUse::Foreign
+        };
+    }
+    if addr.is_v6_loopback() {
+        // SAFETY: one aligned word.
+        return match unsafe { GATES6.get(port) } {
+            Some(owner) if *owner == agent.index => GateUse::Own,
+            Some(_) => GateUse::Foreign,
+            None => GateUse::None,
+        };
+    }
+    GateUse::None
+}
+
+/// Counters' index of an owner.
+#[inline(always)]
+pub(crate) fn index_of(agent: Option<&Agent>) -> u32 {
+    match agent {
+        Some(agent) => agent.index,
+        None => NO_AGENT,
+    }
+}
+
+/// The verdict's look-ups, answered from maps.
+pub(crate) struct KernelTables {
+    exact: &'static Exact,
+    prefix: &'static Prefix,
+    entries: &'static Entries,
+}
+
+impl KernelTables {
+    /// The tables of a bank; none if the daemon has not put them in.
+    #[inline(always)]
+    pub(crate) fn of(bank: u32) -> Option<Self> {
+        Some(Self {
+            exact: EXACT.get(bank)?,
+            prefix: PREFIX.get(bank)?,
+            entries: ENTRIES.get(bank)?,
+        })
+    }
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn exact(&self, addr: &Addr) -> Option<SetRef> {
+        // SAFETY: the value is one aligned word, read in one load.
+        unsafe { self.exact.get(addr) }.copied()
+    }
+
+    #[inline(always)]
+    fn prefix(&self, addr: &Addr) -> Option<SetRef> {
+        self.prefix.get(&Key::new(128, *addr)).copied()
+    }
+
+    #[inline(always)]
+    fn entry(&self, index: u16) -> Option<Entry> {
+        self.entries.get(u32::from(index)).copied()
+    }
+}

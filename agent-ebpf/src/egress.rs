@@ -1,0 +1,255 @@
+//! The authority: every packet of every socket that was made in the slice, judged by its
+//! own header. What the other hooks let pass by mistake, or never saw, ends here.
+
+use agent_common::{
+    Hook, Protocol, Reason,
+    layout::{AGENT_LEVEL, FlowState, Mode, Role},
+    verdict::{NO_RULE, Query, Verdict},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_socket_cookie, bpf_sk_fullsock,
+        bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+    },
+    programs::SkBuffContext,
+};
+
+use crate::{
+    Outcome,
+    agent::{Agent, GateUse, Owner, gate_use, index_of},
+    ctx::{self, Packet},
+    judge,
+    maps::FLOWS,
+    report::{self, Refused},
+};
+
+const DNS_PORT: u16 = 53;
+
+/// Judges a packet.
+#[inline(always)]
+pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
+    let packet = ctx::parse(ctx);
+    let socket = full_socket(ctx);
+    let state = socket.and_then(state_of);
+    if let Some(state) = state
+        && packet.fault.is_none()
+        && !packet.opens
+        && holds(&state, &packet)
+    {
+        report::count_sent(state.agent, packet.len);
+        return Outcome::Pass;
+    }
+    let agent = match Owner::of_packet(ctx.skb.skb) {
+        Owner::Outsider => return Outcome::Pass,
+        Owner::Unknown => None,
+        Owner::Agent(agent) => Some(agent),
+    };
+    let mut refusal = None;
+    let mut monitored = false;
+    match &agent {
+        None => refusal = Some((Reason::NoPolicy, NO_RULE)),
+        Some(agent) => {
+            monitored = agent.mode() == Mode::Monitor;
+            let opened = matches!(&state, Some(state) if state.role == Role::Opener as u8);
+            let (verdict, role) = decide(agent, &packet, opened);
+            let rule = match verdict {
+                Verdict::Allow { rule } => rule,
+                Verdict::Deny { reason, rule } => {
+                    refusal = Some((reason, rule));
+                    rule
+                }
+            };
+            // A monitored agent's flow is told once, then kept like any other.
+            if refusal.is_none() || monitored {
+                let kept = packet.fault.is_none()
+                    && keep(
+                        socket,
+                        &mut FlowState {
+                            generation: agent.info.generation,
+                            agent: agent.index,
+                            addr: packet.dest,
+                            port: packet.dest_port,
+                            protocol: packet.number,
+                            role: role as u8,
+                            rule,
+                        },
+                    );
+                // That a socket opened its connection must not be forgotten: without it a
+                // later packet could pass for an answer on an accepted one.
+                if packet.opens && !kept && refusal.is_none() {
+                    refusal = Some((Reason::State, NO_RULE));
+                }
+            }
+            if refusal.is_none() || monitored {
+                if packet.opens || !same_destination(&state, &packet) {
+                    report::count_allowed(agent.index, packet.protocol);
+                }
+                report::count_sent(agent.index, packet.len);
+            }
+        }
+    }
+    let Some((reason, rule)) = refusal else {
+        return Outcome::Pass;
+    };
+    tell(ctx, agent.as_ref(), &packet, reason, rule, monitored);
+    if monitored {
+        Outcome::Pass
+    } else {
+        Outcome::Refuse
+    }
+}
+
+/// Whether the kept verdict is for this packet's destination and the policy in force.
+#[inline(always)]
+fn holds(state: &FlowState, packet: &Packet) -> bool {
+    state.addr == packet.dest
+        && state.port == packet.dest_port
+        && state.protocol == packet.number
+        && matches!(
+            Agent::of_index(state.agent),
+            Some(agent) if agent.info.generation == state.generation
+        )
+}
+
+#[inline(always)]
+fn same_destination(state: &Option<FlowState>, packet: &Packet) -> bool {
+    matches!(state, Some(old) if old.addr == packet.dest && old.port == packet.dest_port)
+}
+
+/// The verdict on a packet, and which side of a connection the agent is on.
+#[inline(always)]
+fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, Role) {
+    let deny = |reason| Verdict::Deny {
+        reason,
+        rule: NO_RULE,
+    };
+    if let Some(reason) = packet.fault {
+        return (deny(reason), Role::Opener);
+    }
+    match gate_use(agent, &packet.dest, packet.dest_port) {
+        GateUse::Own => return (Verdict::Allow { rule: NO_RULE }, Role::Opener),
+        GateUse::Foreign => return (deny(Reason::Gate), Role::Opener),
+        GateUse::None => {}
+    }
+    let forward = if packet.dest_port == DNS_PORT
+        && packet.protocol != Protocol::ICMP
+        && agent.mode() == Mode::Enforce
+    {
+        deny(Reason::Gate)
+    } else {
+        judge::forward(
+            agent,
+            &Query {
+                addr: packet.dest,
+                port: packet.dest_port,
+                protocol: packet.protocol,
+            },
+        )
+    };
+    if forward.is_allow() || packet.opens || opened || packet.protocol != Protocol::TCP {
+        return (forward, Role::Opener);
+    }
+    let reply = judge::reply(
+        agent,
+        &Query {
+            addr: packet.dest,
+            port: packet.source_port,
+            protocol: packet.protocol,
+        },
+    );
+    (reply, Role::Acceptor)
+}
+
+/// The packet's socket, if it is one that can carry state: not a request (SYN-ACK) or
+/// time-wait socket.
+#[inline(always)]
+fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
+    let socket = ctx::packet_socket(ctx.skb.skb);
+    if socket.is_null() {
+        return None;
+    }
+    // SAFETY: not null; the verifier tracks the type.
+    let full = unsafe { bpf_sk_fullsock(socket) };
+    if full.is_null() { None } else { Some(full) }
+}
+
+/// The verdict that the socket carries; with `initial`, made if there is none.
+#[inline(always)]
+fn storage(socket: *mut bpf_sock, initial: Option<&mut FlowState>) -> *mut FlowState {
+    let map = (&raw const FLOWS).cast_mut().cast();
+    let (value, flags) = match initial {
+        Some(value) => (core::ptr::from_mut(value), BPF_SK_STORAGE_GET_F_CREATE),
+        None => (core::ptr::null_mut(), 0),
+    };
+    // SAFETY: `socket` came from bpf_sk_fullsock; a value, if given, is a whole one.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), value.cast(), flags.into()) }.cast()
+}
+
+#[inline(always)]
+fn state_of(socket: *mut bpf_sock) -> Option<FlowState> {
+    let state = storage(socket, None);
+    // SAFETY: points to a whole value where it is not null.
+    if state.is_null() { None } else { Some(unsafe { *state }) }
+}
+
+/// Keeps a verdict with the socket; false where there is none or no memory.
+#[inline(always)]
+fn keep(socket: Option<*mut bpf_sock>, new: &mut FlowState) -> bool {
+    let Some(socket) = socket else {
+        return false;
+    };
+    let state = storage(socket, Some(new));
+    if state.is_null() {
+        return false;
+    }
+    // SAFETY: not null, so it points to a whole value.
+    unsafe { *state = *new };
+    true
+}
+
+/// Reports a refused packet. The task that runs now is the sender only if it is of the
+/// agent that owns the socket: a packet may leave in a timer or in another task's softirq.
+#[inline(always)]
+fn tell(
+    ctx: &SkBuffContext,
+    agent: Option<&Agent>,
+    packet: &Packet,
+    reason: Reason,
+    rule: u32,
+    monitored: bool,
+) {
+    let skb = ctx.skb.skb;
+    // SAFETY: `skb` is the program's context; the other helper takes no pointer.
+    let (owner, task) = unsafe {
+        (
+            bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL),
+            bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL),
+        )
+    };
+    let without_task = if owner == task {
+        None
+    } else {
+        // SAFETY: as above.
+        Some(unsafe { bpf_skb_cgroup_id(skb) })
+    };
+    report::refused(&Refused {
+        hook: Hook::Egress,
+        reason,
+        rule,
+        agent: index_of(agent),
+        generation: agent.map_or(0, |agent| agent.info.generation),
+        protocol: packet.number,
+        source: packet.source,
+        source_port: packet.source_port,
+        dest: packet.dest,
+        dest_port: packet.dest_port,
+        detail: [0; 2],
+        // SAFETY: the helper takes the program's context.
+        socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        netns_cookie: 0,
+        monitored,
+        without_task,
+    });
+}

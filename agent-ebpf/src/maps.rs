@@ -1,0 +1,78 @@
+//! Every map, with the argument for its size.
+
+use agent_common::{
+    Addr, FlowEvent,
+    layout::{
+        Bank, Bucket, FlowState, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, Origin, REASON_SLOTS,
+        RING_BYTES, Stats,
+    },
+    verdict::{Entry, SetRef},
+};
+use aya_ebpf::{
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
+    macros::btf_map,
+};
+
+/// Room for the inner tables' template; the daemon makes each real one as large as its
+/// policy needs (only arrays must keep the template's size).
+const TEMPLATE: usize = 1024;
+
+pub(crate) type Exact = HashMap<Addr, SetRef, TEMPLATE>;
+pub(crate) type Prefix = LpmTrie<Addr, SetRef, TEMPLATE>;
+pub(crate) type Entries = Array<Entry, { MAX_ENTRIES as usize }>;
+
+/// Id of an agent's cgroup → index of the agent.
+#[btf_map]
+pub(crate) static AGENTS: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
+
+/// Index of the agent → the bank in force (2·index or 2·index+1). Only the lowest bit of
+/// an element ever changes, so a reader meets the old bank or the new one, whole.
+#[btf_map]
+pub(crate) static FLIP: Array<u32, { MAX_AGENTS as usize }> = Array::new();
+
+/// What each bank is.
+#[btf_map]
+pub(crate) static BANKS: Array<Bank, { MAX_BANKS as usize }> = Array::new();
+
+/// Exact addresses, by bank. A hash an agent: in one shared by all, an agent with a
+/// million entries made another's misses six times slower.
+#[btf_map]
+pub(crate) static EXACT: ArrayOfMaps<Exact, { MAX_BANKS as usize }> = ArrayOfMaps::new();
+
+/// Prefixes, by bank.
+#[btf_map]
+pub(crate) static PREFIX: ArrayOfMaps<Prefix, { MAX_BANKS as usize }> = ArrayOfMaps::new();
+
+/// Entries, by bank.
+#[btf_map]
+pub(crate) static ENTRIES: ArrayOfMaps<Entries, { MAX_BANKS as usize }> = ArrayOfMaps::new();
+
+/// The verdict of a socket. Lives and dies with the socket, so it has no bound of its own.
+#[btf_map]
+pub(crate) static FLOWS: SkStorage<FlowState> = SkStorage::new();
+
+/// The server that a steered socket asked for.
+#[btf_map]
+pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
+
+/// Refused flows on their way to the daemon.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<FlowEvent, { RING_BYTES as usize }> = RingBuf::new();
+
+/// Counters by agent; the last one is for processes without an agent.
+#[btf_map]
+pub(crate) static STATS: PerCpuArray<Stats, { MAX_AGENTS as usize + 1 }> = PerCpuArray::new();
+
+/// Throttles by agent and reason.
+#[btf_map]
+pub(crate) static BUCKETS: PerCpuArray<Bucket, { (MAX_AGENTS as usize + 1) * REASON_SLOTS }> =
+    PerCpuArray::new();
+
+/// Events tried, by CPU: the sequence numbers by which the reader knows of a gap.
+#[btf_map]
+pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Ports of every agent's gate at `::1`, host order → agent. An agent whose policy
+/// allows `::1` must still not ask another agent's gate.
+#[btf_map]
+pub(crate) static GATES6: HashMap<u16, u32, { MAX_AGENTS as usize }> = HashMap::new();

@@ -1,0 +1,158 @@
+//! Connect and send: the fast refusal that the program sees as EPERM, and the steering of
+//! DNS to the gate.
+
+use agent_common::{
+    Addr, Hook, Protocol, Reason,
+    layout::{Mode, Origin},
+    verdict::{NO_RULE, Query, Verdict},
+};
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    programs::SockAddrContext,
+};
+
+use crate::{
+    Outcome,
+    agent::{Agent, GateUse, Owner, gate_use, index_of},
+    ctx::{self, Family},
+    judge,
+    maps::ORIGINS,
+    report::{self, Refused},
+};
+
+const DNS_PORT: u16 = 53;
+
+/// Judges the destination of a connect or a send by the task that asks.
+#[inline(always)]
+pub(crate) fn judge(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcome {
+    let agent = match Owner::of_task() {
+        Owner::Outsider => return Outcome::Pass,
+        Owner::Unknown => None,
+        Owner::Agent(agent) => Some(agent),
+    };
+    let number = ctx::sock_addr_protocol(ctx);
+    let protocol = Protocol::new(number);
+    let asked = ctx::user_addr(ctx, family);
+    let dest = asked.or_loopback();
+    // A ping socket's port is not one.
+    let port = match protocol {
+        Protocol::ICMP => 0,
+        _ => ctx::user_port(ctx),
+    };
+    let (reason, rule) = match &agent {
+        None => (Reason::NoPolicy, NO_RULE),
+        Some(agent) => match decide(ctx, family, agent, protocol, asked, dest, port) {
+            Verdict::Allow { .. } => return Outcome::Pass,
+            Verdict::Deny { reason, rule } => (reason, rule),
+        },
+    };
+    let monitored = matches!(&agent, Some(agent) if agent.mode() == Mode::Monitor);
+    report::refused(&Refused {
+        hook,
+        reason,
+        rule,
+        agent: index_of(agent.as_ref()),
+        generation: agent.as_ref().map_or(0, |agent| agent.info.generation),
+        protocol: number,
+        source: Addr::default(),
+        source_port: 0,
+        dest,
+        dest_port: port,
+        detail: [0; 2],
+        // SAFETY: both helpers take the program's context.
+        socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+        // SAFETY: as above.
+        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        monitored,
+        without_task: None,
+    });
+    if monitored {
+        Outcome::Pass
+    } else {
+        Outcome::Refuse
+    }
+}
+
+const fn deny(reason: Reason) -> Verdict {
+    Verdict::Deny {
+        reason,
+        rule: NO_RULE,
+    }
+}
+
+#[inline(always)]
+fn decide(
+    ctx: &SockAddrContext,
+    family: Family,
+    agent: &Agent,
+    protocol: Protocol,
+    asked: Addr,
+    dest: Addr,
+    port: u16,
+) -> Verdict {
+    match gate_use(agent, &dest, port) {
+        GateUse::Own => return Verdict::Allow { rule: NO_RULE },
+        GateUse::Foreign => return deny(Reason::Gate),
+        GateUse::None => {}
+    }
+    // A monitored agent is to behave as if Exeat were not there, so its DNS goes where it
+    // went before.
+    if port == DNS_PORT && protocol != Protocol::ICMP && agent.mode() == Mode::Enforce {
+        return steer(ctx, family, agent, asked);
+    }
+    judge::forward(
+        agent,
+        &Query {
+            addr: dest,
+            port,
+            protocol,
+        },
+    )
+}
+
+/// Sends the socket to the agent's gate and remembers whom it asked for.
+#[inline(always)]
+fn steer(ctx: &SockAddrContext, family: Family, agent: &Agent, asked: Addr) -> Verdict {
+    let Some((gate, port)) = agent.gate(&asked) else {
+        return deny(Reason::Gate);
+    };
+    let mut origin = Origin {
+        addr: asked,
+        port_be: DNS_PORT.to_be(),
+        gate_port_be: port.to_be(),
+    };
+    // SAFETY: the storage belongs to the context's socket.
+    let kept = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
+    if kept.is_null() {
+        return deny(Reason::State);
+    }
+    // SAFETY: not null, so it points to a whole value.
+    unsafe { *kept = origin };
+    if ctx::set_user_addr(ctx, family, &gate, port) {
+        Verdict::Allow { rule: NO_RULE }
+    } else {
+        deny(Reason::Gate)
+    }
+}
+
+/// Shows a steered socket the server that it asked, in place of the gate.
+#[inline(always)]
+pub(crate) fn restore(ctx: &SockAddrContext, family: Family) -> Outcome {
+    // SAFETY: the storage belongs to the context's socket.
+    let origin = unsafe { ORIGINS.get_ptr_mut(ctx) };
+    if origin.is_null() {
+        return Outcome::Pass;
+    }
+    // SAFETY: not null, so it points to a whole value.
+    let origin = unsafe { *origin };
+    let seen = ctx::user_addr(ctx, family);
+    let from_gate = (seen.is_gate_v4() || seen.is_v6_loopback())
+        && ctx::user_port(ctx) == u16::from_be(origin.gate_port_be);
+    if from_gate {
+        // A mapped server on an IPv4 hook is written as IPv4; a server that does not fit the
+        // hook's family cannot have been asked on this socket, and is left alone.
+        ctx::set_user_addr(ctx, family, &origin.addr, u16::from_be(origin.port_be));
+    }
+    Outcome::Pass
+}

@@ -1,0 +1,206 @@
+//! The cgroup tree: `<cgroup2 root>/<slice>/<agent>/<run>`.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use procfs::process::Process;
+
+use super::KernelError;
+
+/// Where the cgroup2 hierarchy is mounted: alone (`/sys/fs/cgroup`) or beside v1
+/// (`/sys/fs/cgroup/unified`).
+pub fn cgroup2_root() -> Result<PathBuf, KernelError> {
+    Process::myself()
+        .and_then(|me| me.mountinfo())
+        .ok()
+        .and_then(|mounts| {
+            mounts
+                .into_iter()
+                .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
+                .map(|mount| mount.mount_point)
+        })
+        .ok_or(KernelError::NoCgroup2)
+}
+
+/// The part of the tree that belongs to one instance.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    root: PathBuf,
+    path: PathBuf,
+    name: String,
+}
+
+/// A cgroup that was made for one run of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunCgroup {
+    /// Folder of the run.
+    pub path: PathBuf,
+    /// Id of the agent's cgroup, the parent: what the `AGENTS` map is keyed by.
+    pub agent_id: u64,
+}
+
+impl Slice {
+    /// The slice `name` (one path component) below the cgroup2 root.
+    pub fn new(root: impl Into<PathBuf>, name: &str) -> Self {
+        let root = root.into();
+        Self {
+            path: root.join(name),
+            root,
+            name: name.to_owned(),
+        }
+    }
+
+    /// The cgroup2 root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The slice's folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The slice's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the slice if it is not there; its id.
+    pub fn create(&self) -> Result<u64, KernelError> {
+        make(&self.path)?;
+        id(&self.path)
+    }
+
+    /// Makes the cgroup of an agent if it is not there; its id.
+    pub fn create_agent(&self, agent: &str) -> Result<u64, KernelError> {
+        let path = self.path.join(agent);
+        make(&path)?;
+        id(&path)
+    }
+
+    /// Makes a new cgroup below the agent's for one run.
+    pub fn create_run(&self, agent: &str) -> Result<RunCgroup, KernelError> {
+        let agent_id = self.create_agent(agent)?;
+        let folder = self.path.join(agent);
+        for number in 0_u64.. {
+            let path = folder.join(format!("run-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(RunCgroup { path, agent_id }),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(KernelError::path("create the cgroup", path)(e)),
+            }
+        }
+        unreachable!("a folder cannot hold 2^64 runs")
+    }
+
+    /// The agents that have a cgroup, with its id.
+    pub fn agents(&self) -> Result<Vec<(String, u64)>, KernelError> {
+        children(&self.path)?
+            .into_iter()
+            .map(|path| {
+                let name = path
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default();
+                id(&path).map(|id| (name, id))
+            })
+            .collect()
+    }
+
+    /// Number of processes below an agent's cgroup.
+    pub fn processes(&self, agent: &str) -> Result<usize, KernelError> {
+        count(&self.path.join(agent))
+    }
+
+    /// Whether anything below the agent's cgroup runs (`cgroup.events`).
+    pub fn populated(&self, agent: &str) -> bool {
+        populated(&self.path.join(agent))
+    }
+
+    /// Removes the cgroups of an agent that hold no process; true if the agent's own is
+    /// gone too.
+    pub fn collect(&self, agent: &str) -> Result<bool, KernelError> {
+        remove_empty(&self.path.join(agent))
+    }
+
+    /// Removes the slice and what is below, as far as it holds no process.
+    pub fn remove(&self) -> Result<bool, KernelError> {
+        remove_empty(&self.path)
+    }
+}
+
+/// Moves a process, with all its threads, into a cgroup.
+pub fn move_process(cgroup: &Path, pid: u32) -> Result<(), KernelError> {
+    let procs = cgroup.join("cgroup.procs");
+    File::options()
+        .write(true)
+        .open(&procs)
+        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
+        .map_err(KernelError::path("move the process into", procs))
+}
+
+/// Id of a cgroup: its inode number (`cgroup_id`, `kernfs_node.id`; 64 bits since 5.5).
+pub fn id(path: &Path) -> Result<u64, KernelError> {
+    fs::metadata(path)
+        .map(|metadata| metadata.ino())
+        .map_err(KernelError::path("examine the cgroup", path))
+}
+
+fn make(path: &Path) -> Result<(), KernelError> {
+    match fs::create_dir(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(KernelError::path("create the cgroup", path)(e)),
+    }
+}
+
+fn children(path: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(KernelError::path("list the cgroup", path)(e)),
+    };
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
+}
+
+fn populated(path: &Path) -> bool {
+    fs::read_to_string(path.join("cgroup.events"))
+        .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
+}
+
+fn count(path: &Path) -> Result<usize, KernelError> {
+    let own = fs::read_to_string(path.join("cgroup.procs"))
+        .map(|text| text.lines().count())
+        .unwrap_or(0);
+    let mut sum = own;
+    for child in children(path)? {
+        sum += count(&child)?;
+    }
+    Ok(sum)
+}
+
+/// A cgroup with a process in it is EBUSY and stays, and so do its parents: one that is
+/// being joined is never pulled away.
+fn remove_empty(path: &Path) -> Result<bool, KernelError> {
+    let mut all = true;
+    for child in children(path)? {
+        all &= remove_empty(&child)?;
+    }
+    if !all {
+        return Ok(false);
+    }
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(false),
+        Err(e) => Err(KernelError::path("remove the cgroup", path)(e)),
+    }
+}

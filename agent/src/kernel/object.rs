@@ -1,0 +1,373 @@
+//! The loaded object: maps, tables by agent, counters.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use agent_common::{
+    Addr,
+    layout::{MAX_AGENTS, Stats},
+    verdict::{Entry, SetRef},
+};
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+};
+use tracing::{debug, info};
+
+use super::{
+    KernelError,
+    cgroup::Slice,
+    links::{self, ATTACHMENTS, LinkState, Put},
+    pins::Pins,
+    tables::{Entries, Exact, Image, Prefix, Tables, is_full, write_entries},
+};
+
+/// The BPF object, built by `cargo xtask build` and part of this binary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EXEAT_BPF_OBJECT"));
+
+/// Maps that are pinned: all of them.
+const MAPS: &[&str] = &[
+    "AGENTS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS", "EVENTS", "STATS",
+    "BUCKETS", "SEQUENCE", "GATES6",
+];
+
+/// How the events are throttled: by agent, reason and CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Throttle {
+    /// Events a second; 0 turns the throttle off.
+    pub per_second: u32,
+    /// Events that may come at once.
+    pub burst: u32,
+}
+
+/// The programs and maps of one instance.
+pub struct Kernel {
+    ebpf: Ebpf,
+    slice: Slice,
+    pins: Pins,
+    agents: HashMap<MapData, u64, u32>,
+    flip: Array<MapData, u32>,
+    banks: Array<MapData, agent_common::layout::Bank>,
+    exact: ArrayOfMaps<MapData, Exact>,
+    prefix: ArrayOfMaps<MapData, Prefix>,
+    entries: ArrayOfMaps<MapData, Entries>,
+    gates6: HashMap<MapData, u16, u32>,
+    stats: PerCpuArray<MapData, Stats>,
+    ring: Option<RingBuf<MapData>>,
+    /// Tables in force, by index of the agent.
+    live: BTreeMap<u32, Live>,
+}
+
+/// The tables in force for an agent.
+struct Live {
+    bank: u32,
+    tables: Tables,
+}
+
+/// What a lease update did to the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// The kernel holds it.
+    Held,
+    /// There is no room for another address: it stays refused.
+    Full,
+}
+
+/// Room in an agent's table of exact addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// Addresses held.
+    pub used: u32,
+    /// Addresses that there is room for.
+    pub room: u32,
+}
+
+impl Kernel {
+    /// Loads the object: opens the pinned maps or makes and pins new ones, and has every
+    /// program checked. Nothing is attached yet.
+    pub fn load(slice: Slice, pins: Pins, throttle: Throttle) -> Result<Self, KernelError> {
+        let slice_id = slice.create()?;
+        pins.create()?;
+        let cost = match throttle.per_second {
+            0 => 0,
+            n => 1_000_000_000 / u64::from(n),
+        };
+        let burst = cost * u64::from(throttle.burst.max(1));
+        let folder = pins.maps();
+        let mut loader = EbpfLoader::new();
+        loader
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .override_global("SLICE_ID", &slice_id, true)
+            .override_global("EVENT_COST_NS", &cost, true)
+            .override_global("EVENT_BURST_NS", &burst, true);
+        for map in MAPS {
+            loader.map_pin_path(map, folder.join(map));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(|e| KernelError::Object(Box::new(e)))?;
+        for attachment in ATTACHMENTS {
+            links::load(&mut ebpf, attachment)?;
+            debug!(program = attachment.program, "loaded");
+        }
+        Ok(Self {
+            agents: take(&mut ebpf, "AGENTS")?,
+            flip: take(&mut ebpf, "FLIP")?,
+            banks: take(&mut ebpf, "BANKS")?,
+            exact: take(&mut ebpf, "EXACT")?,
+            prefix: take(&mut ebpf, "PREFIX")?,
+            entries: take(&mut ebpf, "ENTRIES")?,
+            gates6: take(&mut ebpf, "GATES6")?,
+            stats: take(&mut ebpf, "STATS")?,
+            ring: Some(take(&mut ebpf, "EVENTS")?),
+            live: BTreeMap::new(),
+            ebpf,
+            slice,
+            pins,
+        })
+    }
+
+    /// The slice that is governed.
+    pub fn slice(&self) -> &Slice {
+        &self.slice
+    }
+
+    /// Puts every program in its place: new links are attached, pinned ones are updated in
+    /// place. Call it after the tables are filled.
+    pub fn enforce(&mut self) -> Result<(), KernelError> {
+        for attachment in ATTACHMENTS {
+            match links::put(&mut self.ebpf, attachment, &self.slice, &self.pins)? {
+                Put::Attached => info!(hook = attachment.hook, "attached"),
+                Put::Updated => info!(hook = attachment.hook, "updated in place"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the kernel says of every hook now.
+    pub fn hooks(&self) -> Vec<(&'static str, LinkState)> {
+        ATTACHMENTS
+            .iter()
+            .map(|attachment| (attachment.hook, links::state(&self.pins, attachment)))
+            .collect()
+    }
+
+    /// The event ring; only the first caller gets it.
+    pub fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// Agents that the maps know: cgroup id and index. Read after a restart, so that
+    /// running agents keep their index and with it their counters.
+    pub fn known_agents(&self) -> Vec<(u64, u32)> {
+        self.agents.iter().filter_map(Result::ok).collect()
+    }
+
+    /// From now on tasks in this cgroup are this agent.
+    pub fn admit(&mut self, cgroup: u64, agent: u32) -> Result<(), KernelError> {
+        self.agents
+            .insert(cgroup, agent, 0)
+            .map_err(KernelError::map("write to", "AGENTS"))
+    }
+
+    /// The cgroup is gone.
+    pub fn forget(&mut self, cgroup: u64) -> Result<(), KernelError> {
+        absent_is_fine(self.agents.remove(&cgroup)).map_err(KernelError::map("write to", "AGENTS"))
+    }
+
+    /// Fills the agent's other bank and puts it in force by one word: a packet meets the
+    /// old policy or the new one.
+    pub fn install(&mut self, agent: u32, image: &Image) -> Result<(), KernelError> {
+        if agent >= MAX_AGENTS {
+            return Err(KernelError::TooManyAgents { max: MAX_AGENTS });
+        }
+        let tables = Tables::filled(image)?;
+        let in_force = self
+            .flip
+            .get(&agent, 0)
+            .map_err(KernelError::map("read", "FLIP"))?;
+        // A new agent's element is 0, which is agent 0's bank: any bank that is not the
+        // agent's own counts as none in force.
+        let bank = if in_force == agent * 2 {
+            agent * 2 + 1
+        } else {
+            agent * 2
+        };
+        if let Some(live) = self.live.get(&agent) {
+            // A program that read the old word before the last flip may still be running in
+            // the bank that is about to be rewritten. An update of a map of maps returns after
+            // an RCU grace period (`maybe_wait_bpf_programs`), so putting the maps in force
+            // where they already are waits that program out.
+            self.entries
+                .set(live.bank, &live.tables.entries, 0)
+                .map_err(KernelError::map("write to", "ENTRIES"))?;
+        }
+        let write = KernelError::map("write to", "BANKS");
+        self.banks
+            .set(bank, agent_common::layout::Bank::default(), 0)
+            .map_err(write)?;
+        self.entries
+            .set(bank, &tables.entries, 0)
+            .map_err(KernelError::map("write to", "ENTRIES"))?;
+        self.prefix
+            .set(bank, &tables.prefix, 0)
+            .map_err(KernelError::map("write to", "PREFIX"))?;
+        self.exact
+            .set(bank, &tables.exact, 0)
+            .map_err(KernelError::map("write to", "EXACT"))?;
+        self.banks
+            .set(bank, image.bank, 0)
+            .map_err(KernelError::map("write to", "BANKS"))?;
+        self.flip
+            .set(agent, bank, 0)
+            .map_err(KernelError::map("write to", "FLIP"))?;
+        self.live.insert(agent, Live { bank, tables });
+        Ok(())
+    }
+
+    /// Takes an agent's policy away: whatever runs in its cgroup is refused from now on.
+    pub fn uninstall(&mut self, agent: u32) -> Result<(), KernelError> {
+        for bank in [agent * 2, agent * 2 + 1] {
+            self.banks
+                .set(bank, agent_common::layout::Bank::default(), 0)
+                .map_err(KernelError::map("write to", "BANKS"))?;
+        }
+        self.live.remove(&agent);
+        Ok(())
+    }
+
+    /// Changes one address of the bank in force. New entries are written before the address
+    /// that points to them.
+    pub fn lease(
+        &mut self,
+        agent: u32,
+        addr: Addr,
+        set: Option<SetRef>,
+        entries: &[Entry],
+        appended: Range<u16>,
+    ) -> Result<Leased, KernelError> {
+        let Some(live) = self.live.get_mut(&agent) else {
+            return Ok(Leased::Held);
+        };
+        let tables = &mut live.tables;
+        if let Some(new) = entries.get(usize::from(appended.start)..usize::from(appended.end)) {
+            write_entries(&mut tables.entries, appended.start, new)?;
+        }
+        let write = "write to";
+        match set {
+            Some(set) => {
+                let known = tables.exact.get(&addr, 0).is_ok();
+                match tables.exact.insert(addr, set, 0) {
+                    Ok(()) => {
+                        tables.used += u32::from(!known);
+                        Ok(Leased::Held)
+                    }
+                    Err(e) if is_full(&e) => Ok(Leased::Full),
+                    Err(e) => Err(KernelError::map(write, "EXACT")(e)),
+                }
+            }
+            None => {
+                let known = tables.exact.get(&addr, 0).is_ok();
+                absent_is_fine(tables.exact.remove(&addr))
+                    .map_err(KernelError::map(write, "EXACT"))?;
+                tables.used -= u32::from(known);
+                Ok(Leased::Held)
+            }
+        }
+    }
+
+    /// Makes known whose gate each port at `::1` is.
+    pub fn set_gates6(&mut self, ports: &BTreeMap<u16, u32>) -> Result<(), KernelError> {
+        let map = "GATES6";
+        let old: Vec<u16> = self.gates6.keys().filter_map(Result::ok).collect();
+        for (port, agent) in ports {
+            self.gates6
+                .insert(port, agent, 0)
+                .map_err(KernelError::map("write to", map))?;
+        }
+        for port in old.iter().filter(|port| !ports.contains_key(port)) {
+            absent_is_fine(self.gates6.remove(port)).map_err(KernelError::map("write to", map))?;
+        }
+        Ok(())
+    }
+
+    /// An agent's counters, summed over the CPUs.
+    pub fn stats(&self, agent: u32) -> Result<Stats, KernelError> {
+        let cpus = self
+            .stats
+            .get(&agent, 0)
+            .map_err(KernelError::map("read", "STATS"))?;
+        let mut sum = Stats::default();
+        for cpu in cpus.iter() {
+            for (to, from) in sum
+                .blocked
+                .iter_mut()
+                .flatten()
+                .zip(cpu.blocked.iter().flatten())
+            {
+                *to += from;
+            }
+            for (to, from) in sum.allowed.iter_mut().zip(&cpu.allowed) {
+                *to += from;
+            }
+            sum.sent_bytes += cpu.sent_bytes;
+            sum.events_lost += cpu.events_lost;
+            sum.events_throttled += cpu.events_throttled;
+        }
+        Ok(sum)
+    }
+
+    /// Sets an agent's counters to zero: its index has been given to another agent.
+    pub fn clear_stats(&mut self, agent: u32) -> Result<(), KernelError> {
+        let cpus = aya::util::nr_cpus().unwrap_or(1);
+        let zero =
+            aya::maps::PerCpuValues::try_from(vec![Stats::default(); cpus]).map_err(|e| {
+                KernelError::Map {
+                    action: "clear",
+                    map: "STATS",
+                    source: e.into(),
+                }
+            })?;
+        self.stats
+            .set(agent, zero, 0)
+            .map_err(KernelError::map("write to", "STATS"))
+    }
+
+    /// Room in the agent's table of exact addresses.
+    pub fn fill(&self, agent: u32) -> Option<Fill> {
+        self.live.get(&agent).map(|live| Fill {
+            used: live.tables.used,
+            room: live.tables.room,
+        })
+    }
+
+    /// Number of agents that the kernel knows, and how many there is room for.
+    pub fn agents_fill(&self) -> Fill {
+        Fill {
+            used: self.agents.keys().count() as u32,
+            room: MAX_AGENTS,
+        }
+    }
+
+    /// The program of a hook, for those who measure.
+    pub fn program(&self, name: &str) -> Option<&aya::programs::Program> {
+        self.ebpf.program(name)
+    }
+}
+
+fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name)
+        .ok_or(MapError::KeyNotFound)
+        .and_then(T::try_from)
+        .map_err(KernelError::map("open", name))
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,94 @@
+//! Where things are pinned, and the bpffs that they are pinned in.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use agent_common::layout::LAYOUT_VERSION;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{FsType, statfs},
+};
+
+use super::KernelError;
+
+/// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
+const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The folders of one instance below a bpffs.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Pins below `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The instance's own folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Folder of the maps; the layout's version is in its name, so that maps of another
+    /// layout are never opened.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join(format!("v{LAYOUT_VERSION}")).join("maps")
+    }
+
+    /// Folder of the links.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Folder of the programs.
+    pub fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    /// Whether something is pinned.
+    pub fn exist(&self) -> bool {
+        self.links().is_dir()
+    }
+
+    /// Makes the folders, mounting a bpffs first where `/sys/fs/bpf` (or the parent that
+    /// is named) has none.
+    pub fn create(&self) -> Result<(), KernelError> {
+        let parent = self.root.parent().unwrap_or(Path::new("/sys/fs/bpf"));
+        fs::create_dir_all(parent).map_err(KernelError::path("create", parent))?;
+        if !is_bpffs(parent).map_err(KernelError::path("examine", parent))? {
+            mount(
+                Some("bpf"),
+                parent,
+                Some("bpf"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some("mode=0700"),
+            )
+            .map_err(|e| KernelError::path("mount a bpffs at", parent)(e.into()))?;
+        }
+        for folder in [self.maps(), self.links(), self.programs()] {
+            fs::create_dir_all(&folder).map_err(KernelError::path("create", &folder))?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything that is pinned, links first: they go at once, and with the last
+    /// reference the programs and maps.
+    pub fn remove(&self) -> Result<(), KernelError> {
+        for folder in [self.links(), self.root.clone()] {
+            match fs::remove_dir_all(&folder) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(KernelError::path("remove", &folder)(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == FsType(BPFFS_MAGIC))
+}

@@ -1,0 +1,119 @@
+//! The `bpf(2)` commands that aya 0.14 has no call for, or hides.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole bpf_attr, of which the kernel reads and writes only the
+    // size that is given; what it points to is kept alive by the callers below.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
+}
+
+fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: the commands that are called this way answer with a new descriptor, which is
+    // ours alone.
+    bpf(command, attr).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: a union of integers, for which zero is a value; the kernel wants the unused
+    // part to be zero (`bpf_check_uarg_tail_zero`).
+    unsafe { std::mem::zeroed() }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// `BPF_LINK_CREATE`: attaches a program to a cgroup. The kernel treats every link as one
+/// of several (`BPF_F_ALLOW_MULTI`), so nobody else's programs are in the way.
+pub(super) fn link_create(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: bpf_attach_type,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.attach_type = attach_type as u32;
+    bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
+/// `BPF_LINK_UPDATE`: puts another program in the place of a link's, without a moment in
+/// between (kernel 5.7, `cgroup_bpf_replace`). A link whose cgroup is gone is ENOLINK.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// `BPF_OBJ_PIN`: pins at a path on a bpffs.
+pub(super) fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// `BPF_OBJ_GET`: opens what is pinned at a path.
+pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    let path = c_path(path)?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
+}
+
+/// `BPF_MAP_CREATE`: a map of keys `K` and values `V` that no object describes.
+pub(super) fn map_create<K, V>(
+    kind: bpf_map_type,
+    max_entries: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_1.map_type = kind as u32;
+    attr.__bindgen_anon_1.key_size = size_of::<K>() as u32;
+    attr.__bindgen_anon_1.value_size = size_of::<V>() as u32;
+    attr.__bindgen_anon_1.max_entries = max_entries;
+    attr.__bindgen_anon_1.map_flags = flags;
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// `BPF_MAP_UPDATE_BATCH` (kernel 5.6): inserts many elements by one call, three to four
+/// times as fast as one by one. `keys` and `values` hold `count` elements each, back to
+/// back.
+pub(super) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
+    debug_assert_eq!(keys.len(), values.len());
+    let mut attr = zeroed();
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.values = values.as_ptr() as u64;
+    attr.batch.count = keys.len().min(values.len()) as u32;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}

@@ -1,0 +1,166 @@
+//! One agent's tables: filled in the bank that is not in force, then put in force by one
+//! word.
+
+use std::{io, os::fd::AsFd as _};
+
+use agent_common::{
+    Addr,
+    layout::{Bank, MAX_ENTRIES},
+    verdict::{Entry, SetRef},
+};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
+
+use super::{KernelError, sys};
+
+/// What goes into a bank.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// Exact addresses.
+    pub exact: Vec<(Addr, SetRef)>,
+    /// Prefixes: address and length in bits of the 16-byte form (0..=128).
+    pub prefixes: Vec<(Addr, u8, SetRef)>,
+    /// Entries that the sets point to.
+    pub entries: Vec<Entry>,
+    /// What the bank is beside its tables.
+    pub bank: Bank,
+    /// Exact addresses that may be added to the bank while it is in force.
+    pub spare: u32,
+}
+
+pub(super) type Exact = HashMap<MapData, Addr, SetRef>;
+pub(super) type Prefix = LpmTrie<MapData, Addr, SetRef>;
+pub(super) type Entries = Array<MapData, Entry>;
+
+/// The maps of one bank.
+pub(super) struct Tables {
+    pub(super) exact: Exact,
+    pub(super) prefix: Prefix,
+    pub(super) entries: Entries,
+    /// Exact addresses held, and how many there is room for.
+    pub(super) used: u32,
+    pub(super) room: u32,
+}
+
+/// Elements a batch: large enough that the call costs nothing, small enough that the copy
+/// in the kernel stays small.
+const BATCH: usize = 16 * 1024;
+
+impl Tables {
+    /// Makes the maps and fills them; nothing can see them yet.
+    pub(super) fn filled(image: &Image) -> Result<Self, KernelError> {
+        let used = image.exact.len() as u32;
+        let room = used.saturating_add(image.spare).max(1);
+        let exact = filled::<Exact, Addr, SetRef>(
+            "EXACT",
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            room,
+            0,
+            image.exact.iter().copied(),
+        )?;
+        let prefix = filled::<Prefix, PrefixKey, SetRef>(
+            "PREFIX",
+            bpf_map_type::BPF_MAP_TYPE_LPM_TRIE,
+            (image.prefixes.len() as u32).max(1),
+            BPF_F_NO_PREALLOC,
+            image
+                .prefixes
+                .iter()
+                .map(|(addr, bits, set)| (PrefixKey::new(*bits, *addr), *set)),
+        )?;
+        let entries = filled::<Entries, u32, Entry>(
+            "ENTRIES",
+            bpf_map_type::BPF_MAP_TYPE_ARRAY,
+            MAX_ENTRIES,
+            0,
+            (0..).zip(image.entries.iter().copied()),
+        )?;
+        Ok(Self {
+            exact,
+            prefix,
+            entries,
+            used,
+            room,
+        })
+    }
+}
+
+/// Writes entries from an index on.
+pub(super) fn write_entries(
+    map: &mut Entries,
+    from: u16,
+    entries: &[Entry],
+) -> Result<(), KernelError> {
+    for (index, entry) in (u32::from(from)..).zip(entries) {
+        map.set(index, *entry, 0)
+            .map_err(KernelError::map("write to", "ENTRIES"))?;
+    }
+    Ok(())
+}
+
+/// The key of the trie, as the kernel lays it out: `struct bpf_lpm_trie_key_u8`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct PrefixKey {
+    bits: u32,
+    addr: Addr,
+}
+
+const _: () = assert!(size_of::<PrefixKey>() == size_of::<Key<Addr>>());
+
+impl PrefixKey {
+    fn new(bits: u8, addr: Addr) -> Self {
+        Self {
+            bits: u32::from(bits),
+            addr,
+        }
+    }
+}
+
+// SAFETY: `repr(C)`, integers only, no padding (see the size assertion).
+unsafe impl aya::Pod for PrefixKey {}
+
+/// Makes a map and fills it by batches. The descriptor is ours, because aya shows that of
+/// a typed map to nobody.
+fn filled<M, K, V>(
+    name: &'static str,
+    kind: bpf_map_type,
+    room: u32,
+    flags: u32,
+    elements: impl Iterator<Item = (K, V)>,
+) -> Result<M, KernelError>
+where
+    M: TryFrom<Map, Error = MapError>,
+    K: aya::Pod,
+    V: aya::Pod,
+{
+    let fail = |action| {
+        move |source: io::Error| KernelError::Map {
+            action,
+            map: name,
+            source: source.into(),
+        }
+    };
+    let fd = sys::map_create::<K, V>(kind, room, flags).map_err(fail("create"))?;
+    let mut keys = Vec::with_capacity(BATCH);
+    let mut values = Vec::with_capacity(BATCH);
+    let mut elements = elements.peekable();
+    while elements.peek().is_some() {
+        keys.clear();
+        values.clear();
+        for (key, value) in elements.by_ref().take(BATCH) {
+            keys.push(key);
+            values.push(value);
+        }
+        sys::map_update_batch(fd.as_fd(), &keys, &values).map_err(fail("fill"))?;
+    }
+    MapData::from_fd(fd)
+        .and_then(Map::from_map_data)
+        .and_then(M::try_from)
+        .map_err(KernelError::map("open", name))
+}
+
+/// Whether an insert failed because the map is full.
+pub(super) fn is_full(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::E2BIG))
+}

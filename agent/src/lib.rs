@@ -2,4 +2,5 @@
 #![allow(missing_docs)]
 
 pub mod kernel;
+pub mod launch;
 pub mod policy;

@@ -89,6 +89,6 @@ impl Pins {
     }
 }
 
-fn is_bpffs(path: &Path) -> io::Result<bool> {
+pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.filesystem_type() == FsType(BPFFS_MAGIC))
 }

@@ -1,1 +1,236 @@
-//! placeholder
+//! What this kernel can do, found by trying and never by its version.
+
+use std::{fs, path::Path};
+
+use aya::{
+    maps::MapType,
+    programs::ProgramType,
+    sys::{is_map_supported, is_program_supported},
+};
+use serde::Serialize;
+
+use super::cgroup;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// It is there.
+    Ok,
+    /// It is not there, and something optional is missing for it.
+    Missing,
+    /// It is not there, and Exeat cannot enforce without it.
+    Required,
+}
+
+/// One thing that was tried.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// What was tried.
+    pub feature: &'static str,
+    /// The outcome.
+    pub grade: Grade,
+    /// What was seen.
+    pub detail: String,
+    /// What to change; empty where there is nothing to change.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub advice: &'static str,
+}
+
+/// Tries everything that enforcement rests on. Needs root for most of it.
+pub fn probe(bpffs: &Path) -> Vec<Finding> {
+    let mut findings = vec![privilege(), cgroup2(), bpffs_at(bpffs)];
+    for (feature, kind, grade) in [
+        (
+            "programs on connect, send and bind (cgroup_sock_addr)",
+            ProgramType::CgroupSockAddr,
+            Grade::Required,
+        ),
+        (
+            "programs on packets (cgroup_skb)",
+            ProgramType::CgroupSkb,
+            Grade::Required,
+        ),
+        (
+            "programs on socket creation (cgroup_sock)",
+            ProgramType::CgroupSock,
+            Grade::Required,
+        ),
+        (
+            "programs on socket options (cgroup_sockopt)",
+            ProgramType::CgroupSockopt,
+            Grade::Required,
+        ),
+        (
+            "BPF LSM (for the walls of a later version)",
+            ProgramType::Lsm(aya::programs::LsmAttachType::Mac),
+            Grade::Missing,
+        ),
+    ] {
+        findings.push(program(feature, kind, grade));
+    }
+    for (feature, kind) in [
+        ("hash maps", MapType::Hash),
+        ("prefix tries", MapType::LpmTrie),
+        ("maps of maps", MapType::ArrayOfMaps),
+        ("socket storage", MapType::SkStorage),
+        ("ring buffer", MapType::RingBuf),
+    ] {
+        findings.push(map(feature, kind));
+    }
+    findings.push(file(
+        "kernel type information (BTF)",
+        "/sys/kernel/btf/vmlinux",
+        "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+    ));
+    findings.push(unprivileged_bpf());
+    findings
+}
+
+/// Whether nothing that is required is missing.
+pub fn can_enforce(findings: &[Finding]) -> bool {
+    findings
+        .iter()
+        .all(|finding| finding.grade != Grade::Required)
+}
+
+fn ok(feature: &'static str, detail: impl Into<String>) -> Finding {
+    Finding {
+        feature,
+        grade: Grade::Ok,
+        detail: detail.into(),
+        advice: "",
+    }
+}
+
+fn lacks(
+    feature: &'static str,
+    grade: Grade,
+    detail: impl Into<String>,
+    advice: &'static str,
+) -> Finding {
+    Finding {
+        feature,
+        grade,
+        detail: detail.into(),
+        advice,
+    }
+}
+
+fn privilege() -> Finding {
+    let feature = "privilege to load programs";
+    if nix::unistd::geteuid().is_root() {
+        ok(feature, "running as root")
+    } else {
+        lacks(
+            feature,
+            Grade::Required,
+            "not running as root, so the tries below say little",
+            "run `sudo exeat doctor`",
+        )
+    }
+}
+
+fn cgroup2() -> Finding {
+    let feature = "cgroup2 hierarchy";
+    match cgroup::cgroup2_root() {
+        Ok(root) => ok(feature, format!("mounted at {}", root.display())),
+        Err(_) => lacks(
+            feature,
+            Grade::Required,
+            "no cgroup2 file system is mounted",
+            "mount one: `mount -t cgroup2 none /sys/fs/cgroup`, or boot with systemd.unified_cgroup_hierarchy=1",
+        ),
+    }
+}
+
+fn bpffs_at(root: &Path) -> Finding {
+    let feature = "BPF file system for pins";
+    let parent = root.parent().unwrap_or(root);
+    match super::pins::is_bpffs(parent) {
+        Ok(true) => ok(feature, format!("mounted at {}", parent.display())),
+        _ => ok(
+            feature,
+            format!("not mounted at {}; the daemon mounts it", parent.display()),
+        ),
+    }
+}
+
+fn program(feature: &'static str, kind: ProgramType, grade: Grade) -> Finding {
+    match is_program_supported(kind) {
+        Ok(true) => ok(feature, "a program of this type loads"),
+        Ok(false) => lacks(
+            feature,
+            grade,
+            "the kernel refuses programs of this type",
+            "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL",
+        ),
+        Err(e) => lacks(
+            feature,
+            grade,
+            format!("cannot be tried: {}", chain(&e)),
+            "run as root, and see whether a security module or container forbids bpf(2)",
+        ),
+    }
+}
+
+fn map(feature: &'static str, kind: MapType) -> Finding {
+    match is_map_supported(kind) {
+        Ok(true) => ok(feature, "a map of this type can be made"),
+        Ok(false) => lacks(
+            feature,
+            Grade::Required,
+            "the kernel refuses maps of this type",
+            "use a newer kernel",
+        ),
+        Err(e) => lacks(
+            feature,
+            Grade::Required,
+            format!("cannot be tried: {}", chain(&e)),
+            "run as root, and see whether a security module or container forbids bpf(2)",
+        ),
+    }
+}
+
+fn file(feature: &'static str, path: &str, advice: &'static str) -> Finding {
+    if Path::new(path).exists() {
+        ok(feature, path)
+    } else {
+        lacks(
+            feature,
+            Grade::Required,
+            format!("{path} is not there"),
+            advice,
+        )
+    }
+}
+
+fn unprivileged_bpf() -> Finding {
+    let feature = "bpf(2) closed to ordinary users";
+    match fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled") {
+        Ok(value) if value.trim() != "0" => ok(
+            feature,
+            format!("kernel.unprivileged_bpf_disabled = {}", value.trim()),
+        ),
+        Ok(_) => lacks(
+            feature,
+            Grade::Missing,
+            "kernel.unprivileged_bpf_disabled = 0",
+            "set kernel.unprivileged_bpf_disabled=2 in /etc/sysctl.d",
+        ),
+        Err(_) => ok(feature, "this kernel has no such switch"),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text
+}

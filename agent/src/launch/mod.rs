@@ -1,0 +1,159 @@
+//! `exeat run`: the process that asked becomes the agent.
+//!
+//! No process is put in between. The caller itself is moved into the agent's cgroup by the
+//! daemon and then executes the command, so its pid, terminal, job control, signals and
+//! exit code are those that it would have had without Exeat.
+//!
+//! The steps, in order, single-threaded:
+//! 1. descriptors 0 to 2 are looked at: a socket of the network among them was made
+//!    outside, and what is already connected no hook will ever judge;
+//! 2. the daemon moves us ([`crate::control`]);
+//! 3. we read back where we are, and go no further if it is not there;
+//! 4. every descriptor from 3 on is closed (`close_range`: the only cure for an inherited
+//!    io_uring, whose kernel thread would go on sending);
+//! 5. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
+//! 6. signals as they are for a fresh program, then `execvp`.
+
+mod descriptors;
+
+use std::{
+    convert::Infallible,
+    ffi::{CString, OsString},
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
+    },
+};
+
+pub use descriptors::Forbidden;
+
+/// What kept the command from running.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Descriptor 0, 1 or 2 is a way out that no hook would see.
+    #[error("{0}")]
+    Descriptor(#[from] Forbidden),
+    /// We are not where the daemon said that it had put us.
+    #[error(
+        "this process is in the cgroup {found:?} and not in {wanted:?}: refusing to start the command"
+    )]
+    NotGoverned {
+        /// Where we should be.
+        wanted: PathBuf,
+        /// Where we are.
+        found: String,
+    },
+    /// A system call failed.
+    #[error("cannot {step}: refusing to start the command")]
+    Step {
+        /// What was tried.
+        step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The command has a NUL byte in it.
+    #[error("the command holds a NUL byte")]
+    Nul,
+    /// There is no such command.
+    #[error("{command}: command not found")]
+    NotFound {
+        /// The command.
+        command: String,
+    },
+    /// The command cannot be executed.
+    #[error("{command}: cannot be executed")]
+    NotExecutable {
+        /// The command.
+        command: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// Exit code as env(1) and the shells have it: 127 not found, 126 not executable, 125
+    /// when it was not even tried.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            _ => 125,
+        }
+    }
+}
+
+fn step(step: &'static str) -> impl FnOnce(Errno) -> LaunchError {
+    move |errno| LaunchError::Step {
+        step,
+        source: errno.into(),
+    }
+}
+
+/// Step 1: refuses descriptors that lead out. Do this before asking to be moved, so that a
+/// refusal leaves the caller where it was.
+pub fn check_descriptors() -> Result<(), LaunchError> {
+    Ok(descriptors::check(0..3)?)
+}
+
+/// Steps 3 to 6: never returns if it succeeds. `cgroup` is the folder that the daemon put
+/// us in.
+pub fn execute(cgroup: &Path, command: &[OsString]) -> Result<Infallible, LaunchError> {
+    confirm(cgroup)?;
+    // SAFETY: closes only; every object of ours that owned one of them is never used again,
+    // because this function ends in exec or exit.
+    Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })
+        .map_err(step("close inherited descriptors"))?;
+    prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
+    // Rust programs start with SIGPIPE ignored, and exec would hand that on.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+        .map_err(step("reset the signal mask"))?;
+    exec(command)
+}
+
+/// Reads our own cgroup back from the kernel.
+fn confirm(cgroup: &Path) -> Result<(), LaunchError> {
+    let own = fs::read_to_string("/proc/self/cgroup").map_err(|source| LaunchError::Step {
+        step: "read /proc/self/cgroup",
+        source,
+    })?;
+    let found = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .unwrap_or_default();
+    // `found` starts at the cgroup2 root, `cgroup` at the file system's.
+    if found.len() > 1 && cgroup.as_os_str().as_bytes().ends_with(found.as_bytes()) {
+        Ok(())
+    } else {
+        Err(LaunchError::NotGoverned {
+            wanted: cgroup.to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}
+
+fn exec(command: &[OsString]) -> Result<Infallible, LaunchError> {
+    let arguments = command
+        .iter()
+        .map(|word| CString::new(word.as_bytes()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| LaunchError::Nul)?;
+    let program = arguments.first().ok_or(LaunchError::Nul)?;
+    let name = || program.to_string_lossy().into_owned();
+    match nix::unistd::execvp(program, &arguments) {
+        Ok(never) => match never {},
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Err(LaunchError::NotFound { command: name() }),
+        Err(errno) => Err(LaunchError::NotExecutable {
+            command: name(),
+            source: errno.into(),
+        }),
+    }
+}

@@ -56,7 +56,8 @@ pub struct FlowEvent {
     pub protocol: u8,
     /// `FLAG_*`.
     pub flags: u8,
-    /// For a socket that may not be made: its family, type and protocol; for a socket
+    /// For a socket that may not be made: its family, and its type in the low 8 bits with
+    /// its protocol above (MPTCP's number, 262, does not fit `protocol`). For a socket
     /// option: level and name.
     pub detail: [u32; 2],
     /// Local address; all zero if not known.

@@ -191,7 +191,11 @@ fn storage(socket: *mut bpf_sock, initial: Option<&mut FlowState>) -> *mut FlowS
 fn state_of(socket: *mut bpf_sock) -> Option<FlowState> {
     let state = storage(socket, None);
     // SAFETY: points to a whole value where it is not null.
-    if state.is_null() { None } else { Some(unsafe { *state }) }
+    if state.is_null() {
+        None
+    } else {
+        Some(unsafe { *state })
+    }
 }
 
 /// Keeps a verdict with the socket; false where there is none or no memory.

@@ -52,8 +52,9 @@ pub(crate) fn create(ctx: &SockContext) -> Outcome {
     refuse(
         agent.as_ref(),
         Refused {
-            detail: [family << 16 | kind, number],
-            protocol: number as u8,
+            detail: [family, kind | number << 8],
+            // 255 is reserved, and stands for numbers that do not fit (MPTCP is 262).
+            protocol: if number > 255 { 255 } else { number as u8 },
             // SAFETY: both helpers take the program's context.
             socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
             // SAFETY: as above.

@@ -1,6 +1,11 @@
 //! Exeat: nothing leaves without one.
 #![allow(missing_docs)]
 
+pub mod config;
+pub mod control;
+pub mod flow;
 pub mod kernel;
 pub mod launch;
 pub mod policy;
+pub mod process;
+pub mod sink;

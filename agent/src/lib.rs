@@ -6,6 +6,7 @@ pub mod control;
 pub mod flow;
 pub mod kernel;
 pub mod launch;
+pub mod leases;
 pub mod policy;
 pub mod process;
 pub mod sink;

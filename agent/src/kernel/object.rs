@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use agent_common::{
     Addr,
-    layout::{MAX_AGENTS, Stats},
+    layout::{Bank, MAX_AGENTS, Stats},
     verdict::{Entry, SetRef},
 };
 use aya::{
@@ -46,7 +46,7 @@ pub struct Kernel {
     pins: Pins,
     agents: HashMap<MapData, u64, u32>,
     flip: Array<MapData, u32>,
-    banks: Array<MapData, agent_common::layout::Bank>,
+    banks: Array<MapData, Bank>,
     exact: ArrayOfMaps<MapData, Exact>,
     prefix: ArrayOfMaps<MapData, Prefix>,
     entries: ArrayOfMaps<MapData, Entries>,
@@ -61,6 +61,12 @@ pub struct Kernel {
 struct Live {
     bank: u32,
     tables: Tables,
+}
+
+/// Tables that are filled but not in force.
+pub struct Prepared {
+    agent: u32,
+    live: Live,
 }
 
 /// What a lease update did to the kernel's table.
@@ -174,9 +180,9 @@ impl Kernel {
         absent_is_fine(self.agents.remove(&cgroup)).map_err(KernelError::map("write to", "AGENTS"))
     }
 
-    /// Fills the agent's other bank and puts it in force by one word: a packet meets the
-    /// old policy or the new one.
-    pub fn install(&mut self, agent: u32, image: &Image) -> Result<(), KernelError> {
+    /// Fills the agent's other bank. Nothing changes for the agent until [`Kernel::flip`],
+    /// so a policy of many agents can be prepared whole, or given up whole.
+    pub fn prepare(&mut self, agent: u32, image: &Image) -> Result<Prepared, KernelError> {
         if agent >= MAX_AGENTS {
             return Err(KernelError::TooManyAgents { max: MAX_AGENTS });
         }
@@ -192,19 +198,16 @@ impl Kernel {
         } else {
             agent * 2
         };
-        if let Some(live) = self.live.get(&agent) {
-            // A program that read the old word before the last flip may still be running in
-            // the bank that is about to be rewritten. An update of a map of maps returns after
-            // an RCU grace period (`maybe_wait_bpf_programs`), so putting the maps in force
-            // where they already are waits that program out.
+        // A program that read the old word before the last flip may still be running in the
+        // bank that is about to be rewritten. An update of a map of maps returns after an RCU
+        // grace period (`maybe_wait_bpf_programs`), so putting the map in force where it
+        // already is waits that program out.
+        if let Ok(current) = self.entries.get(&in_force, 0) {
             self.entries
-                .set(live.bank, &live.tables.entries, 0)
+                .set(in_force, &current, 0)
                 .map_err(KernelError::map("write to", "ENTRIES"))?;
         }
-        let write = KernelError::map("write to", "BANKS");
-        self.banks
-            .set(bank, agent_common::layout::Bank::default(), 0)
-            .map_err(write)?;
+        self.set_bank(bank, Bank::default())?;
         self.entries
             .set(bank, &tables.entries, 0)
             .map_err(KernelError::map("write to", "ENTRIES"))?;
@@ -214,22 +217,34 @@ impl Kernel {
         self.exact
             .set(bank, &tables.exact, 0)
             .map_err(KernelError::map("write to", "EXACT"))?;
-        self.banks
-            .set(bank, image.bank, 0)
-            .map_err(KernelError::map("write to", "BANKS"))?;
+        self.set_bank(bank, image.bank)?;
+        Ok(Prepared {
+            agent,
+            live: Live { bank, tables },
+        })
+    }
+
+    /// Puts prepared tables in force by one word: a packet meets the old policy or the new
+    /// one.
+    pub fn flip(&mut self, prepared: Prepared) -> Result<(), KernelError> {
+        let Prepared { agent, live } = prepared;
         self.flip
-            .set(agent, bank, 0)
+            .set(agent, live.bank, 0)
             .map_err(KernelError::map("write to", "FLIP"))?;
-        self.live.insert(agent, Live { bank, tables });
+        self.live.insert(agent, live);
         Ok(())
+    }
+
+    fn set_bank(&mut self, bank: u32, value: Bank) -> Result<(), KernelError> {
+        self.banks
+            .set(bank, value, 0)
+            .map_err(KernelError::map("write to", "BANKS"))
     }
 
     /// Takes an agent's policy away: whatever runs in its cgroup is refused from now on.
     pub fn uninstall(&mut self, agent: u32) -> Result<(), KernelError> {
         for bank in [agent * 2, agent * 2 + 1] {
-            self.banks
-                .set(bank, agent_common::layout::Bank::default(), 0)
-                .map_err(KernelError::map("write to", "BANKS"))?;
+            self.set_bank(bank, Bank::default())?;
         }
         self.live.remove(&agent);
         Ok(())

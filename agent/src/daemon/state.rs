@@ -1,0 +1,113 @@
+//! What a daemon leaves for the next one on the same boot: which index each agent has, the
+//! gates' ports, the last generation, the leases.
+//!
+//! It lies in the runtime folder, so a reboot forgets it, as the kernel forgets the maps.
+//! Losing it costs nothing but fresh look-ups: what is enforced is in the pinned maps.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the runtime folder.
+const FILE: &str = "state.json";
+/// Name of the leases' file in the runtime folder.
+const LEASES: &str = "leases.json";
+
+/// One agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AgentState {
+    /// Index in the maps.
+    pub(super) index: u32,
+    /// Port of its gate at 127.64.x.y.
+    pub(super) gate4: u16,
+    /// Port of its gate at `::1`.
+    pub(super) gate6: u16,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The last generation that was put in force.
+    pub(super) generation: u32,
+    /// Agents by name.
+    pub(super) agents: BTreeMap<String, AgentState>,
+}
+
+/// The folder that it is kept in.
+#[derive(Clone, Debug)]
+pub(super) struct Keeper {
+    folder: PathBuf,
+}
+
+impl Keeper {
+    pub(super) fn new(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// What the last daemon left; empty if there was none, or if it cannot be read.
+    pub(super) fn load(&self) -> State {
+        match fs::read(self.folder.join(FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the last daemon's state cannot be read; starting without it");
+                State::default()
+            }),
+            Err(_) => State::default(),
+        }
+    }
+
+    pub(super) fn save(&self, state: &State) -> io::Result<()> {
+        self.replace(FILE, &serde_json::to_vec(state)?)
+    }
+
+    /// The last daemon's leases, as [`crate::leases::Leases::snapshot`] wrote them.
+    pub(super) fn load_leases(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join(LEASES)).ok()
+    }
+
+    pub(super) fn save_leases(&self, json: &str) -> io::Result<()> {
+        self.replace(LEASES, json.as_bytes())
+    }
+
+    /// Whole or not at all: written beside and moved over. Not synced: the folder is on a
+    /// tmpfs, and a power cut ends the boot that it is about.
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let beside = self.folder.join(format!(".{name}.new"));
+        File::create(&beside)?.write_all(bytes)?;
+        fs::rename(&beside, self.folder.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_and_rubbish_is_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keeper = Keeper::new(folder.path());
+        assert_eq!(keeper.load(), State::default());
+        let state = State {
+            generation: 7,
+            agents: [(
+                "a".to_owned(),
+                AgentState {
+                    index: 3,
+                    gate4: 1000,
+                    gate6: 2000,
+                },
+            )]
+            .into(),
+        };
+        keeper.save(&state).expect("save");
+        assert_eq!(keeper.load(), state);
+        fs::write(folder.path().join(FILE), b"{").expect("write");
+        assert_eq!(keeper.load(), State::default());
+    }
+}

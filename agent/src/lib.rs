@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod flow;
 pub mod kernel;
 pub mod launch;

@@ -11,6 +11,8 @@
 
 mod config;
 mod guard;
+#[cfg(test)]
+mod model_tests;
 mod snapshot;
 mod status;
 #[cfg(test)]

@@ -4,13 +4,19 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn main() -> Result<(), String> {
+fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo runs this")?);
-    let object = bpf_object(&manifest)?;
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let object = match bpf_object(manifest) {
+        Ok(object) => object,
+        Err(why) => {
+            // Not returned: that would print it as Rust writes a string.
+            eprintln!("{why}");
+            std::process::exit(1);
+        }
+    };
     println!("cargo:rustc-env=EXEAT_BPF_OBJECT={object}");
-    println!("cargo:rustc-env=EXEAT_REVISION={}", revision(&manifest));
-    Ok(())
+    println!("cargo:rustc-env=EXEAT_REVISION={}", revision(manifest));
 }
 
 /// The object's absolute path, for `include_bytes!`.
@@ -18,7 +24,10 @@ fn bpf_object(manifest: &Path) -> Result<String, String> {
     println!("cargo:rerun-if-env-changed=EXEAT_BPF_OBJECT");
     let object = match env::var_os("EXEAT_BPF_OBJECT") {
         Some(path) => PathBuf::from(path),
-        None => manifest.join("../target/bpf/exeat-ebpf"),
+        None => manifest
+            .parent()
+            .unwrap_or(manifest)
+            .join("target/bpf/exeat-ebpf"),
     };
     // A path that does not exist makes cargo run this again at every build,
     // which is right: it may come.

@@ -1,2 +1,45 @@
-//! Set-up, build, demo, test and bench of Exeat.
-fn main() {}
+//! Set-up, build, demo, test and bench of Exeat: `cargo xtask --help`.
+//!
+//! A file a subcommand. To add one: `mod name;`, a variant of [`Task`] that
+//! holds its `Args`, and an arm in [`main`].
+
+mod build;
+mod project;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use project::Project;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Setup(setup::Args),
+    Build(build::Args),
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = Project::find().and_then(|project| match cli.task {
+        Task::Setup(args) => setup::run(&project, &args),
+        Task::Build(args) => build::run(&project, &args),
+        Task::Test(args) => test::run(&project, &args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `cargo xtask setup`: gets what the build and the tests need, and nothing a
+//! second time.
+
+mod debian;
+mod packages;
+mod rust_src;
+mod tools;
+
+pub(crate) use packages::{is_root, search_path};
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::project::Project;
+use crate::step;
+
+/// Get what the build and the tests need: rust-src, bpf-linker, cargo-deny, system packages
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only say what is there and what is missing; exit 1 if something is
+    #[arg(long)]
+    check: bool,
+    /// Fetch rust-src anew from this place into the cache, even if it is there
+    #[arg(long, value_name = "PLACE", conflicts_with = "check")]
+    rust_src_from: Option<rust_src::Place>,
+}
+
+/// What the BPF build needs.
+pub(crate) struct BpfTools {
+    /// The folder that holds bpf-linker.
+    pub(crate) bin: PathBuf,
+    /// The standard library's sources, where cargo does not find them by itself.
+    pub(crate) library: Option<PathBuf>,
+}
+
+/// How much set-up tells about things that are already there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tell {
+    /// For `setup` itself: one line each.
+    All,
+    /// For a build: only what had to be done.
+    Changes,
+}
+
+pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
+    if args.check {
+        return check(project);
+    }
+    let started = Instant::now();
+    println!("set-up into {}", project.cache.display());
+    if let Some(place) = args.rust_src_from {
+        rust_src::fetch_from(project, place)?;
+    }
+    everything(project, Tell::All)?;
+    println!("set-up is complete ({})", step::seconds(started.elapsed()));
+    Ok(())
+}
+
+/// All that `cargo xtask test` needs.
+pub(crate) fn everything(project: &Project, tell: Tell) -> Result<()> {
+    // First what fails fastest: a missing package needs the reader's hand.
+    packages::ensure(tell)?;
+    bpf(project, tell)?;
+    tools::ensure(project, &tools::CARGO_DENY, tell)?;
+    Ok(())
+}
+
+/// What `cargo xtask build` needs.
+pub(crate) fn bpf(project: &Project, tell: Tell) -> Result<BpfTools> {
+    let library = rust_src::ensure(project, tell)?;
+    let bin = tools::ensure(project, &tools::BPF_LINKER, tell)?;
+    Ok(BpfTools { bin, library })
+}
+
+fn check(project: &Project) -> Result<()> {
+    let mut missing = 0;
+    let mut line = |what: &str, found: Result<String>| match found {
+        Ok(found) => step::done(what, &found),
+        Err(why) => {
+            missing += 1;
+            step::done(what, &format!("MISSING, {why:#}"));
+        }
+    };
+    line("rust-src", rust_src::find(project).map(|at| at.to_string()));
+    for tool in [&tools::BPF_LINKER, &tools::CARGO_DENY] {
+        line(tool.name, tools::find(project, tool));
+    }
+    line("system packages", packages::check());
+    if missing > 0 {
+        bail!("{missing} of 4 are missing: run `cargo xtask setup`");
+    }
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! Programs that the tests run and cargo cannot build. They are installed
+//! where that needs no question: as root, by apt or dnf, and only those that
+//! are missing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::Tell;
+use super::debian::os_field;
+use crate::step;
+
+const INSTALL_LIMIT: Duration = Duration::from_secs(900);
+
+/// Says which services may start when a package is installed.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_TEXT: &str = "#!/bin/sh\n# Written by `cargo xtask setup` of Exeat \
+    while it installs packages; remove it if no set-up runs.\nexit 101\n";
+
+/// A program, and the package that has it.
+struct Need {
+    program: &'static str,
+    debian: &'static str,
+    fedora: &'static str,
+    /// What for.
+    why: &'static str,
+}
+
+const NEEDS: [Need; 10] = [
+    Need {
+        program: "ip",
+        debian: "iproute2",
+        fedora: "iproute",
+        why: "network namespaces of tests and demo",
+    },
+    Need {
+        program: "nft",
+        debian: "nftables",
+        fedora: "nftables",
+        why: "the benchmark's comparison",
+    },
+    Need {
+        program: "bpftool",
+        debian: "bpftool",
+        fedora: "bpftool",
+        why: "what the kernel holds, seen by another eye",
+    },
+    Need {
+        program: "prometheus",
+        debian: "prometheus",
+        fedora: "golang-github-prometheus",
+        why: "a real scrape",
+    },
+    Need {
+        program: "promtool",
+        debian: "prometheus",
+        fedora: "golang-github-prometheus",
+        why: "the metrics page's grammar",
+    },
+    Need {
+        program: "dig",
+        debian: "bind9-dnsutils",
+        fedora: "bind-utils",
+        why: "questions to the gate",
+    },
+    Need {
+        program: "curl",
+        debian: "curl",
+        fedora: "curl",
+        why: "a governed client",
+    },
+    Need {
+        program: "openssl",
+        debian: "openssl",
+        fedora: "openssl",
+        why: "TLS hosts and clients",
+    },
+    Need {
+        program: "python3",
+        debian: "python3",
+        fedora: "python3",
+        why: "a governed interpreter",
+    },
+    Need {
+        program: "iperf3",
+        debian: "iperf3",
+        fedora: "iperf3",
+        why: "throughput",
+    },
+];
+
+/// Units that would run from the next boot on. Tests start these programs by
+/// themselves.
+const SERVICES: [(&str, &str); 1] = [("prometheus", "prometheus.service")];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manager {
+    Apt,
+    Dnf,
+}
+
+/// Says that all are there, or which are not.
+pub(crate) fn check() -> Result<String> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(format!("there, {} programs", NEEDS.len()));
+    }
+    bail!("{}", advice(&missing, manager()))
+}
+
+/// Installs what is missing or says what to do.
+pub(crate) fn ensure(tell: Tell) -> Result<()> {
+    let absent = missing();
+    if absent.is_empty() {
+        if tell == Tell::All {
+            step::done(
+                "system packages",
+                &format!("there, {} programs", NEEDS.len()),
+            );
+        }
+        return Ok(());
+    }
+    let manager = manager();
+    let Some(manager) = manager.filter(|_| is_root()) else {
+        bail!("{}", advice(&absent, manager));
+    };
+    let started = Instant::now();
+    let packages = packages(&absent, Some(manager));
+    let what = format!("system packages {}", packages.join(", "));
+    install(&what, manager, &packages)?;
+    let still = missing();
+    if !still.is_empty() {
+        bail!(
+            "{what} were installed, and yet: {}",
+            advice(&still, Some(manager))
+        );
+    }
+    step::done(
+        &what,
+        &format!("installed ({})", step::seconds(started.elapsed())),
+    );
+    Ok(())
+}
+
+fn install(what: &str, manager: Manager, packages: &[&str]) -> Result<()> {
+    match manager {
+        Manager::Dnf => {
+            let mut dnf = Command::new("dnf");
+            dnf.args(["install", "--assumeyes"]).args(packages);
+            step::quiet(what, &mut dnf, INSTALL_LIMIT)
+        }
+        Manager::Apt => {
+            let quiet_services = NoServices::new()?;
+            let apt = || {
+                let mut apt = Command::new("apt-get");
+                apt.env("DEBIAN_FRONTEND", "noninteractive").args([
+                    "-q",
+                    "-o",
+                    "DPkg::Lock::Timeout=120",
+                ]);
+                apt
+            };
+            step::quiet(what, apt().arg("update"), INSTALL_LIMIT)?;
+            let mut get = apt();
+            get.args(["install", "--yes", "--no-install-recommends"])
+                .args(packages);
+            step::quiet(what, &mut get, INSTALL_LIMIT)?;
+            drop(quiet_services);
+            disable_services(what, packages)
+        }
+    }
+}
+
+/// Debian enables a package's service besides starting it.
+fn disable_services(what: &str, packages: &[&str]) -> Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    for (package, service) in SERVICES {
+        if packages.contains(&package) {
+            let mut systemctl = Command::new("systemctl");
+            systemctl.args(["disable", "--quiet", service]);
+            step::quiet(what, &mut systemctl, INSTALL_LIMIT)?;
+        }
+    }
+    Ok(())
+}
+
+/// While it lives, installing a package starts no service (Debian's
+/// invoke-rc.d and deb-systemd-invoke ask this file).
+struct NoServices {
+    ours: bool,
+}
+
+impl NoServices {
+    fn new() -> Result<Self> {
+        match fs::read_to_string(POLICY) {
+            // Left by a set-up that was killed.
+            Ok(text) if text == POLICY_TEXT => Ok(Self { ours: true }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                fs::write(POLICY, POLICY_TEXT)
+                    .and_then(|()| fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)))
+                    .with_context(|| format!("could not write {POLICY}"))?;
+                Ok(Self { ours: true })
+            }
+            // The machine's owner has decided already.
+            Ok(_) | Err(_) => Ok(Self { ours: false }),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.ours && fs::remove_file(POLICY).is_err() {
+            eprintln!("  could not remove {POLICY}: remove it, it keeps services from starting");
+        }
+    }
+}
+
+fn missing() -> Vec<&'static Need> {
+    let folders = search_path();
+    NEEDS
+        .iter()
+        .filter(|need| {
+            !folders
+                .iter()
+                .any(|folder| is_program(&folder.join(need.program)))
+        })
+        .collect()
+}
+
+/// `PATH`, and the folders of system programs, which a plain user of Debian has
+/// not on it.
+pub(crate) fn search_path() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    for folder in ["/usr/local/sbin", "/usr/sbin", "/sbin"] {
+        let folder = PathBuf::from(folder);
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
+    }
+    folders
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+fn manager() -> Option<Manager> {
+    manager_for(&fs::read_to_string("/etc/os-release").unwrap_or_default())
+}
+
+fn manager_for(os_release: &str) -> Option<Manager> {
+    let mut kinds = os_field(os_release, "ID").unwrap_or_default();
+    kinds.push(' ');
+    kinds.push_str(&os_field(os_release, "ID_LIKE").unwrap_or_default());
+    kinds.split_whitespace().find_map(|kind| match kind {
+        "debian" | "ubuntu" => Some(Manager::Apt),
+        "fedora" | "rhel" => Some(Manager::Dnf),
+        _ => None,
+    })
+}
+
+fn packages(needs: &[&Need], manager: Option<Manager>) -> Vec<&'static str> {
+    let mut names: Vec<_> = needs
+        .iter()
+        .map(|need| match manager {
+            Some(Manager::Apt) => need.debian,
+            Some(Manager::Dnf) => need.fedora,
+            None => need.program,
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn advice(needs: &[&Need], manager: Option<Manager>) -> String {
+    let programs: Vec<_> = needs
+        .iter()
+        .map(|need| format!("{} ({})", need.program, need.why))
+        .collect();
+    let packages = packages(needs, manager).join(" ");
+    let command = match manager {
+        Some(Manager::Apt) => {
+            format!("run `sudo apt-get install --no-install-recommends {packages}`")
+        }
+        Some(Manager::Dnf) => format!("run `sudo dnf install {packages}`"),
+        None => format!("install with your package manager what has {packages}"),
+    };
+    format!(
+        "these programs are not on PATH: {}. To get them {command}",
+        programs.join(", ")
+    )
+}
+
+/// Whether this process may install packages and load BPF programs.
+pub(crate) fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    // The owner of a process's folder is its effective user; std has no geteuid.
+    fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_package_manager() {
+        assert_eq!(manager_for("ID=debian\n"), Some(Manager::Apt));
+        assert_eq!(
+            manager_for("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"),
+            Some(Manager::Apt)
+        );
+        assert_eq!(manager_for("ID=fedora\n"), Some(Manager::Dnf));
+        assert_eq!(
+            manager_for("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"),
+            Some(Manager::Dnf)
+        );
+        assert_eq!(manager_for("ID=arch\n"), None);
+        assert_eq!(manager_for(""), None);
+    }
+
+    #[test]
+    fn advice_names_each_package_once() {
+        let needs: Vec<&Need> = NEEDS
+            .iter()
+            .filter(|need| matches!(need.program, "prometheus" | "promtool" | "dig"))
+            .collect();
+        let text = advice(&needs, Some(Manager::Apt));
+        assert!(
+            text.ends_with("--no-install-recommends bind9-dnsutils prometheus`"),
+            "{text}"
+        );
+        assert!(text.contains("promtool (the metrics page's grammar)"));
+        let text = advice(&needs, None);
+        assert!(text.ends_with("what has dig prometheus promtool"), "{text}");
+    }
+
+    #[test]
+    fn knows_programs_from_other_files() {
+        assert!(is_program(Path::new("/bin/sh")));
+        assert!(!is_program(Path::new("/etc/os-release")));
+        assert!(!is_program(Path::new("/bin")));
+        assert!(!is_program(Path::new("/nonexistent")));
+    }
+
+    #[test]
+    fn every_service_belongs_to_a_package() {
+        for (package, _) in SERVICES {
+            assert!(NEEDS.iter().any(|need| need.debian == package));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! `cargo xtask test`: every check and every test, with all the set-up.
+
+use std::env;
+use std::fmt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::build;
+use crate::project::Project;
+use crate::setup::{self, BpfTools, Tell};
+use crate::step;
+
+/// The database of known holes is fetched within seconds or not at all.
+const FETCH_LIMIT: Duration = Duration::from_secs(90);
+
+/// Run every check and every test, with all the set-up they need
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this, and no other check
+    filter: Option<String>,
+    /// Leave out what needs root or the network: cargo-deny and the live-kernel tests
+    #[arg(long)]
+    quick: bool,
+    /// Run only this step
+    #[arg(long, value_name = "STEP", conflicts_with = "quick")]
+    only: Option<Step>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Step {
+    /// cargo fmt --check
+    Format,
+    /// clippy, warnings denied, for the host and for the BPF target
+    Clippy,
+    /// Licences, banned crates, sources and known holes of dependencies
+    Deny,
+    /// Tests that need nothing of the kernel
+    Unit,
+    /// Live-kernel and end-to-end tests, as root
+    Live,
+}
+
+const ALL: [Step; 5] = [
+    Step::Format,
+    Step::Clippy,
+    Step::Deny,
+    Step::Unit,
+    Step::Live,
+];
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Format => "format",
+            Self::Clippy => "clippy",
+            Self::Deny => "deny",
+            Self::Unit => "unit",
+            Self::Live => "live",
+        })
+    }
+}
+
+impl Step {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Clippy => "clippy",
+            Self::Deny => "dependencies",
+            Self::Unit => "unit tests",
+            Self::Live => "live-kernel and end-to-end tests",
+        }
+    }
+}
+
+/// What all test programs together reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
+    let started = Instant::now();
+    let mut times = Vec::new();
+    let mut count = Count::default();
+
+    step::heading("set-up");
+    let mark = Instant::now();
+    setup::everything(project, Tell::All)?;
+    times.push(("set-up", mark.elapsed()));
+
+    step::heading("BPF object");
+    let mark = Instant::now();
+    let tools = setup::bpf(project, Tell::Changes)?;
+    build::object(project, &tools)?;
+    times.push(("BPF object", mark.elapsed()));
+
+    for one in steps(args) {
+        step::heading(one.title());
+        let mark = Instant::now();
+        let outcome = match one {
+            Step::Format => format(project),
+            Step::Clippy => clippy(project, &tools),
+            Step::Deny => deny(project, &tools),
+            Step::Unit => unit(project, args, &mut count),
+            Step::Live => live(project, args, &mut count),
+        };
+        outcome.with_context(|| {
+            let filter = args.filter.as_deref().unwrap_or_default();
+            let again = format!("cargo xtask test --only {one} {filter}");
+            format!("step `{one}`; run it again with `{}`", again.trim())
+        })?;
+        times.push((one.title(), mark.elapsed()));
+    }
+
+    if let Some(filter) = &args.filter {
+        ensure!(
+            count.passed + count.ignored > 0,
+            "no test's name contains {filter:?}"
+        );
+    }
+    step::heading("times");
+    for (title, took) in times {
+        println!("{:>12}  {title}", step::seconds(took));
+    }
+    println!("{:>12}  in all", step::seconds(started.elapsed()));
+    if args.quick {
+        println!("left out by --quick: dependencies, live-kernel and end-to-end tests");
+    }
+    if count != Count::default() {
+        println!("{}", closing(count));
+    }
+    Ok(())
+}
+
+fn steps(args: &Args) -> Vec<Step> {
+    ALL.into_iter()
+        .filter(|&one| match args.only {
+            Some(only) => one == only,
+            None => {
+                let tests = matches!(one, Step::Unit | Step::Live);
+                let heavy = matches!(one, Step::Deny | Step::Live);
+                (tests || args.filter.is_none()) && !(heavy && args.quick)
+            }
+        })
+        .collect()
+}
+
+fn format(project: &Project) -> Result<()> {
+    let mut cargo = project.cargo();
+    step::loud(cargo.args(["fmt", "--all", "--check"]))
+        .context("the sources are not formatted: `cargo fmt --all` does it")
+}
+
+fn clippy(project: &Project, tools: &BpfTools) -> Result<()> {
+    let mut host = project.cargo();
+    host.args(["clippy", "--all-targets", "--", "-D", "warnings"]);
+    step::loud(&mut host)?;
+    let mut bpf = build::bpf_cargo(project, tools, "clippy");
+    step::loud(bpf.args(["--", "-D", "warnings"]))
+}
+
+fn deny(project: &Project, tools: &BpfTools) -> Result<()> {
+    let deny = |arguments: &[&str]| {
+        let mut command = Command::new(tools.bin.join("cargo-deny"));
+        command.current_dir(&project.root).args(arguments);
+        command
+    };
+    step::loud(&mut deny(&["check", "bans", "licenses", "sources"]))?;
+    // The database lives on a host of its own, which a build machine may not
+    // reach. What is reachable is checked; what is not is said.
+    match step::quiet("advisories", &mut deny(&["fetch", "db"]), FETCH_LIMIT) {
+        Ok(()) => step::loud(&mut deny(&["check", "--disable-fetch", "advisories"])),
+        Err(why) => {
+            println!(
+                "advisories NOT CHECKED: the database of known holes could not be fetched. {why:#}"
+            );
+            Ok(())
+        }
+    }
+}
+
+fn unit(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
+    let mut cargo = project.cargo();
+    // agent-ebpf builds only for the BPF target; exeat-tests wants root.
+    cargo.args(["test", "--workspace"]);
+    cargo.args(["--exclude", "agent-ebpf", "--exclude", "exeat-tests"]);
+    tests(cargo, args, count)
+}
+
+fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
+    let binary = build::binary(project)?;
+    let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let mut cargo = project.cargo();
+    cargo.args(["test", "--release", "--package", "exeat-tests"]);
+    cargo.env("EXEAT_BIN", &binary).env("PATH", &path);
+    if !setup::is_root() {
+        let mut sudo = Command::new("sudo");
+        step::capture(sudo.args(["-n", "true"])).context(
+            "these tests load BPF programs and make network namespaces, so they need root, and \
+             sudo does not let this user in without a password: run `sudo -v` first",
+        )?;
+        let path = path.to_str().context("PATH is not UTF-8")?;
+        cargo
+            .arg("--config")
+            .arg(sudo_runner(&project.compiler.host, path));
+    }
+    tests(cargo, args, count)
+}
+
+/// Has cargo start the test programs, and only them, by sudo: what it builds
+/// stays the user's own. sudo replaces PATH even with `-E`.
+fn sudo_runner(host: &str, path: &str) -> String {
+    let words = ["sudo", "-n", "-E", "env", &format!("PATH={path}")]
+        .map(|word| format!("{:?}", word))
+        .join(", ");
+    format!("target.{host}.runner=[{words}]")
+}
+
+fn tests(mut cargo: Command, args: &Args, count: &mut Count) -> Result<()> {
+    cargo.args(&args.filter);
+    let mut here = Count::default();
+    let outcome = step::watched(&mut cargo, |line| here.add(line));
+    count.passed += here.passed;
+    count.failed += here.failed;
+    count.ignored += here.ignored;
+    outcome?;
+    if args.filter.is_none() && here.passed == 0 {
+        bail!("`{}` ran no test", step::shown(&cargo));
+    }
+    Ok(())
+}
+
+impl Count {
+    /// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`, with or
+    /// without colours.
+    fn add(&mut self, line: &str) {
+        let Some((_, result)) = line.split_once("test result: ") else {
+            return;
+        };
+        for part in result.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let Ok(number) = number.parse::<u64>() else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn closing(count: Count) -> String {
+    let Count {
+        passed,
+        failed,
+        ignored,
+    } = count;
+    let mut line = format!("total: {passed} passed, {failed} failed");
+    if ignored > 0 {
+        line.push_str(&format!(", {ignored} skipped"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(filter: Option<&str>, quick: bool, only: Option<Step>) -> Vec<Step> {
+        steps(&Args {
+            filter: filter.map(str::to_owned),
+            quick,
+            only,
+        })
+    }
+
+    #[test]
+    fn chooses_the_steps() {
+        assert_eq!(chosen(None, false, None), ALL);
+        assert_eq!(
+            chosen(None, true, None),
+            [Step::Format, Step::Clippy, Step::Unit]
+        );
+        assert_eq!(chosen(Some("dns"), false, None), [Step::Unit, Step::Live]);
+        assert_eq!(chosen(Some("dns"), true, None), [Step::Unit]);
+        assert_eq!(chosen(Some("dns"), false, Some(Step::Live)), [Step::Live]);
+    }
+
+    #[test]
+    fn counts_what_test_programs_report() {
+        let mut count = Count::default();
+        count.add("running 6 tests");
+        count.add("test a ... ok");
+        count.add("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 9 filtered out");
+        count.add("test result: \u{1b}[31mFAILED\u{1b}[m. 2 passed; 3 failed; 0 ignored");
+        let expected = Count {
+            passed: 7,
+            failed: 3,
+            ignored: 1,
+        };
+        assert_eq!(count, expected);
+        assert_eq!(closing(count), "total: 7 passed, 3 failed, 1 skipped");
+    }
+
+    #[test]
+    fn sudo_runs_the_test_programs_only() {
+        assert_eq!(
+            sudo_runner("x86_64-unknown-linux-gnu", "/my bin:/bin"),
+            "target.x86_64-unknown-linux-gnu.runner=\
+             [\"sudo\", \"-n\", \"-E\", \"env\", \"PATH=/my bin:/bin\"]"
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! What the control socket asks of the engine.
+
+use std::{
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Shared,
+    engine::{EngineError, chain},
+    report,
+    runs::Candidate,
+};
+use crate::{
+    control::{
+        Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
+        protocol::Code,
+    },
+    dns::clock,
+    leases::Name,
+    sink::Hub,
+};
+
+/// What became of requests to run.
+#[derive(Debug, Default)]
+pub(super) struct Launches {
+    pub(super) ok: AtomicU64,
+    pub(super) refused: AtomicU64,
+}
+
+pub(super) struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Handler for Handle {
+    async fn status(&self) -> Status {
+        self.shared.with(|engine| report::status(&self.shared, engine))
+    }
+
+    async fn leases(&self, agent: Option<&str>) -> Result<Vec<Lease>, Problem> {
+        self.shared.with(|engine| {
+            if let Some(name) = agent
+                && !engine.agents.contains_key(name)
+            {
+                return Err(Problem::new(
+                    Code::NoAgent,
+                    format!("there is no policy for an agent `{}`", name.escape_debug()),
+                    "see `exeat status` for the agents that have one",
+                ));
+            }
+            let now = clock::now();
+            let mut leases = Vec::new();
+            for (name, entry) in &engine.agents {
+                if agent.is_some_and(|wanted| wanted != name) {
+                    continue;
+                }
+                for host in entry.hosts() {
+                    for (address, left, fresh) in
+                        engine.leases.addresses(&Name::from(host.as_str()), now)
+                    {
+                        if !entry.holds(address, host.as_str()) {
+                            continue;
+                        }
+                        let left = SignedDuration::try_from(left).unwrap_or_default();
+                        leases.push(Lease {
+                            agent: name.clone(),
+                            name: host.as_str().to_owned(),
+                            address,
+                            expires: Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX),
+                            grace: !fresh,
+                        });
+                    }
+                }
+            }
+            Ok(leases)
+        })
+    }
+
+    async fn reload(&self, _peer: &Peer) -> Result<ReloadReport, Problem> {
+        let result = self.shared.with(|engine| engine.reload(clock::now()));
+        result.map_err(|error| {
+            let code = match &error {
+                EngineError::Policy(_) | EngineError::Compile(_) => Code::Policy,
+                EngineError::Kernel(_) | EngineError::Gate { .. } => Code::Internal,
+            };
+            Problem::new(
+                code,
+                chain(&error),
+                "nothing was changed: the policy that was in force still is",
+            )
+        })
+    }
+
+    async fn run(&self, peer: &Peer, agent: &str) -> Result<RunTicket, Problem> {
+        let candidate = Candidate {
+            pid: peer.pid(),
+            pidfd: peer.pidfd().as_fd(),
+        };
+        let result = self.shared.with(|engine| engine.run(&candidate, agent));
+        let count = match &result {
+            Ok(_) => &self.shared.launches.ok,
+            Err(_) => &self.shared.launches.refused,
+        };
+        count.fetch_add(1, Relaxed);
+        result
+    }
+
+    fn hub(&self) -> &Hub {
+        &self.shared.hub
+    }
+}

@@ -1,0 +1,327 @@
+//! The daemon: config, then build, serve, and a bounded end.
+//!
+//! ```text
+//! lock ─► maps and programs ─► state and leases ─► policy ─► tables ─► links ─► ready
+//! ```
+//!
+//! Nothing is attached before its tables are filled, and nothing is detached when the
+//! daemon ends: only `exeat teardown` does that.
+
+mod directory;
+mod engine;
+mod gates;
+mod handle;
+mod report;
+mod runs;
+mod state;
+mod watch;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch as channel},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::{
+    directory::Directory,
+    engine::{Engine, chain},
+    gates::Gates,
+    handle::{Handle, Launches},
+    state::Keeper,
+    watch::EventCounts,
+};
+use crate::{
+    config::{Config, Metrics},
+    control::{DaemonLock, Server},
+    dns::{
+        DnsStats, clock,
+        resolver::{Pace, Refresher, Resolution, ResolverConfig, Upstreams},
+    },
+    kernel::{
+        Kernel,
+        cgroup::{Slice, cgroup2_root},
+        events::EventReader,
+        object::Throttle,
+        pins::Pins,
+    },
+    leases::LeaseConfig,
+    sink::{FileSink, Hub},
+};
+
+/// How often ended runs are collected and leases ended.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How long tasks may take to end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Records of the gates that may wait to be told.
+const GATE_QUEUE: usize = 4096;
+/// Resolutions that may wait for the engine.
+const RESOLUTION_QUEUE: usize = 256;
+/// How long a daemon that serves one run waits for it to begin.
+const FIRST_RUN: Duration = Duration::from_secs(30);
+
+/// How long the daemon lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until it is told to stop; what it enforces outlives it.
+    Service,
+    /// Until its first run has ended; then it takes everything down.
+    OneRun,
+}
+
+/// What the tasks share.
+struct Shared {
+    config: Config,
+    engine: Mutex<Engine>,
+    hub: Arc<Hub>,
+    dns: Arc<DnsStats>,
+    events: Arc<EventCounts>,
+    launches: Launches,
+    started: Timestamp,
+    started_at: Instant,
+}
+
+impl Shared {
+    /// Works with the engine. Its work may block (map fills, RCU), so the runtime is told.
+    fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        tokio::task::block_in_place(|| {
+            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut engine)
+        })
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(serve(config, lifetime))
+}
+
+/// The slice that a configuration speaks of.
+pub fn slice_of(config: &Config) -> anyhow::Result<Slice> {
+    let root = match &config.cgroup_root {
+        Some(root) => root.clone(),
+        None => cgroup2_root()?,
+    };
+    Ok(Slice::new(root, config.slice.as_str()))
+}
+
+async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
+    let lock = DaemonLock::acquire(&config.runtime_dir)?;
+    let cancel = CancellationToken::new();
+    let (gate_records, gate_queue) = mpsc::channel(GATE_QUEUE);
+    let (names, names_wanted) = channel::channel(Arc::default());
+    let dns = Arc::new(DnsStats::default());
+    let directory = Arc::new(Directory::default());
+    let leases = lease_config(&config);
+
+    let pins = Pins::new(&config.bpffs);
+    let taken_over = pins.exist();
+    let throttle = Throttle {
+        per_second: config.events.rate,
+        burst: config.events.burst,
+    };
+    let mut kernel = Kernel::load(slice_of(&config)?, pins.clone(), throttle)?;
+    let ring = kernel.take_ring().context("the event ring is taken")?;
+    let gates = Gates::new(gate_records, Arc::clone(&dns), cancel.clone());
+    let gate_tasks = gates.tasks();
+    let mut engine = Engine::new(
+        kernel,
+        config.policy.clone(),
+        leases.clone(),
+        Keeper::new(&config.runtime_dir),
+        gates,
+        Arc::clone(&directory),
+        names,
+    )?;
+
+    let now = clock::now();
+    engine.restore_leases(now);
+    if let Err(error) = engine.reload(now) {
+        // With nothing pinned there is nothing to go on enforcing, so a policy that does not
+        // load is the end. Otherwise the old policy stays in force, untouched.
+        if !taken_over {
+            return Err(error.into());
+        }
+        error!(error = chain(&error), "the policy does not load; what the last daemon enforced stays in force");
+    }
+    engine.kernel.enforce()?;
+
+    let file = match &config.events.file {
+        Some(path) => Some(FileSink::open(path, config.events.file_max_bytes)?),
+        None => None,
+    };
+    let shared = Arc::new(Shared {
+        engine: Mutex::new(engine),
+        hub: Arc::new(Hub::new(config.events.keep as usize, file)),
+        dns: Arc::clone(&dns),
+        events: Arc::default(),
+        launches: Launches::default(),
+        started: Timestamp::now(),
+        started_at: Instant::now(),
+        config,
+    });
+    let config = &shared.config;
+    let mut tasks = JoinSet::new();
+
+    let reader = EventReader::new(ring).context("cannot watch the event ring")?;
+    tasks.spawn(watch::events(
+        reader,
+        Arc::clone(&directory),
+        Arc::clone(&shared.hub),
+        Arc::clone(&shared.events),
+        cancel.clone(),
+    ));
+    tasks.spawn(watch::gate_refusals(
+        gate_queue,
+        directory,
+        Arc::clone(&shared.hub),
+        cancel.clone(),
+    ));
+
+    let resolver = resolver_config(config);
+    let pace = Pace::new(&resolver, &leases);
+    let upstreams = Arc::new(Upstreams::new(resolver, dns)?);
+    let (results, resolutions) = mpsc::channel(RESOLUTION_QUEUE);
+    let (refresher, _) = Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
+    tasks.spawn(refresher.run(cancel.clone()));
+    tasks.spawn(apply_resolutions(
+        Arc::clone(&shared),
+        resolutions,
+        cancel.clone(),
+    ));
+
+    let server = Server::bind(&lock, config.slice.as_str(), config.admin_gid()?)?;
+    info!(socket = %server.path().display(), "control");
+    let handle = Arc::new(Handle {
+        shared: Arc::clone(&shared),
+    });
+    tasks.spawn(server.serve(handle, cancel.clone()));
+    if let Metrics::At(addr) = config.metrics {
+        let _ = addr;
+    }
+    tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    info!(slice = config.slice.as_str(), version = report::VERSION, "ready");
+    until_stopped(&shared, &cancel).await?;
+
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    cancel.cancel();
+    drain(tasks, gate_tasks).await;
+    shared.with(|engine| engine.remember_leases());
+    if lifetime == Lifetime::OneRun {
+        shared.with(|engine| {
+            engine.collect();
+            pins.remove()?;
+            engine.kernel.slice().remove().map(drop)
+        })?;
+    } else {
+        info!("stopped; what was enforced stays enforced");
+    }
+    Ok(())
+}
+
+/// Handles signals until one of them, or a task, says stop.
+async fn until_stopped(shared: &Shared, cancel: &CancellationToken) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                // The outcome is logged, and shown by status.
+                let _ = shared.with(|engine| engine.reload(clock::now()));
+            }
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = cancel.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn apply_resolutions(
+    shared: Arc<Shared>,
+    mut resolutions: mpsc::Receiver<Resolution>,
+    cancel: CancellationToken,
+) {
+    loop {
+        let resolution = tokio::select! {
+            () = cancel.cancelled() => return,
+            resolution = resolutions.recv() => match resolution {
+                Some(resolution) => resolution,
+                None => return,
+            },
+        };
+        shared.with(|engine| engine.resolved(&resolution, clock::now()));
+    }
+}
+
+async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: CancellationToken) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut begun = false;
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let empty = shared.with(|engine| {
+            begun |= !engine.admitted.is_empty();
+            engine.expire(clock::now());
+            engine.mend();
+            engine.collect()
+        });
+        if lifetime == Lifetime::OneRun
+            && empty
+            && (begun || shared.started_at.elapsed() > FIRST_RUN)
+        {
+            cancel.cancel();
+        }
+    }
+}
+
+async fn drain(mut tasks: JoinSet<()>, gates: Arc<Mutex<JoinSet<()>>>) {
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a task failed");
+            }
+        }
+        let mut gates = std::mem::take(&mut *gates.lock().unwrap_or_else(PoisonError::into_inner));
+        while gates.join_next().await.is_some() {}
+    };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        warn!("some tasks did not end in time and were cut off");
+    }
+}
+
+fn lease_config(config: &Config) -> LeaseConfig {
+    LeaseConfig {
+        grace: Duration::from_secs(config.resolver.grace_seconds.into()),
+        min_ttl: Duration::from_secs(config.resolver.min_ttl_seconds.into()),
+        max_ttl: Duration::from_secs(config.resolver.max_ttl_seconds.into()),
+        ..LeaseConfig::default()
+    }
+}
+
+fn resolver_config(config: &Config) -> ResolverConfig {
+    ResolverConfig {
+        upstreams: config.resolver.upstreams.iter().map(|server| server.0).collect(),
+        timeout: Duration::from_millis(config.resolver.timeout_ms.into()),
+        attempts: config.resolver.attempts as usize,
+        ..ResolverConfig::default()
+    }
+}

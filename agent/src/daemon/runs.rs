@@ -1,0 +1,171 @@
+//! Runs: a process is moved into a cgroup of its agent, and cgroups that hold nothing any
+//! more are collected.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{error, info, warn};
+
+use super::engine::{Engine, chain};
+use crate::{
+    control::protocol::{Code, Problem, RunTicket},
+    kernel::{
+        KernelError,
+        cgroup::{self, RunCgroup},
+        links::{ATTACHMENTS, LinkState, Place},
+    },
+    policy::mode_str,
+};
+
+/// A process that is to be moved: its number, and the descriptor that proves that the
+/// number is still its own.
+pub(super) struct Candidate<'a> {
+    pub(super) pid: u32,
+    pub(super) pidfd: BorrowedFd<'a>,
+}
+
+impl Candidate<'_> {
+    /// A pidfd becomes readable when its process ends (pidfd_open(2)).
+    fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    }
+}
+
+/// A wall that should be up and is not.
+pub(super) fn fallen(engine: &Engine) -> Vec<String> {
+    let slice = cgroup::id(engine.kernel.slice().path()).unwrap_or(0);
+    let root = cgroup::id(engine.kernel.slice().root()).unwrap_or(0);
+    engine
+        .kernel
+        .hooks()
+        .into_iter()
+        .zip(ATTACHMENTS)
+        .filter_map(|((hook, state), attachment)| {
+            let wanted = match attachment.place {
+                Place::Root => root,
+                Place::Slice => slice,
+            };
+            match state {
+                LinkState::Up { cgroup, .. } if cgroup == wanted => None,
+                LinkState::Up { .. } => Some(format!("{hook} is attached to another cgroup")),
+                LinkState::Dead => Some(format!("{hook} is detached: its cgroup was removed")),
+                LinkState::Missing => Some(format!("{hook} is not attached")),
+            }
+        })
+        .collect()
+}
+
+impl Engine {
+    /// Moves a process into a new run of an agent. It may execute once this has returned.
+    pub(super) fn run(
+        &mut self,
+        process: &Candidate<'_>,
+        name: &str,
+    ) -> Result<RunTicket, Problem> {
+        let Some(agent) = self.agents.get(name) else {
+            let known: Vec<&str> = self.agents.keys().map(String::as_str).collect();
+            let help = if known.is_empty() {
+                "no policy is loaded: see `exeat status`".to_owned()
+            } else {
+                format!("agents with a policy: {}", known.join(", "))
+            };
+            return Err(Problem::new(
+                Code::NoAgent,
+                format!("there is no policy for an agent `{}`", name.escape_debug()),
+                help,
+            ));
+        };
+        let (index, mode, generation) = (agent.index, agent.policy.mode, agent.generation);
+        let fallen = fallen(self);
+        if !fallen.is_empty() {
+            return Err(Problem::new(
+                Code::NotEnforceable,
+                format!("the policy cannot be enforced: {}", fallen.join("; ")),
+                "see `exeat status` and `sudo exeat doctor`",
+            ));
+        }
+        let run = self.join(process, name, index).map_err(|error| {
+            Problem::new(
+                Code::NotEnforceable,
+                format!("the process could not be confined: {}", chain(&error)),
+                "see `sudo exeat doctor`",
+            )
+        })?;
+        if !process.is_alive() {
+            // What was moved may be another process with the same number: it stays where it is,
+            // confined, because nothing that was moved in is ever moved out.
+            return Err(Problem::new(
+                Code::Internal,
+                "the process ended while it was being confined",
+                "",
+            ));
+        }
+        info!(agent = name, pid = process.pid, cgroup = %run.path.display(), "run");
+        Ok(RunTicket {
+            agent: name.to_owned(),
+            run: run
+                .path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            cgroup: run.path,
+            mode: mode_str(mode).to_owned(),
+            generation,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The maps know the agent's cgroup before a process is in it.
+    fn join(
+        &mut self,
+        process: &Candidate<'_>,
+        name: &str,
+        index: u32,
+    ) -> Result<RunCgroup, KernelError> {
+        let run = self.kernel.slice().create_run(name)?;
+        if self.admitted.get(name) != Some(&run.agent_id) {
+            if let Some(old) = self.admitted.insert(name.to_owned(), run.agent_id) {
+                self.kernel.forget(old)?;
+            }
+            self.kernel.admit(run.agent_id, index)?;
+        }
+        cgroup::move_process(&run.path, process.pid)?;
+        Ok(run)
+    }
+
+    /// Removes cgroups without a process; true if none is left.
+    pub(super) fn collect(&mut self) -> bool {
+        let names: Vec<String> = self.admitted.keys().cloned().collect();
+        for name in names {
+            match self.kernel.slice().collect(&name) {
+                Ok(true) => {
+                    if let Some(id) = self.admitted.remove(&name)
+                        && let Err(error) = self.kernel.forget(id)
+                    {
+                        warn!(agent = name, error = chain(&error), "the maps still know a cgroup that is gone");
+                    }
+                    self.retired.remove(&name);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    warn!(agent = name, error = chain(&error), "a cgroup could not be collected");
+                }
+            }
+        }
+        self.admitted.is_empty()
+    }
+
+    /// Puts a wall that fell back up, and says so.
+    pub(super) fn mend(&mut self) {
+        let fallen = fallen(self);
+        if fallen.is_empty() {
+            return;
+        }
+        error!(walls = fallen.join("; "), "enforcement was taken down from outside; putting it back");
+        let again = self.kernel.slice().create().and_then(|_| self.kernel.enforce());
+        if let Err(error) = again {
+            error!(error = chain(&error), "enforcement could not be put back");
+        }
+    }
+}

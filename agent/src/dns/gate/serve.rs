@@ -43,11 +43,14 @@ struct Gate {
 }
 
 impl GateSockets {
-    /// Serves until `cancel`, then closes the sockets and every connection. Records go
-    /// to `records` without waiting: one that finds no room is counted as lost.
+    /// Serves until `cancel`, then closes the sockets and every connection before it
+    /// returns. Records go to `records` without waiting: one that finds no room is
+    /// counted as lost. Give each agent a channel of its own, so that one agent's flood
+    /// cannot crowd out the records of another.
     ///
     /// # Errors
-    /// When the sockets cannot be handed to the runtime.
+    /// When the sockets cannot be handed to the runtime, or a task of the gate broke off:
+    /// the agent has no names then until a new gate is bound and served.
     pub async fn serve(
         self,
         answers: Arc<dyn Answers + Send + Sync>,
@@ -62,21 +65,36 @@ impl GateSockets {
             stats,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         };
+        // A token of its own: tasks that end with `cancel` could not be told from tasks
+        // that broke off.
+        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for Pair { udp, tcp, .. } in [Some(self.v4), self.v6].into_iter().flatten() {
             let udp = UdpSocket::from_std(udp)?;
             let tcp = TcpListener::from_std(tcp)?;
-            tasks.spawn(gate.clone().serve_udp(udp));
-            tasks.spawn(gate.clone().serve_tcp(tcp));
+            tasks.spawn(gate.clone().serve_udp(udp, stop.clone()));
+            tasks.spawn(gate.clone().serve_tcp(tcp, stop.clone()));
         }
-        cancel.cancelled().await;
-        tasks.shutdown().await;
-        Ok(())
+        let result = tokio::select! {
+            () = cancel.cancelled() => Ok(()),
+            Some(ended) = tasks.join_next() => Err(match ended {
+                Ok(()) => io::Error::other("a task of the DNS gate ended before its time"),
+                Err(error) => io::Error::other(error),
+            }),
+        };
+        stop.cancel();
+        while tasks.join_next().await.is_some() {}
+        result
     }
 }
 
 impl Gate {
-    async fn serve_udp(self, socket: UdpSocket) {
+    async fn serve_udp(self, socket: UdpSocket, stop: CancellationToken) {
+        stop.run_until_cancelled(self.answer_datagrams(&socket))
+            .await;
+    }
+
+    async fn answer_datagrams(&self, socket: &UdpSocket) {
         let mut buffer = [0; MAX_MESSAGE];
         loop {
             let (len, peer) = match socket.recv_from(&mut buffer).await {
@@ -96,7 +114,7 @@ impl Gate {
         }
     }
 
-    async fn serve_tcp(self, listener: TcpListener) {
+    async fn serve_tcp(self, listener: TcpListener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         loop {
             let (stream, peer) = tokio::select! {
@@ -108,6 +126,7 @@ impl Gate {
                     }
                 },
                 Some(_) = connections.join_next() => continue,
+                () = stop.cancelled() => break,
             };
             let Ok(permit) = self.connections.clone().try_acquire_owned() else {
                 self.stats.connections_refused.fetch_add(1, Relaxed);
@@ -121,6 +140,7 @@ impl Gate {
                 drop(permit);
             });
         }
+        connections.shutdown().await;
     }
 
     /// Judges every message of a stream, one after the other: replies keep the order of

@@ -391,6 +391,16 @@ mod tests {
     }
 
     #[test]
+    fn hickory_reads_no_hosts_file_and_keeps_nothing() {
+        let server = SocketAddr::from(([192, 0, 2, 53], 53));
+        let resolver = resolver(&ResolverConfig::default(), server).expect("built");
+        let options = resolver.options();
+        assert_eq!(options.use_hosts_file, ResolveHosts::Never);
+        assert_eq!(options.cache_size, 0);
+        assert_eq!(options.attempts, 1, "after the first");
+    }
+
+    #[test]
     fn one_family_is_enough_and_certainty_comes_first() {
         use FailKind::{NoAddresses, NxDomain, ServFail, Timeout};
         let some = || Ok(vec![(ip(1), 60)]);

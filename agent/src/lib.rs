@@ -1,13 +1,16 @@
 //! Exeat: nothing leaves without one.
 #![allow(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod dns;
 pub mod flow;
 pub mod kernel;
 pub mod launch;
 pub mod leases;
+pub mod metrics;
 pub mod policy;
 pub mod process;
 pub mod sink;

@@ -1,0 +1,286 @@
+//! `exeat check`: whether policy files are sound, and what they come to.
+
+use super::Output;
+use crate::policy::{self, Compiled, Diagnostic, Policy, PolicyErrors, PolicySet, mode_str};
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Exit code where something is wrong with the policy.
+pub const EXIT_POLICY: u8 = 2;
+
+/// Checks policy files without loading them: every error at once, then exit code 2;
+/// otherwise a summary, then exit code 0.
+#[derive(Clone, Debug, clap::Args)]
+pub struct CheckArgs {
+    /// Policy files, or folders of `*.yaml` files
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    ok: bool,
+    digest: Option<&'a str>,
+    agents: Vec<AgentReport<'a>>,
+    errors: Vec<DiagnosticReport<'a>>,
+    errors_omitted: usize,
+    warnings: Vec<DiagnosticReport<'a>>,
+}
+
+#[derive(Serialize)]
+struct AgentReport<'a> {
+    name: &'a str,
+    mode: &'static str,
+    rules: usize,
+    hosts: usize,
+    addresses: usize,
+    entries: usize,
+}
+
+#[derive(Serialize)]
+struct DiagnosticReport<'a> {
+    file: &'a str,
+    line: Option<u32>,
+    column: Option<u32>,
+    message: &'a str,
+    help: &'a str,
+}
+
+impl<'a> From<&'a Diagnostic> for DiagnosticReport<'a> {
+    fn from(diagnostic: &'a Diagnostic) -> Self {
+        Self {
+            file: &diagnostic.file,
+            line: diagnostic.at.map(|at| at.line),
+            column: diagnostic.at.map(|at| at.column),
+            message: &diagnostic.message,
+            help: &diagnostic.help,
+        }
+    }
+}
+
+/// Checks the files; returns the exit code: 0, or [`EXIT_POLICY`].
+pub fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<u8> {
+    match load_and_compile(&args.files) {
+        Ok((set, compiled)) => {
+            match args.output {
+                Output::Json => json(out, &success(&set, &compiled))?,
+                Output::Text => text(out, &set, &compiled)?,
+            }
+            Ok(0)
+        }
+        Err(errors) => {
+            match args.output {
+                Output::Json => json(out, &failure(&errors))?,
+                Output::Text => {
+                    writeln!(out, "{errors}\n")?;
+                    warnings(out, &errors.warnings)?;
+                    let count = errors.errors.len() + errors.omitted;
+                    writeln!(out, "{}; nothing was loaded", counted(count, "error"))?;
+                }
+            }
+            Ok(EXIT_POLICY)
+        }
+    }
+}
+
+/// The policies with their tables; what does not fit the kernel is an error with a
+/// place, too.
+fn load_and_compile(files: &[PathBuf]) -> Result<(PolicySet, Vec<Compiled>), PolicyErrors> {
+    let set = policy::load(files)?;
+    let mut compiled = Vec::with_capacity(set.agents.len());
+    let mut errors = Vec::new();
+    for policy in set.agents.values() {
+        match Compiled::new(policy) {
+            Ok(tables) => compiled.push(tables),
+            Err(error) => errors.push(misfit(policy, &error)),
+        }
+    }
+    if errors.is_empty() {
+        return Ok((set, compiled));
+    }
+    Err(PolicyErrors {
+        errors,
+        omitted: 0,
+        warnings: set.warnings,
+    })
+}
+
+fn misfit(policy: &Policy, error: &policy::CompileError) -> Diagnostic {
+    let origin = policy.rule(error.rule()).map(|rule| &rule.origin);
+    let file = origin.map_or_else(|| "".into(), |origin| origin.file.clone());
+    let mut diagnostic = Diagnostic::about_file(file, error.to_string(), error.help());
+    diagnostic.at = origin.map(|origin| policy::Pos {
+        line: origin.line,
+        column: 1,
+    });
+    diagnostic
+}
+
+fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
+    let agents = set.agents.values().zip(compiled);
+    Report {
+        ok: true,
+        digest: Some(&set.digest),
+        agents: agents
+            .map(|(policy, compiled)| AgentReport {
+                name: policy.name.as_str(),
+                mode: mode_str(policy.mode),
+                rules: policy.rules.len(),
+                hosts: policy.hosts().len(),
+                addresses: compiled.len(),
+                entries: compiled.entries().len(),
+            })
+            .collect(),
+        errors: Vec::new(),
+        errors_omitted: 0,
+        warnings: set.warnings.iter().map(Into::into).collect(),
+    }
+}
+
+fn failure(errors: &PolicyErrors) -> Report<'_> {
+    Report {
+        ok: false,
+        digest: None,
+        agents: Vec::new(),
+        errors: errors.errors.iter().map(Into::into).collect(),
+        errors_omitted: errors.omitted,
+        warnings: errors.warnings.iter().map(Into::into).collect(),
+    }
+}
+
+fn json(out: &mut impl Write, report: &Report<'_>) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn text(out: &mut impl Write, set: &PolicySet, compiled: &[Compiled]) -> anyhow::Result<()> {
+    warnings(out, &set.warnings)?;
+    for (policy, compiled) in set.agents.values().zip(compiled) {
+        writeln!(
+            out,
+            "{}: {}, {}, {}, {}",
+            policy.name,
+            mode_str(policy.mode),
+            counted(policy.rules.len(), "rule"),
+            counted(policy.hosts().len(), "host"),
+            counted(compiled.len(), "address or network"),
+        )?;
+        if policy.rules.is_empty() {
+            writeln!(out, "  it has no rules, so it reaches nothing")?;
+        }
+    }
+    let (agents, warnings) = (set.agents.len(), set.warnings.len());
+    writeln!(
+        out,
+        "sound: {}, {}, digest {}",
+        counted(agents, "agent"),
+        counted(warnings, "warning"),
+        set.digest.get(..12).unwrap_or(&set.digest),
+    )?;
+    Ok(())
+}
+
+fn warnings(out: &mut impl Write, warnings: &[Diagnostic]) -> anyhow::Result<()> {
+    for warning in warnings {
+        writeln!(out, "warning: {warning}\n")?;
+    }
+    Ok(())
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match (count, what) {
+        (1, _) => format!("1 {what}"),
+        (_, "address or network") => format!("{count} addresses and networks"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn check(text: &str, output: Output) -> (u8, String) {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("p.yaml");
+        std::fs::write(&path, text).expect("file");
+        let mut out = Vec::new();
+        let args = CheckArgs {
+            files: vec![path],
+            output,
+        };
+        let code = run(&args, &mut out).expect("run");
+        (code, String::from_utf8(out).expect("text"))
+    }
+
+    const GOOD: &str = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443]}\n    - {cidr: 10.0.0.0/8, protocol: udp, ports: [53]}\n  none:\n";
+    const BAD: &str = "version: 1\nagents:\n  a:\n    alow: []\n    mode: off\n";
+
+    #[test]
+    fn a_sound_policy_is_summed_up() {
+        let (code, text) = check(GOOD, Output::Text);
+        assert_eq!(code, 0);
+        assert!(
+            text.contains("a: enforce, 2 rules, 1 host, 1 address or network\n"),
+            "{text}"
+        );
+        assert!(text.contains("none: enforce, 0 rules, 0 hosts, 0 addresses and networks\n  it has no rules, so it reaches nothing"), "{text}");
+        assert!(
+            text.contains("p.yaml:6:7: port 53 is served by Exeat's gate"),
+            "{text}"
+        );
+        assert!(
+            text.contains("sound: 2 agents, 1 warning, digest "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn errors_come_at_once_with_exit_code_2() {
+        let (code, text) = check(BAD, Output::Text);
+        assert_eq!(code, EXIT_POLICY);
+        assert!(text.contains("p.yaml:4:5: unknown key `alow`"), "{text}");
+        assert!(text.contains("p.yaml:5:11: "), "{text}");
+        assert!(text.ends_with("2 errors; nothing was loaded\n"), "{text}");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let (code, text) = check(GOOD, Output::Json);
+        let report: Value = serde_json::from_str(&text).expect("json");
+        assert_eq!((code, &report["ok"]), (0, &Value::Bool(true)));
+        assert_eq!(report["agents"][0]["rules"], 2);
+        assert_eq!(report["warnings"][0]["line"], 6);
+        let (code, text) = check(BAD, Output::Json);
+        let report: Value = serde_json::from_str(&text).expect("json");
+        assert_eq!((code, &report["ok"]), (EXIT_POLICY, &Value::Bool(false)));
+        let errors = report["errors"].as_array().expect("errors");
+        assert_eq!(errors.len(), 2);
+        assert_eq!(
+            (&errors[0]["line"], &errors[0]["column"]),
+            (&4.into(), &5.into())
+        );
+        assert_eq!(errors[0]["help"], "did you mean `allow`?");
+    }
+
+    #[test]
+    fn what_does_not_fit_the_kernel_is_an_error_with_a_place() {
+        let ports: Vec<String> = (0..65).map(|i| (2 * i + 1).to_string()).collect();
+        let text = format!(
+            "version: 1\nagents:\n  a:\n    allow:\n    - {{host: a.example, ports: [{}]}}\n",
+            ports.join(",")
+        );
+        let (code, text) = check(&text, Output::Text);
+        assert_eq!(code, EXIT_POLICY);
+        assert!(
+            text.contains("p.yaml:5:1: agent `a`: 65 different port ranges"),
+            "{text}"
+        );
+        assert!(text.contains("help: join ports into ranges"), "{text}");
+    }
+}

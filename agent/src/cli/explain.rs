@@ -1,0 +1,548 @@
+//! `exeat explain`: what the policy says to one flow, and which rule says it. The verdict
+//! comes from the same code that runs in the kernel.
+
+use super::Output;
+use super::check::EXIT_POLICY;
+use crate::policy::{self, Compiled, DEFAULT_FOLDER, HostName, Policy, Rule, action_str, mode_str};
+use agent_common::layout::Mode;
+use agent_common::protocol::ProtocolClass;
+use agent_common::verdict::{NO_RULE, Query, Verdict, judge};
+use agent_common::{Addr, Protocol, Reason};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Exit code where the flow is allowed.
+pub const EXIT_ALLOWED: u8 = 0;
+/// Exit code where the flow is refused.
+pub const EXIT_REFUSED: u8 = 1;
+
+/// The port that is steered to the gate before any rule is asked.
+const DNS: u16 = 53;
+
+/// Tells what the policy of an agent says to a flow: exit code 0 if it is allowed, 1 if
+/// it is refused, 2 if the question or the policy is wrong. Asks no DNS: a host name is
+/// judged by the rules that name it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ExplainArgs {
+    /// The agent
+    #[arg(long, value_name = "NAME")]
+    pub agent: String,
+    /// Policy files, or folders of `*.yaml` files
+    #[arg(long, value_name = "FILE", num_args = 1.., default_value = DEFAULT_FOLDER)]
+    pub policy: Vec<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The flow: tcp://host:443, udp://10.0.0.1:4000, tcp://[2001:db8::1]:22, icmp://host
+    #[arg(value_name = "FLOW")]
+    pub flow: String,
+}
+
+/// A flow to ask about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The far end.
+    pub target: Target,
+    /// The far port; 0 for ICMP.
+    pub port: u16,
+}
+
+/// The far end of a flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// By name.
+    Host(HostName),
+    /// By address.
+    Addr(IpAddr),
+}
+
+/// Text that is no flow; says what to write.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FlowError(String);
+
+impl FromStr for Flow {
+    type Err = FlowError;
+
+    fn from_str(text: &str) -> Result<Self, FlowError> {
+        let wrong = |what: &str| {
+            FlowError(format!(
+                "`{text}`: {what}; write the flow as tcp://api.example.com:443, udp://10.0.0.1:4000, tcp://[2001:db8::1]:22 or icmp://host"
+            ))
+        };
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| wrong("it names no protocol"))?;
+        let protocol = match scheme {
+            "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            "icmp" => Protocol::ICMP,
+            "http" | "https" | "ssh" | "wss" | "ws" => {
+                return Err(wrong("it is a URL, not a flow"));
+            }
+            _ => return Err(wrong("the protocol is none of tcp, udp and icmp")),
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (target, port) = split_port(rest);
+        let port = match (port, protocol) {
+            (None, Protocol::ICMP) => 0,
+            (Some(_), Protocol::ICMP) => return Err(wrong("icmp has no ports")),
+            (None, _) => return Err(wrong("it names no port")),
+            (Some(port), _) => match port.parse::<u16>() {
+                Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => number,
+                _ => return Err(wrong("the port is no number from 1 to 65535")),
+            },
+        };
+        let target = match target.parse::<IpAddr>() {
+            Ok(addr) => Target::Addr(addr.to_canonical()),
+            Err(_) => Target::Host(
+                target
+                    .parse()
+                    .map_err(|error: policy::HostError| wrong(&error.to_string()))?,
+            ),
+        };
+        Ok(Self {
+            protocol,
+            target,
+            port,
+        })
+    }
+}
+
+/// The host or address without its brackets, and what follows the colon.
+fn split_port(text: &str) -> (&str, Option<&str>) {
+    if let Some((addr, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return match rest.strip_prefix(':') {
+            Some(port) => (addr, Some(port)),
+            None if rest.is_empty() => (addr, None),
+            // Not an address any more, so that it is refused.
+            None => (text, None),
+        };
+    }
+    match text.rsplit_once(':') {
+        // More than one colon without brackets is an IPv6 address.
+        Some((host, port)) if !host.contains(':') => (host, Some(port)),
+        _ => (text, None),
+    }
+}
+
+/// The answer to a question about a flow.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer<'a> {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The deciding rule, if one decided.
+    pub rule: Option<&'a Rule>,
+    /// What else one should know.
+    pub notes: Vec<String>,
+}
+
+/// Judges a flow by a policy.
+pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy::CompileError> {
+    let mut compiled = Compiled::new(policy)?;
+    let mut notes = Vec::new();
+    let addr = match &flow.target {
+        Target::Addr(addr) => Addr::from(*addr),
+        Target::Host(host) => {
+            let addr = imaginary(&compiled);
+            let hosts: BTreeSet<HostName> = [host.clone()].into();
+            compiled.lease(addr, &hosts)?;
+            notes.push("DNS was not asked: rules with `cidr` may allow or deny the addresses that the name stands for".to_owned());
+            addr
+        }
+    };
+    let query = Query {
+        addr,
+        port: flow.port,
+        protocol: flow.protocol,
+    };
+    let verdict = judge(&compiled, &query);
+    let (Verdict::Allow { rule } | Verdict::Deny { rule, .. }) = verdict;
+    if flow.port == DNS {
+        notes.push("port 53 is steered to Exeat's gate, which answers for the policy's own host names; no rule is asked".to_owned());
+    }
+    if policy.mode == Mode::Monitor && !verdict.is_allow() {
+        notes.push("the agent is in monitor mode: the flow is reported and let through".to_owned());
+    }
+    Ok(Answer {
+        verdict,
+        rule: policy.rule(rule).filter(|_| rule != NO_RULE),
+        notes,
+    })
+}
+
+/// An address that stands for nothing else in the policy: in the block that RFC 1112
+/// reserves (240.0.0.0/4) or the discard prefix of RFC 6666, under as few networks as
+/// can be found.
+fn imaginary(compiled: &Compiled) -> Addr {
+    let reserved = (1..=254).map(|low| Addr::from(IpAddr::V4(Ipv4Addr::new(240, 0, 0, low))));
+    let discard = Addr::from(IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1)));
+    let holds = |addr: &Addr| {
+        let key = u128::from_be_bytes(*addr.octets());
+        let exact = compiled.exact().filter(|(other, _)| other == addr).count();
+        let networks = compiled.prefixes().filter(|(start, bits, set)| {
+            let start = u128::from_be_bytes(*start.octets());
+            let inside = *bits == 0 || (start ^ key) >> (128 - u32::from(*bits)) == 0;
+            inside && !set.is_empty()
+        });
+        exact + networks.count()
+    };
+    let mut candidates = vec![discard];
+    candidates.extend(reserved.take(3));
+    candidates.into_iter().min_by_key(holds).unwrap_or(discard)
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    agent: &'a str,
+    flow: &'a str,
+    mode: &'static str,
+    verdict: &'static str,
+    reason: Option<&'static str>,
+    rule: Option<RuleReport<'a>>,
+    notes: &'a [String],
+}
+
+#[derive(Serialize)]
+struct RuleReport<'a> {
+    number: u32,
+    action: &'static str,
+    text: String,
+    file: &'a str,
+    line: u32,
+    group: Option<&'a str>,
+    reason: Option<&'a str>,
+}
+
+/// Answers the question; returns the exit code: [`EXIT_ALLOWED`], [`EXIT_REFUSED`], or
+/// [`EXIT_POLICY`] where the question or the policy is wrong.
+pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<u8> {
+    let flow = match args.flow.parse::<Flow>() {
+        Ok(flow) => flow,
+        Err(error) => return trouble(args, out, &error.to_string()),
+    };
+    let set = match policy::load(&args.policy) {
+        Ok(set) => set,
+        Err(errors) => return trouble(args, out, &errors.to_string()),
+    };
+    let Some(policy) = set.agents.get(args.agent.as_str()) else {
+        let names: Vec<&str> = set.agents.keys().map(|name| name.as_str()).collect();
+        let known = if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        };
+        let text = format!(
+            "there is no agent `{}`; the policy has: {known}",
+            args.agent
+        );
+        return trouble(args, out, &text);
+    };
+    let answer = match explain(policy, &flow) {
+        Ok(answer) => answer,
+        Err(error) => return trouble(args, out, &format!("{error}\n  help: {}", error.help())),
+    };
+    match args.output {
+        Output::Json => json(args, policy, &answer, out)?,
+        Output::Text => text(args, policy, &answer, out)?,
+    }
+    Ok(if answer.verdict.is_allow() {
+        EXIT_ALLOWED
+    } else {
+        EXIT_REFUSED
+    })
+}
+
+fn trouble(args: &ExplainArgs, out: &mut impl Write, text: &str) -> anyhow::Result<u8> {
+    match args.output {
+        Output::Json => writeln!(out, "{}", serde_json::json!({ "error": text }))?,
+        Output::Text => writeln!(out, "{text}")?,
+    }
+    Ok(EXIT_POLICY)
+}
+
+fn reason(verdict: &Verdict) -> Option<Reason> {
+    match verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny { reason, .. } => Some(*reason),
+    }
+}
+
+fn verdict_str(verdict: &Verdict) -> &'static str {
+    if verdict.is_allow() { "allow" } else { "deny" }
+}
+
+fn json(
+    args: &ExplainArgs,
+    policy: &Policy,
+    answer: &Answer<'_>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let report = Report {
+        agent: policy.name.as_str(),
+        flow: &args.flow,
+        mode: mode_str(policy.mode),
+        verdict: verdict_str(&answer.verdict),
+        reason: reason(&answer.verdict).map(Reason::as_str),
+        rule: answer.rule.map(|rule| RuleReport {
+            number: rule.number,
+            action: action_str(rule.action),
+            text: rule.to_string(),
+            file: &rule.origin.file,
+            line: rule.origin.line,
+            group: rule.group.as_deref(),
+            reason: rule.reason.as_deref(),
+        }),
+        notes: &answer.notes,
+    };
+    serde_json::to_writer_pretty(&mut *out, &report)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+fn text(
+    args: &ExplainArgs,
+    policy: &Policy,
+    answer: &Answer<'_>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let reason = reason(&answer.verdict);
+    let word = reason.map_or_else(String::new, |reason| format!(" ({})", reason.as_str()));
+    writeln!(
+        out,
+        "{}{word}: {} to {}",
+        verdict_str(&answer.verdict),
+        policy.name,
+        args.flow
+    )?;
+    match (answer.rule, reason) {
+        (Some(rule), _) => {
+            writeln!(out, "  rule {}: {rule}", rule.number)?;
+            let group = rule
+                .group
+                .as_deref()
+                .map_or_else(String::new, |group| format!(", group `{group}`"));
+            writeln!(out, "  written in {}{group}", rule.origin)?;
+        }
+        (None, Some(Reason::Port)) => writeln!(
+            out,
+            "  a rule allows this destination, but not this port or protocol"
+        )?,
+        (None, Some(_)) => writeln!(
+            out,
+            "  no rule names this destination, and what no rule allows is refused"
+        )?,
+        (None, None) => {}
+    }
+    for note in &answer.notes {
+        writeln!(out, "  note: {note}")?;
+    }
+    Ok(())
+}
+
+/// The word for the protocol of a flow.
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let protocol = self.protocol.class();
+        write!(f, "{}://", protocol.as_str())?;
+        match &self.target {
+            Target::Host(host) => write!(f, "{host}")?,
+            Target::Addr(IpAddr::V6(addr)) => write!(f, "[{addr}]")?,
+            Target::Addr(addr) => write!(f, "{addr}")?,
+        }
+        match protocol {
+            ProtocolClass::Icmp => Ok(()),
+            _ => write!(f, ":{}", self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = r#"version: 1
+agents:
+  a:
+    allow:
+      - {host: api.example.com, ports: [443], reason: model endpoint}
+      - {cidr: 10.0.0.0/8, ports: all}
+      - {cidr: "2001:db8::/32", protocol: udp, ports: [4000]}
+      - {host: ping.example, protocol: icmp}
+      - {group: g}
+    deny:
+      - {cidr: 10.0.0.9, reason: not this one}
+      - {host: bad.example}
+  m:
+    mode: monitor
+groups:
+  g:
+    - {host: g.example, ports: [80]}
+"#;
+
+    fn ask(agent: &str, flow: &str, output: Output) -> (u8, String) {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("p.yaml");
+        std::fs::write(&path, POLICY).expect("file");
+        let args = ExplainArgs {
+            agent: agent.to_owned(),
+            policy: vec![path],
+            output,
+            flow: flow.to_owned(),
+        };
+        let mut out = Vec::new();
+        let code = run(&args, &mut out).expect("run");
+        (code, String::from_utf8(out).expect("text"))
+    }
+
+    #[test]
+    fn flows_and_the_rules_that_decide_them() {
+        for (flow, code, start, also) in [
+            (
+                "tcp://api.example.com:443",
+                0,
+                "allow: a to",
+                "rule 0: allow tcp api.example.com:443 (model endpoint)",
+            ),
+            ("tcp://API.example.com.:443", 0, "allow: a to", "p.yaml:5"),
+            (
+                "tcp://api.example.com:80",
+                1,
+                "deny (port): a to",
+                "not this port or protocol",
+            ),
+            (
+                "udp://api.example.com:443",
+                1,
+                "deny (port): a to",
+                "not this port or protocol",
+            ),
+            (
+                "tcp://other.example:443",
+                1,
+                "deny (no_rule): a to",
+                "no rule names this destination",
+            ),
+            (
+                "tcp://bad.example:443",
+                1,
+                "deny (deny_rule): a to",
+                "deny any bad.example",
+            ),
+            (
+                "tcp://10.1.2.3:1",
+                0,
+                "allow: a to",
+                "rule 1: allow tcp 10.0.0.0/8:all",
+            ),
+            ("tcp://[::ffff:10.1.2.3]:1", 0, "allow: a to", "rule 1"),
+            (
+                "tcp://10.0.0.9:1",
+                1,
+                "deny (deny_rule): a to",
+                "(not this one)",
+            ),
+            ("icmp://10.0.0.9", 1, "deny (deny_rule): a to", "p.yaml:11"),
+            (
+                "udp://[2001:db8::1]:4000",
+                0,
+                "allow: a to",
+                "allow udp [2001:db8::/32]:4000",
+            ),
+            (
+                "icmp://ping.example",
+                0,
+                "allow: a to",
+                "allow icmp ping.example",
+            ),
+            (
+                "tcp://g.example:80",
+                0,
+                "allow: a to",
+                "p.yaml:17, group `g`",
+            ),
+            (
+                "udp://10.0.0.1:53",
+                1,
+                "deny (port): a to",
+                "port 53 is steered to Exeat's gate",
+            ),
+        ] {
+            let (got, text) = ask("a", flow, Output::Text);
+            assert_eq!(got, code, "{flow}: {text}");
+            assert!(text.starts_with(start), "{flow}: {text}");
+            assert!(text.contains(also), "{flow}: {text}");
+        }
+        let (code, text) = ask("m", "tcp://10.0.0.1:1", Output::Text);
+        assert_eq!(code, EXIT_REFUSED);
+        assert!(text.contains("monitor mode"), "{text}");
+    }
+
+    #[test]
+    fn json_names_the_rule() {
+        let (code, text) = ask("a", "tcp://api.example.com:443", Output::Json);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert_eq!((code, report["verdict"].as_str()), (0, Some("allow")));
+        assert_eq!(report["rule"]["line"], 5);
+        assert_eq!(report["rule"]["reason"], "model endpoint");
+        let (code, text) = ask("a", "tcp://1.1.1.1:443", Output::Json);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert_eq!((code, report["reason"].as_str()), (1, Some("no_rule")));
+        assert!(report["rule"].is_null());
+    }
+
+    #[test]
+    fn wrong_questions_end_with_2() {
+        for (agent, flow, text) in [
+            (
+                "b",
+                "tcp://10.0.0.1:1",
+                "there is no agent `b`; the policy has: a, m",
+            ),
+            ("a", "https://api.example.com/", "it is a URL, not a flow"),
+            ("a", "api.example.com:443", "it names no protocol"),
+            ("a", "sctp://10.0.0.1:1", "none of tcp, udp and icmp"),
+            ("a", "tcp://10.0.0.1", "it names no port"),
+            ("a", "tcp://[::1]", "it names no port"),
+            ("a", "tcp://[::1]x:1", "it names no port"),
+            ("a", "tcp://10.0.0.1:0", "no number from 1 to 65535"),
+            ("a", "tcp://10.0.0.1:+1", "no number from 1 to 65535"),
+            ("a", "icmp://10.0.0.1:1", "icmp has no ports"),
+            (
+                "a",
+                "tcp://*.example.com:443",
+                "wildcards are not supported",
+            ),
+        ] {
+            let (code, out) = ask(agent, flow, Output::Text);
+            assert_eq!(code, EXIT_POLICY, "{flow}: {out}");
+            assert!(out.contains(text), "{flow}: {out}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_shown_as_it_is_asked() {
+        for flow in [
+            "tcp://a.example:443",
+            "udp://[2001:db8::1]:1",
+            "icmp://10.0.0.1",
+        ] {
+            assert_eq!(flow.parse::<Flow>().expect(flow).to_string(), flow);
+        }
+    }
+
+    #[test]
+    fn a_host_is_not_judged_by_rules_for_reserved_networks() {
+        let text = "version: 1\nagents:\n  a:\n    allow:\n    - {cidr: \"100::/64\", ports: all}\n    - {cidr: 240.0.0.1, ports: all}\n";
+        let set = policy::parse("p.yaml", text).expect("policy");
+        let flow = "tcp://x.example:443".parse::<Flow>().expect("flow");
+        let answer = explain(&set.agents["a"], &flow).expect("compiles");
+        assert!(!answer.verdict.is_allow());
+    }
+}

@@ -1,0 +1,318 @@
+//! From a policy to the tables of [`agent_common::verdict`].
+//!
+//! The set of an address or network holds the entries of *every* rule that covers it, so
+//! the kernel needs one look-up and no search. A network's set therefore repeats what
+//! the wider networks say, and an exact address repeats what its networks say.
+
+mod nets;
+mod sets;
+
+use super::host::HostName;
+use super::model::{Policy, RuleProtocol, Selector};
+use super::name::AgentName;
+use agent_common::Addr;
+use agent_common::layout::MAX_ENTRIES;
+use agent_common::verdict::{Action, Entry, MAX_SET, SetRef, Tables};
+use nets::Nets;
+use sets::{Pool, Ruled, Shapes};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// A policy that does not fit into the kernel's tables.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompileError {
+    /// More entries than one destination may have.
+    #[error(
+        "agent `{agent}`: {entries} different port ranges and protocols apply to {destination}; at most {MAX_SET} fit"
+    )]
+    SetTooLarge {
+        /// The agent.
+        agent: AgentName,
+        /// The host, network or address.
+        destination: String,
+        /// How many there are.
+        entries: usize,
+        /// One of the rules.
+        rule: u32,
+    },
+    /// More listen rules than bind can look at.
+    #[error(
+        "agent `{agent}`: the listen rules name {entries} different port ranges; at most {MAX_SET} fit"
+    )]
+    TooManyListeners {
+        /// The agent.
+        agent: AgentName,
+        /// How many there are.
+        entries: usize,
+        /// One of the rules.
+        rule: u32,
+    },
+    /// No room for more entries.
+    #[error(
+        "agent `{agent}`: more than {MAX_ENTRIES} different combinations of rules, at {destination}"
+    )]
+    Full {
+        /// The agent.
+        agent: AgentName,
+        /// Where it did not fit.
+        destination: String,
+        /// One of the rules.
+        rule: u32,
+    },
+}
+
+impl CompileError {
+    /// A rule that takes part in it.
+    pub const fn rule(&self) -> u32 {
+        match self {
+            Self::SetTooLarge { rule, .. }
+            | Self::TooManyListeners { rule, .. }
+            | Self::Full { rule, .. } => *rule,
+        }
+    }
+
+    /// What to do.
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::SetTooLarge { .. } => "join ports into ranges, or remove rules that overlap",
+            Self::TooManyListeners { .. } => "join ports into ranges, as in \"8000-8100\"",
+            Self::Full { .. } => {
+                "give rules the same ports, or avoid single addresses inside networks that have rules of their own"
+            }
+        }
+    }
+}
+
+/// What changes in the tables when a lease does. First write the new entries, then the
+/// address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The address.
+    pub addr: Addr,
+    /// Its set from now on; `None`: remove it from the exact addresses, and the networks
+    /// speak for it again.
+    pub set: Option<SetRef>,
+    /// The indexes of [`Compiled::entries`] that are new.
+    pub appended: Range<u16>,
+}
+
+/// A compiled policy: the tables of one bank. Entries are only ever added, so that a
+/// table in force is never rewritten.
+pub struct Compiled {
+    agent: AgentName,
+    shapes: Shapes,
+    pool: Pool,
+    nets: Nets,
+    hosts: BTreeMap<HostName, Vec<u32>>,
+    leases: BTreeMap<Addr, SetRef>,
+    listeners: SetRef,
+    icmp: bool,
+}
+
+impl Compiled {
+    /// Compiles a policy; no host has an address yet. The work grows with the number of
+    /// rules times the logarithm of it.
+    pub fn new(policy: &Policy) -> Result<Self, CompileError> {
+        let agent = &policy.name;
+        let shapes = Shapes::new(policy);
+        let mut pool = Pool::default();
+        let nets = Nets::new(policy, |inherited, own, selector| {
+            if let (true, [rule]) = (inherited.is_empty(), own) {
+                let shape = shapes.of(*rule);
+                check_size(agent, shape.len(), || selector.to_string(), *rule)?;
+                let set = pool
+                    .intern_shape(shape, *rule)
+                    .map_err(|_| full(agent, selector.to_string(), *rule))?;
+                return Ok((shape.iter().map(|entry| (*entry, *rule)).collect(), set));
+            }
+            let kept = shapes.resolve(inherited, own);
+            let rule = own.first().copied().unwrap_or_default();
+            check_size(agent, kept.len(), || selector.to_string(), rule)?;
+            let set = pool
+                .intern(&kept)
+                .map_err(|_| full(agent, selector.to_string(), rule))?;
+            Ok((kept, set))
+        })?;
+        let mut hosts: BTreeMap<HostName, Vec<u32>> = BTreeMap::new();
+        for rule in &policy.rules {
+            if let Selector::Host(host) = &rule.selector {
+                hosts.entry(host.clone()).or_default().push(rule.number);
+            }
+        }
+        for (host, rules) in &hosts {
+            // Said now rather than when the name first resolves.
+            let entries = shapes.resolve(&[], rules).len();
+            check_size(agent, entries, || host.to_string(), rules[0])?;
+        }
+        let listens: Vec<u32> = policy
+            .rules
+            .iter()
+            .filter(|rule| rule.action == Action::Listen)
+            .map(|rule| rule.number)
+            .collect();
+        let kept = shapes.resolve(&[], &listens);
+        let rule = listens.first().copied().unwrap_or_default();
+        if kept.len() > usize::from(MAX_SET) {
+            return Err(CompileError::TooManyListeners {
+                agent: agent.clone(),
+                entries: kept.len(),
+                rule,
+            });
+        }
+        let listeners = pool
+            .intern(&kept)
+            .map_err(|_| full(agent, "the listen rules".to_owned(), rule))?;
+        let icmp = policy
+            .rules
+            .iter()
+            .any(|rule| rule.action == Action::Allow && rule.protocol == RuleProtocol::Icmp);
+        Ok(Self {
+            agent: agent.clone(),
+            shapes,
+            pool,
+            nets,
+            hosts,
+            leases: BTreeMap::new(),
+            listeners,
+            icmp,
+        })
+    }
+
+    /// From now on the address stands for exactly those of the hosts that the policy
+    /// names (none: for no host). If it fails, nothing has changed; giving up every host
+    /// of an address never fails.
+    pub fn lease(
+        &mut self,
+        addr: Addr,
+        hosts: &BTreeSet<HostName>,
+    ) -> Result<Change, CompileError> {
+        let mut rules: Vec<u32> = hosts
+            .iter()
+            .filter_map(|host| self.hosts.get(host))
+            .flatten()
+            .copied()
+            .collect();
+        let before = self.entry_count();
+        let Some(rule) = rules.first().copied() else {
+            self.leases.remove(&addr);
+            return Ok(Change {
+                addr,
+                set: self.nets.exact(&addr).map(|node| node.set),
+                appended: before..before,
+            });
+        };
+        for node in self.nets.covering(&addr) {
+            rules.extend_from_slice(self.nets.rules_of(node));
+        }
+        let kept: Vec<Ruled> = self.shapes.resolve(&[], &rules);
+        let destination = || std::net::IpAddr::from(addr).to_string();
+        check_size(&self.agent, kept.len(), destination, rule)?;
+        let set = self
+            .pool
+            .intern(&kept)
+            .map_err(|_| full(&self.agent, destination(), rule))?;
+        self.leases.insert(addr, set);
+        Ok(Change {
+            addr,
+            set: Some(set),
+            appended: before..self.entry_count(),
+        })
+    }
+
+    fn entry_count(&self) -> u16 {
+        // The pool holds at most MAX_ENTRIES.
+        self.pool.entries().len() as u16
+    }
+
+    /// Every entry; sets point into it. At most [`MAX_ENTRIES`].
+    pub fn entries(&self) -> &[Entry] {
+        self.pool.entries()
+    }
+
+    /// The exact addresses and their sets, leases included, in no particular order.
+    pub fn exact(&self) -> impl Iterator<Item = (Addr, SetRef)> {
+        let fixed = self
+            .nets
+            .nodes()
+            .iter()
+            .filter(|node| node.is_exact())
+            .map(|node| (node.addr(), node.set))
+            .filter(|(addr, _)| !self.leases.contains_key(addr));
+        let leased = self.leases.iter().map(|(addr, set)| (*addr, *set));
+        fixed.chain(leased)
+    }
+
+    /// The networks and their sets: first address, number of bits among the 128 of the
+    /// v4-mapped space (0 to 127), set.
+    pub fn prefixes(&self) -> impl Iterator<Item = (Addr, u8, SetRef)> {
+        self.nets
+            .nodes()
+            .iter()
+            .filter(|node| !node.is_exact())
+            .map(|node| (node.addr(), node.bits(), node.set))
+    }
+
+    /// Every listen entry, for bind.
+    pub fn listeners(&self) -> SetRef {
+        self.listeners
+    }
+
+    /// Whether some rule allows ICMP.
+    pub fn icmp(&self) -> bool {
+        self.icmp
+    }
+
+    /// Number of exact addresses and networks.
+    pub fn len(&self) -> usize {
+        let new = |addr: &&Addr| self.nets.exact(addr).is_none();
+        self.nets.nodes().len() + self.leases.keys().filter(new).count()
+    }
+
+    /// Whether there is no address and no network: everything is refused.
+    pub fn is_empty(&self) -> bool {
+        self.nets.nodes().is_empty() && self.leases.is_empty()
+    }
+}
+
+impl Tables for Compiled {
+    fn exact(&self, addr: &Addr) -> Option<SetRef> {
+        match self.leases.get(addr) {
+            Some(set) => Some(*set),
+            None => self.nets.exact(addr).map(|node| node.set),
+        }
+    }
+
+    fn prefix(&self, addr: &Addr) -> Option<SetRef> {
+        let mut covering = self.nets.covering(addr);
+        covering.find(|node| !node.is_exact()).map(|node| node.set)
+    }
+
+    fn entry(&self, index: u16) -> Option<Entry> {
+        self.pool.entries().get(usize::from(index)).copied()
+    }
+}
+
+fn check_size(
+    agent: &AgentName,
+    entries: usize,
+    destination: impl FnOnce() -> String,
+    rule: u32,
+) -> Result<(), CompileError> {
+    if entries <= usize::from(MAX_SET) {
+        return Ok(());
+    }
+    Err(CompileError::SetTooLarge {
+        agent: agent.clone(),
+        destination: destination(),
+        entries,
+        rule,
+    })
+}
+
+fn full(agent: &AgentName, destination: String, rule: u32) -> CompileError {
+    CompileError::Full {
+        agent: agent.clone(),
+        destination,
+        rule,
+    }
+}

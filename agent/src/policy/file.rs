@@ -1,0 +1,193 @@
+//! A policy file as it is written: typed, every value with its place, but not yet
+//! judged. Names are not checked, groups not looked up, rules may contradict each other
+//! ([`super::validate`] sees to that). The JSON Schema is made from these types.
+//!
+//! They are filled by [`super::read`] and not by serde's derived code, because that
+//! stops at the first mistake; a test holds the keys of both together.
+
+use super::diagnostic::Pos;
+use super::name::MAX_NAME;
+use super::ports::PortRange;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The only version of the policy language.
+pub const VERSION: u32 = 1;
+
+/// A value and where it is written.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// The value.
+    pub value: T,
+    /// Its place.
+    pub at: Pos,
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A policy file of Exeat: which destinations each agent may reach. What no rule allows
+/// is refused.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, title = "Exeat policy")]
+pub struct PolicyFile {
+    /// Version of the policy language: 1.
+    #[schemars(extend("const" = VERSION))]
+    pub version: At<u32>,
+    /// The agents, by name. A name is also the name of a cgroup folder.
+    #[schemars(default, schema_with = "agents_schema")]
+    pub agents: BTreeMap<String, At<AgentFile>>,
+    /// Named lists of rules that agents of any file may use.
+    #[schemars(default, schema_with = "groups_schema")]
+    pub groups: BTreeMap<String, At<Vec<At<RuleFile>>>>,
+}
+
+/// What one agent may reach. An agent without rules reaches nothing.
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "agent")]
+pub struct AgentFile {
+    /// `enforce` (the default) refuses; `monitor` only reports what it would refuse.
+    pub mode: Option<At<ModeFile>>,
+    /// What the agent may reach.
+    #[schemars(default)]
+    pub allow: Vec<At<RuleFile>>,
+    /// What it may not reach, even where an allow rule is narrower. In a deny rule,
+    /// `protocol` and `ports` that are not said mean every protocol and every port.
+    #[schemars(default)]
+    pub deny: Vec<At<RuleFile>>,
+    /// Which peers may connect to which local TCP ports of the agent.
+    #[schemars(default)]
+    pub listen: Vec<At<ListenFile>>,
+}
+
+/// What is done with a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "mode", rename_all = "lowercase")]
+pub enum ModeFile {
+    /// Refuse.
+    Enforce,
+    /// Report and let through.
+    Monitor,
+}
+
+/// A destination: exactly one of `host`, `cidr` and `group`.
+#[derive(Debug, JsonSchema)]
+#[schemars(
+    deny_unknown_fields,
+    rename = "rule",
+    extend("oneOf" = [{"required": ["host"]}, {"required": ["cidr"]}, {"required": ["group"]}])
+)]
+pub struct RuleFile {
+    /// An exact host name, such as `api.example.com`. Wildcards are not supported yet.
+    pub host: Option<At<String>>,
+    /// A network such as `10.20.0.0/16`, or one address.
+    pub cidr: Option<At<String>>,
+    /// The name of a group; its rules stand here in its place.
+    pub group: Option<At<String>>,
+    /// `tcp` when not said; in a deny rule, every protocol. `icmp` is also ICMPv6.
+    pub protocol: Option<At<ProtocolFile>>,
+    /// A port, a list of ports and ranges, or `all`. An allow rule for tcp or udp must
+    /// say it; icmp has none.
+    pub ports: Option<At<PortsFile>>,
+    /// Why the rule is there; shown in events.
+    #[schemars(length(max = super::validate::MAX_REASON))]
+    pub reason: Option<At<String>>,
+    /// Something in the rule could not be read and is reported already, so what seems to
+    /// be missing may not be.
+    #[schemars(skip)]
+    pub broken: bool,
+}
+
+/// Peers that may connect to local TCP ports of the agent.
+#[derive(Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "listen_rule")]
+pub struct ListenFile {
+    /// The network or address of the peers.
+    pub cidr: At<String>,
+    /// The agent's own ports: a port, a list of ports and ranges, or `all`.
+    pub ports: At<PortsFile>,
+    /// Why the rule is there; shown in events.
+    #[schemars(length(max = super::validate::MAX_REASON))]
+    pub reason: Option<At<String>>,
+}
+
+/// A protocol that a rule can name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema)]
+#[schemars(rename = "protocol", rename_all = "lowercase")]
+pub enum ProtocolFile {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6.
+    Icmp,
+}
+
+/// Ports as written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PortsFile {
+    /// `all`.
+    All,
+    /// Single ports and ranges, in the order of the file.
+    Ranges(Vec<PortRange>),
+}
+
+impl JsonSchema for PortsFile {
+    fn schema_name() -> Cow<'static, str> {
+        "ports".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let number = serde_json::json!({ "type": "integer", "minimum": 1, "maximum": 65535 });
+        let text = serde_json::json!({
+            "type": "string",
+            "pattern": "^ *[0-9]{1,5} *(- *[0-9]{1,5} *)?$"
+        });
+        json_schema!({
+            "description": "A port, a range such as \"4000-4010\", a list of both, or `all`.",
+            "anyOf": [
+                number,
+                { "const": "all" },
+                text,
+                { "type": "array", "minItems": 1, "items": { "anyOf": [number, text] } }
+            ]
+        })
+    }
+}
+
+fn name_pattern() -> String {
+    format!("^[a-z0-9][a-z0-9._-]{{0,{}}}$", MAX_NAME - 1)
+}
+
+fn named<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let value = generator.subschema_for::<T>();
+    json_schema!({
+        "type": "object",
+        "propertyNames": { "pattern": name_pattern() },
+        "additionalProperties": value,
+    })
+}
+
+fn agents_schema(generator: &mut SchemaGenerator) -> Schema {
+    named::<AgentFile>(generator)
+}
+
+fn groups_schema(generator: &mut SchemaGenerator) -> Schema {
+    named::<Vec<RuleFile>>(generator)
+}

@@ -1,0 +1,294 @@
+//! A policy that has been judged sound: names are names, groups are expanded, ports are
+//! sorted, every rule has its number and its origin.
+
+use super::diagnostic::Diagnostic;
+use super::host::HostName;
+use super::name::AgentName;
+use super::ports::{ALL_PORTS, PortRange};
+use agent_common::Protocol;
+use agent_common::layout::Mode;
+use agent_common::verdict::Action;
+use ipnet::IpNet;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// Every policy that was loaded together.
+#[derive(Clone, Debug)]
+pub struct PolicySet {
+    /// The policies, by agent.
+    pub agents: BTreeMap<AgentName, Policy>,
+    /// SHA-256 (hexadecimal) of what is enforced: agents, modes and rules in order, with
+    /// their reasons. Comments, layout and the names of files and groups do not count.
+    pub digest: String,
+    /// What is allowed to be written but is probably a mistake.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The policy of one agent. Without rules it refuses everything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    /// The agent.
+    pub name: AgentName,
+    /// Whether refusals are refused.
+    pub mode: Mode,
+    /// The rules: allow, deny, listen, each in the order of the file; a rule's number is
+    /// its index.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Index in [`Policy::rules`]; the number in verdicts and events.
+    pub number: u32,
+    /// What it does.
+    pub action: Action,
+    /// The far end.
+    pub selector: Selector,
+    /// The protocol.
+    pub protocol: RuleProtocol,
+    /// Far ports (of a listen rule: local ports): sorted, not empty, apart from each
+    /// other. [`ALL_PORTS`] for ICMP.
+    pub ports: Vec<PortRange>,
+    /// Why it is there.
+    pub reason: Option<Arc<str>>,
+    /// The group that it came from.
+    pub group: Option<Arc<str>>,
+    /// Where it is written.
+    pub origin: Origin,
+}
+
+/// The far end of a rule.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Selector {
+    /// Whatever addresses the name stands for at the time.
+    Host(HostName),
+    /// A network; an address is a network of one. IPv6 networks never hold IPv4
+    /// addresses: what lies inside `::ffff:0:0/96` is an [`IpNet::V4`] here.
+    Net(IpNet),
+}
+
+/// The protocols of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RuleProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6.
+    Icmp,
+    /// All of them: a deny rule that names none. If it names ports: TCP and UDP.
+    Any,
+}
+
+impl RuleProtocol {
+    /// The word in output.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+            Self::Any => "any",
+        }
+    }
+
+    /// The protocols that it stands for, in a rule for these ports.
+    pub fn protocols(self, ports: &[PortRange]) -> &'static [Protocol] {
+        match self {
+            Self::Tcp => &[Protocol::TCP],
+            Self::Udp => &[Protocol::UDP],
+            Self::Icmp => &[Protocol::ICMP],
+            Self::Any if ports == [ALL_PORTS] => &[Protocol::TCP, Protocol::UDP, Protocol::ICMP],
+            Self::Any => &[Protocol::TCP, Protocol::UDP],
+        }
+    }
+}
+
+/// Where a rule is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The file as it was named.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// The word for an action.
+pub const fn action_str(action: Action) -> &'static str {
+    match action {
+        Action::Deny => "deny",
+        Action::Allow => "allow",
+        Action::Listen => "listen",
+    }
+}
+
+/// The word for a mode.
+pub const fn mode_str(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Monitor => "monitor",
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(host) => write!(f, "{host}"),
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => {
+                write!(f, "{}", net.addr())
+            }
+            Self::Net(net) => write!(f, "{net}"),
+        }
+    }
+}
+
+struct Ports<'a>(&'a [PortRange]);
+
+impl fmt::Display for Ports<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == [ALL_PORTS] {
+            return f.write_str("all");
+        }
+        for (index, (low, high)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            if low == high {
+                write!(f, "{comma}{low}")?;
+            } else {
+                write!(f, "{comma}{low}-{high}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Rule {
+    /// One line: `allow tcp api.example.com:443 (model endpoint)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (action, protocol) = (action_str(self.action), self.protocol.as_str());
+        let ports = Ports(&self.ports);
+        write!(f, "{action} {protocol} ")?;
+        match (&self.selector, self.protocol, self.action) {
+            (selector, _, Action::Listen) => write!(f, ":{ports} from {selector}")?,
+            (selector, RuleProtocol::Icmp, _) => write!(f, "{selector}")?,
+            (selector, RuleProtocol::Any, _) if self.ports == [ALL_PORTS] => {
+                write!(f, "{selector}")?;
+            }
+            (selector @ Selector::Net(IpNet::V6(_)), ..) => write!(f, "[{selector}]:{ports}")?,
+            (selector, ..) => write!(f, "{selector}:{ports}")?,
+        }
+        match &self.reason {
+            Some(reason) => write!(f, " ({reason})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Policy {
+    /// The rule of this number.
+    pub fn rule(&self, number: u32) -> Option<&Rule> {
+        self.rules.get(usize::try_from(number).ok()?)
+    }
+
+    /// Every host that a rule names, deny rules too.
+    pub fn hosts(&self) -> BTreeSet<HostName> {
+        self.hosts_of(|_| true)
+    }
+
+    /// Every host that an allow rule names. Its addresses are still refused where a deny
+    /// rule covers them.
+    pub fn allowed_hosts(&self) -> BTreeSet<HostName> {
+        self.hosts_of(|rule| rule.action == Action::Allow)
+    }
+
+    fn hosts_of(&self, wanted: impl Fn(&Rule) -> bool) -> BTreeSet<HostName> {
+        self.rules
+            .iter()
+            .filter(|rule| wanted(rule))
+            .filter_map(|rule| match &rule.selector {
+                Selector::Host(host) => Some(host.clone()),
+                Selector::Net(_) => None,
+            })
+            .collect()
+    }
+}
+
+impl PolicySet {
+    /// From policies that are sound.
+    pub fn new(agents: BTreeMap<AgentName, Policy>, warnings: Vec<Diagnostic>) -> Self {
+        let digest = digest(&agents);
+        Self {
+            agents,
+            digest,
+            warnings,
+        }
+    }
+}
+
+/// The canonical form that the digest is made of. Its shape is part of what the digest
+/// means: a change changes every digest.
+#[derive(Serialize)]
+struct Canonical<'a> {
+    name: &'a str,
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct CanonicalRule<'a> {
+    action: &'static str,
+    host: Option<&'a str>,
+    net: Option<&'a IpNet>,
+    protocol: &'static str,
+    ports: &'a [PortRange],
+    reason: Option<&'a str>,
+}
+
+fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
+    let mut hash = Sha256::new();
+    // Writing to a hash cannot fail, and these types hold nothing that JSON cannot.
+    // One JSON value a line, rules below their agent, so that a million rules need no
+    // second copy.
+    let mut line = Vec::new();
+    let mut put = |value: &dyn Fn(&mut Vec<u8>) -> serde_json::Result<()>| {
+        line.clear();
+        if value(&mut line).is_err() {
+            line.clear();
+        }
+        line.push(b'\n');
+        hash.update(&line);
+    };
+    for policy in agents.values() {
+        let head = Canonical {
+            name: policy.name.as_str(),
+            mode: mode_str(policy.mode),
+        };
+        put(&|line| serde_json::to_writer(line, &head));
+        for rule in &policy.rules {
+            let (host, net) = match &rule.selector {
+                Selector::Host(host) => (Some(host.as_str()), None),
+                Selector::Net(net) => (None, Some(net)),
+            };
+            let rule = CanonicalRule {
+                action: action_str(rule.action),
+                host,
+                net,
+                protocol: rule.protocol.as_str(),
+                ports: &rule.ports,
+                reason: rule.reason.as_deref(),
+            };
+            put(&|line| serde_json::to_writer(line, &rule));
+        }
+    }
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

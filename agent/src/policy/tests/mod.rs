@@ -1,0 +1,7 @@
+mod errors;
+mod files;
+mod fuzz;
+mod stock;
+mod tables;
+mod verdicts;
+mod words;

@@ -1,0 +1,290 @@
+//! The compiled tables: sharing, bounds, leases.
+
+use super::verdicts::host;
+use crate::policy::{CompileError, Compiled, Policy, Rule, Selector, parse};
+use agent_common::verdict::{MAX_SET, Query, SetRef, Tables, Verdict, judge};
+use agent_common::{Addr, Protocol, Reason};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+fn agent(rules: &str) -> Policy {
+    let text = format!("version: 1\nagents:\n  a:\n{rules}");
+    let set = parse("p.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    set.agents["a"].clone()
+}
+
+fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().expect("address").into()
+}
+
+fn tcp(compiled: &Compiled, dest: &str, port: u16) -> Verdict {
+    judge(
+        compiled,
+        &Query {
+            addr: addr(dest),
+            port,
+            protocol: Protocol::TCP,
+        },
+    )
+}
+
+#[test]
+fn an_empty_policy_refuses_everything() {
+    let compiled = Compiled::new(&agent("    allow: []\n")).expect("compiles");
+    assert!(compiled.is_empty() && !compiled.icmp());
+    assert_eq!(compiled.listeners(), SetRef::EMPTY);
+    for dest in ["127.0.0.1", "::1", "8.8.8.8", "0.0.0.0"] {
+        assert!(!tcp(&compiled, dest, 443).is_allow());
+    }
+}
+
+#[test]
+fn a_wide_v6_network_does_not_mean_v4() {
+    let compiled = Compiled::new(&agent(
+        "    allow:\n    - {cidr: \"::/0\", ports: all}\n    - {cidr: 10.0.0.1, ports: [80]}\n",
+    ))
+    .expect("compiles");
+    assert!(tcp(&compiled, "2001:db8::1", 443).is_allow());
+    assert!(tcp(&compiled, "::1", 443).is_allow());
+    assert!(!tcp(&compiled, "8.8.8.8", 443).is_allow());
+    assert!(!tcp(&compiled, "::ffff:8.8.8.8", 443).is_allow());
+    assert!(!tcp(&compiled, "10.0.0.1", 443).is_allow());
+    assert_eq!(
+        tcp(&compiled, "::ffff:10.0.0.1", 80),
+        Verdict::Allow { rule: 1 }
+    );
+    let wall = compiled
+        .prefixes()
+        .find(|(_, bits, _)| *bits == 96)
+        .expect("a wall");
+    assert_eq!((wall.0, wall.2), (addr("0.0.0.0"), SetRef::EMPTY));
+}
+
+#[test]
+fn v4_prefixes_are_held_in_the_mapped_space() {
+    let compiled = Compiled::new(&agent("    allow:\n    - {cidr: 10.0.0.0/8, ports: [1]}\n    - {cidr: 0.0.0.0/0, ports: [2]}\n    - {cidr: 1.2.3.4, ports: [3]}\n")).expect("compiles");
+    let prefixes: Vec<_> = compiled
+        .prefixes()
+        .map(|(addr, bits, _)| (addr, bits))
+        .collect();
+    assert_eq!(prefixes, [(addr("0.0.0.0"), 96), (addr("10.0.0.0"), 104)]);
+    let exact: Vec<_> = compiled.exact().map(|(addr, _)| addr).collect();
+    assert_eq!(exact, [addr("1.2.3.4")]);
+    // The exact address repeats what its networks say.
+    assert_eq!(tcp(&compiled, "1.2.3.4", 2), Verdict::Allow { rule: 1 });
+    assert_eq!(tcp(&compiled, "10.1.1.1", 2), Verdict::Allow { rule: 1 });
+}
+
+#[test]
+fn rules_that_differ_only_in_destination_share_their_entries() {
+    let mut rules = String::from("    allow:\n");
+    for i in 0..1000 {
+        rules += &format!(
+            "    - {{cidr: 10.0.{}.{}, ports: [80, 443]}}\n",
+            i / 250,
+            i % 250
+        );
+    }
+    let compiled = Compiled::new(&agent(&rules)).expect("compiles");
+    assert_eq!(compiled.entries().len(), 2);
+    assert_eq!(
+        tcp(&compiled, "10.0.1.7", 443),
+        Verdict::Allow { rule: 257 }
+    );
+}
+
+#[test]
+fn a_lease_adds_to_what_the_networks_say_and_goes_without_trace() {
+    let policy = agent(
+        "    allow:\n    - {host: a.example, ports: [443]}\n    - {host: b.example, ports: [443]}\n    - {cidr: 10.0.0.0/8, ports: [80]}\n    deny:\n    - {cidr: 10.0.0.9}\n",
+    );
+    let mut compiled = Compiled::new(&policy).expect("compiles");
+    let (one, nine) = (addr("10.0.0.1"), addr("10.0.0.9"));
+    let hosts: BTreeSet<_> = [host(0), host(1), host(3)].into();
+    let change = compiled.lease(one, &hosts).expect("leases");
+    assert!(change.set.is_some() && !change.appended.is_empty());
+    assert_eq!(tcp(&compiled, "10.0.0.1", 443), Verdict::Allow { rule: 0 });
+    assert_eq!(tcp(&compiled, "10.0.0.1", 80), Verdict::Allow { rule: 2 });
+    assert_eq!(compiled.len(), 3);
+    // Deny beats a leased allow.
+    compiled.lease(nine, &hosts).expect("leases");
+    assert_eq!(
+        tcp(&compiled, "10.0.0.9", 443),
+        Verdict::Deny {
+            reason: Reason::DenyRule,
+            rule: 3
+        }
+    );
+    assert_eq!(compiled.len(), 3, "the address was there before");
+    let entries = compiled.entries().len();
+    let again = compiled.lease(one, &hosts).expect("leases");
+    assert!(again.appended.is_empty() && again.set == change.set);
+    // A host that the policy does not name is no lease.
+    let gone = compiled.lease(one, &[host(3)].into()).expect("leases");
+    assert_eq!(gone.set, None);
+    assert!(!tcp(&compiled, "10.0.0.1", 443).is_allow());
+    assert_eq!(tcp(&compiled, "10.0.0.1", 80), Verdict::Allow { rule: 2 });
+    let gone = compiled.lease(nine, &BTreeSet::new()).expect("leases");
+    assert_eq!(gone.set, Tables::exact(&compiled, &nine));
+    assert!(gone.set.is_some(), "the deny rule of the address stays");
+    assert_eq!(compiled.entries().len(), entries);
+}
+
+#[test]
+fn many_hosts_behind_one_address_make_a_small_set() {
+    let mut rules = String::from("    allow:\n");
+    for i in 0..500 {
+        rules += &format!("    - {{host: h{i}.example, ports: [443]}}\n");
+    }
+    let policy = agent(&rules);
+    let mut compiled = Compiled::new(&policy).expect("compiles");
+    let change = compiled
+        .lease(addr("192.0.2.1"), &policy.hosts())
+        .expect("leases");
+    assert_eq!(change.set.map(SetRef::len), Some(1));
+    assert_eq!(tcp(&compiled, "192.0.2.1", 443), Verdict::Allow { rule: 0 });
+}
+
+fn single_ports(selector: &str, count: u32) -> String {
+    let ports: Vec<String> = (0..count).map(|i| (2 * i + 1).to_string()).collect();
+    format!("    - {{{selector}, ports: [{}]}}\n", ports.join(","))
+}
+
+#[test]
+fn a_set_that_the_kernel_could_not_walk_is_refused() {
+    let most = u32::from(MAX_SET);
+    for selector in ["host: a.example", "cidr: 10.0.0.0/8", "cidr: 10.0.0.1"] {
+        let fits = format!("    allow:\n{}", single_ports(selector, most));
+        assert!(Compiled::new(&agent(&fits)).is_ok(), "{selector}");
+        let more = format!("    allow:\n{}", single_ports(selector, most + 1));
+        let error = Compiled::new(&agent(&more)).err().expect(selector);
+        assert!(
+            matches!(
+                error,
+                CompileError::SetTooLarge {
+                    entries: 65,
+                    rule: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("65 different port ranges"),
+            "{error}"
+        );
+    }
+    let listen = format!("    listen:\n{}", single_ports("cidr: 10.0.0.1", 33));
+    let listen = format!(
+        "{listen}    - {{cidr: 10.0.0.2, ports: [{}]}}\n",
+        (0..32)
+            .map(|i| (1000 + 2 * i).to_string())
+            .collect::<Vec<_>>()
+            .join(",")
+    );
+    let error = Compiled::new(&agent(&listen)).err().expect("too many");
+    assert!(
+        matches!(error, CompileError::TooManyListeners { entries: 65, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn full_tables_refuse_and_change_nothing() {
+    // Networks of many ports each: 4096 entries hold 64 of them.
+    let mut rules = String::from(
+        "    allow:\n    - {host: a.example, ports: [7]}\n    deny:\n    - {cidr: 10.0.0.1, ports: [1]}\n    - {cidr: 192.0.2.0/24, ports: [9]}\n",
+    );
+    rules = rules.replace("    deny:\n", "");
+    for i in 0..68 {
+        let ports: Vec<String> = (0..60)
+            .map(|p| (1000 * (i % 60) + 2 * p + i + 10).to_string())
+            .collect();
+        rules += &format!(
+            "    - {{cidr: 10.1.{i}.0/24, ports: [{}]}}\n",
+            ports.join(",")
+        );
+    }
+    let policy = agent(&rules);
+    let mut compiled = Compiled::new(&policy).expect("68 * 60 + a few entries fit");
+    assert!(compiled.entries().len() > 4080);
+    let hosts: BTreeSet<_> = [host(0)].into();
+    let mut failed = 0;
+    for i in 0..68 {
+        let dest = Addr::from(IpAddr::from([10, 1, i, 1]));
+        let entries = compiled.entries().len();
+        if let Err(error) = compiled.lease(dest, &hosts) {
+            failed += 1;
+            assert!(matches!(error, CompileError::Full { .. }), "{error}");
+            assert_eq!(Tables::exact(&compiled, &dest), None);
+            assert_eq!(compiled.entries().len(), entries);
+            compiled
+                .lease(dest, &BTreeSet::new())
+                .expect("giving up never fails");
+        }
+    }
+    assert_eq!(failed, 68);
+    assert!(compiled.entries().len() <= 4096);
+    let more = rules + &single_ports("cidr: 10.2.0.0/24", 40);
+    let error = Compiled::new(&agent(&more)).err().expect("full");
+    assert!(matches!(error, CompileError::Full { .. }), "{error}");
+    assert!(error.to_string().contains("10.2.0.0/24"), "{error}");
+}
+
+#[test]
+fn icmp_is_told_apart() {
+    assert!(
+        Compiled::new(&agent(
+            "    allow:\n    - {host: a.example, protocol: icmp}\n"
+        ))
+        .expect("compiles")
+        .icmp()
+    );
+    assert!(
+        !Compiled::new(&agent(
+            "    deny:\n    - {host: a.example, protocol: icmp}\n"
+        ))
+        .expect("compiles")
+        .icmp()
+    );
+}
+
+/// A policy of this many single addresses, without YAML.
+fn addresses(count: u32) -> Policy {
+    let mut policy = agent("    allow:\n    - {cidr: 10.0.0.0/32, ports: [443]}\n");
+    let pattern = policy.rules[0].clone();
+    policy.rules = (0..count)
+        .map(|number| Rule {
+            number,
+            selector: Selector::Net(IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number * 7)).into()),
+            ..pattern.clone()
+        })
+        .collect();
+    policy
+}
+
+#[test]
+fn a_hundred_thousand_addresses_share_one_entry() {
+    let policy = addresses(100_000);
+    let compiled = Compiled::new(&policy).expect("compiles");
+    assert_eq!(compiled.entries().len(), 1);
+    assert_eq!(compiled.len(), 100_000);
+    let dest = IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + 77_777 * 7));
+    assert_eq!(
+        tcp(&compiled, &dest.to_string(), 443),
+        Verdict::Allow { rule: 77_777 }
+    );
+}
+
+/// `cargo test --release -p exeat -- --ignored --nocapture a_million`: the time that a
+/// million addresses take. Without --release the number means nothing.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_addresses_compile_in_about_a_second() {
+    let policy = addresses(1_000_000);
+    let start = std::time::Instant::now();
+    let compiled = Compiled::new(&policy).expect("compiles");
+    let took = start.elapsed();
+    println!("compiled {} addresses in {took:?}", compiled.len());
+    assert!(took.as_secs() < 5, "{took:?}");
+}

@@ -1,0 +1,417 @@
+//! The compiled tables against a naive reference, written from the policy's words.
+
+use crate::policy::{
+    ALL_PORTS, AgentName, Compiled, HostName, Origin, Policy, Rule, RuleProtocol, Selector,
+};
+use agent_common::layout::Mode;
+use agent_common::verdict::{Action, NO_RULE, Query, Verdict, judge, judge_bind, judge_reply};
+use agent_common::{Addr, Protocol, Reason};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// xorshift64*: fast, and the same on every run.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(super) fn below(&mut self, bound: u32) -> u32 {
+        (((self.next() >> 32) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
+
+pub(super) fn host(index: usize) -> HostName {
+    HOSTS[index].parse().expect("host")
+}
+
+/// Addresses close together, so that rules meet.
+fn addr(random: &mut Random) -> IpAddr {
+    let low = [0, 1, 2, 3, 128, 255][random.below(6) as usize];
+    let high = random.below(2) as u8;
+    match random.below(4) {
+        0 => IpAddr::V6(Ipv6Addr::new(
+            0x2001,
+            0xdb8,
+            0,
+            u16::from(high),
+            0,
+            0,
+            0,
+            u16::from(low),
+        )),
+        1 => IpAddr::V6(Ipv6Addr::new(
+            0,
+            0,
+            0,
+            0,
+            0,
+            0xffff,
+            0x0a00 + u16::from(high),
+            u16::from(low),
+        )),
+        2 if random.below(8) == 0 => IpAddr::V6(Ipv6Addr::new(
+            0,
+            0,
+            0,
+            0,
+            0,
+            u16::from(high),
+            0,
+            u16::from(low),
+        )),
+        _ => IpAddr::V4(Ipv4Addr::new(10, high, 0, low)),
+    }
+}
+
+fn net(random: &mut Random) -> IpNet {
+    let addr = addr(random);
+    let most: u8 = if addr.is_ipv4() { 32 } else { 128 };
+    let bits = match random.below(8) {
+        0 => 0,
+        1 => most / 2,
+        2 => most - 8,
+        3 => most - 1,
+        4 if most == 128 => [1, 80, 90, 95, 96, 97][random.below(6) as usize],
+        5 => random.below(u32::from(most) + 1) as u8,
+        _ => most,
+    };
+    IpNet::new(addr, bits).expect("net").trunc()
+}
+
+const PORTS: [u16; 8] = [0, 1, 22, 80, 443, 8080, 65534, 65535];
+
+fn ports(random: &mut Random) -> Vec<(u16, u16)> {
+    if random.below(4) == 0 {
+        return vec![ALL_PORTS];
+    }
+    let port = |random: &mut Random| PORTS[1 + random.below(7) as usize];
+    let ranges = (0..=random.below(3))
+        .map(|_| {
+            let (a, b) = (port(random), port(random));
+            if random.below(2) == 0 {
+                (a, a)
+            } else {
+                (a.min(b), a.max(b))
+            }
+        })
+        .collect();
+    crate::policy::ports::merge(ranges)
+}
+
+fn policy(random: &mut Random) -> Policy {
+    let rules = (0..random.below(9))
+        .map(|number| {
+            let action = [Action::Allow, Action::Allow, Action::Deny, Action::Listen]
+                [random.below(4) as usize];
+            let selector = match random.below(3) {
+                0 if action != Action::Listen => Selector::Host(host(random.below(4) as usize)),
+                _ => Selector::Net(net(random)),
+            };
+            let protocol = match (action, random.below(6)) {
+                (Action::Listen, _) | (_, 0 | 1) => RuleProtocol::Tcp,
+                (_, 2) => RuleProtocol::Udp,
+                (_, 3) => RuleProtocol::Icmp,
+                (Action::Deny, _) => RuleProtocol::Any,
+                _ => RuleProtocol::Tcp,
+            };
+            let ports = if protocol == RuleProtocol::Icmp {
+                vec![ALL_PORTS]
+            } else {
+                ports(random)
+            };
+            Rule {
+                number,
+                action,
+                selector,
+                protocol,
+                ports,
+                reason: None,
+                group: None,
+                origin: Origin {
+                    file: "random".into(),
+                    line: number + 1,
+                },
+            }
+        })
+        .collect();
+    Policy {
+        name: "random".parse::<AgentName>().expect("name"),
+        mode: Mode::Enforce,
+        rules,
+    }
+}
+
+type Leases = BTreeMap<IpAddr, BTreeSet<HostName>>;
+
+/// The reference: every rule is looked at for every flow.
+struct Words<'a> {
+    policy: &'a Policy,
+    leases: &'a Leases,
+}
+
+impl Words<'_> {
+    fn names(&self, rule: &Rule, dest: IpAddr) -> bool {
+        match &rule.selector {
+            Selector::Host(host) => self
+                .leases
+                .get(&dest)
+                .is_some_and(|hosts| hosts.contains(host)),
+            // A v4-mapped destination is its IPv4 address, and nothing else.
+            Selector::Net(IpNet::V4(net)) => matches!(dest, IpAddr::V4(v4) if net.contains(&v4)),
+            Selector::Net(IpNet::V6(net)) => match dest {
+                IpAddr::V6(v6) => net.contains(&v6),
+                // Unless the rule itself is written in mapped form.
+                IpAddr::V4(v4) => net.prefix_len() >= 96 && net.contains(&v4.to_ipv6_mapped()),
+            },
+        }
+    }
+
+    fn speaks_of(rule: &Rule, protocol: Protocol, port: u16) -> bool {
+        let all_ports = rule.ports == [ALL_PORTS];
+        let named = match rule.protocol {
+            RuleProtocol::Tcp => protocol == Protocol::TCP,
+            RuleProtocol::Udp => protocol == Protocol::UDP,
+            RuleProtocol::Icmp => return protocol == Protocol::ICMP,
+            RuleProtocol::Any if all_ports => {
+                return [Protocol::TCP, Protocol::UDP, Protocol::ICMP].contains(&protocol);
+            }
+            RuleProtocol::Any => [Protocol::TCP, Protocol::UDP].contains(&protocol),
+        };
+        named
+            && rule
+                .ports
+                .iter()
+                .any(|(low, high)| (*low..=*high).contains(&port))
+    }
+
+    fn first(&self, action: Action, matches: impl Fn(&Rule) -> bool) -> Option<u32> {
+        let mut rules = self.policy.rules.iter();
+        rules
+            .find(|rule| rule.action == action && matches(rule))
+            .map(|rule| rule.number)
+    }
+
+    fn judge(&self, dest: IpAddr, protocol: Protocol, port: u16) -> Verdict {
+        let hit = |rule: &Rule| self.names(rule, dest) && Self::speaks_of(rule, protocol, port);
+        if let Some(rule) = self.first(Action::Deny, hit) {
+            return Verdict::Deny {
+                reason: Reason::DenyRule,
+                rule,
+            };
+        }
+        if let Some(rule) = self.first(Action::Allow, hit) {
+            return Verdict::Allow { rule };
+        }
+        let named = self
+            .first(Action::Allow, |rule| self.names(rule, dest))
+            .is_some();
+        let reason = if named { Reason::Port } else { Reason::NoRule };
+        Verdict::Deny {
+            reason,
+            rule: NO_RULE,
+        }
+    }
+
+    fn judge_reply(&self, peer: IpAddr, protocol: Protocol, local: u16) -> Verdict {
+        let whole = |rule: &Rule| {
+            rule.ports == [ALL_PORTS]
+                && self.names(rule, peer)
+                && Self::speaks_of(rule, protocol, local)
+        };
+        if let Some(rule) = self.first(Action::Deny, whole) {
+            return Verdict::Deny {
+                reason: Reason::DenyRule,
+                rule,
+            };
+        }
+        let hit = |rule: &Rule| self.names(rule, peer) && Self::speaks_of(rule, protocol, local);
+        match self.first(Action::Listen, hit) {
+            Some(rule) => Verdict::Allow { rule },
+            None => Verdict::Deny {
+                reason: Reason::Listen,
+                rule: NO_RULE,
+            },
+        }
+    }
+
+    fn judge_bind(&self, protocol: Protocol, port: u16) -> Verdict {
+        match self.first(Action::Listen, |rule| Self::speaks_of(rule, protocol, port)) {
+            Some(rule) => Verdict::Allow { rule },
+            None => Verdict::Deny {
+                reason: Reason::Listen,
+                rule: NO_RULE,
+            },
+        }
+    }
+}
+
+const PROTOCOLS: [u8; 6] = [6, 6, 17, 1, 58, 132];
+
+/// Compares `flows` random flows; returns how many were allowed.
+fn compare(
+    policy: &Policy,
+    compiled: &Compiled,
+    leases: &Leases,
+    random: &mut Random,
+    flows: u32,
+) -> u32 {
+    let words = Words { policy, leases };
+    let mut allowed = 0;
+    for _ in 0..flows {
+        let dest = addr(random);
+        let protocol = Protocol::new(PROTOCOLS[random.below(6) as usize]);
+        let port = if protocol == Protocol::ICMP {
+            0
+        } else {
+            PORTS[random.below(8) as usize]
+        };
+        let query = Query {
+            addr: dest.into(),
+            port,
+            protocol,
+        };
+        let canonical = dest.to_canonical();
+        let context = || format!("{policy:#?}\n{leases:?}\n{dest} {protocol:?} {port}");
+        let verdict = judge(compiled, &query);
+        assert_eq!(
+            verdict,
+            words.judge(canonical, protocol, port),
+            "{}",
+            context()
+        );
+        allowed += u32::from(verdict.is_allow());
+        assert_eq!(
+            judge_reply(compiled, &query),
+            words.judge_reply(canonical, protocol, port),
+            "reply {}",
+            context()
+        );
+        assert_eq!(
+            judge_bind(compiled, compiled.listeners(), protocol, port),
+            words.judge_bind(protocol, port),
+            "bind {}",
+            context()
+        );
+    }
+    allowed
+}
+
+#[test]
+fn a_million_flows_are_judged_as_the_words_say() {
+    const POLICIES: u32 = 5_000;
+    const ROUNDS: u32 = 4;
+    const FLOWS: u32 = 50;
+    let mut random = Random::new(1);
+    let mut allowed = 0;
+    for _ in 0..POLICIES {
+        let policy = policy(&mut random);
+        let mut compiled = Compiled::new(&policy).expect("small policies fit");
+        let mut leases = Leases::new();
+        for round in 0..ROUNDS {
+            // The first round is without leases; then they come and go.
+            for _ in 0..round * 2 {
+                let addr = addr(&mut random).to_canonical();
+                let hosts: BTreeSet<HostName> = (0..random.below(3))
+                    .map(|_| host(random.below(4) as usize))
+                    .collect();
+                let before = compiled.entries().to_vec();
+                let change = compiled
+                    .lease(addr.into(), &hosts)
+                    .expect("small policies fit");
+                assert_eq!(
+                    compiled.entries()[..before.len()],
+                    before,
+                    "entries in force stay"
+                );
+                assert_eq!(usize::from(change.appended.start), before.len());
+                assert_eq!(usize::from(change.appended.end), compiled.entries().len());
+                let exact = agent_common::verdict::Tables::exact(&compiled, &Addr::from(addr));
+                assert_eq!(change.set, exact);
+                leases.insert(addr, hosts);
+            }
+            allowed += compare(&policy, &compiled, &leases, &mut random, FLOWS);
+        }
+        for addr in leases.keys() {
+            compiled
+                .lease((*addr).into(), &BTreeSet::new())
+                .expect("giving up never fails");
+        }
+        allowed += compare(&policy, &compiled, &Leases::new(), &mut random, 10);
+    }
+    // The comparison means little if nearly all flows go one way.
+    let flows = POLICIES * ROUNDS * FLOWS;
+    assert!(
+        allowed > flows / 20 && allowed < flows / 2,
+        "{allowed} of {flows}"
+    );
+}
+
+#[test]
+fn the_maps_hold_what_the_look_ups_say() {
+    use agent_common::verdict::Tables;
+    let mut random = Random::new(3);
+    for _ in 0..500 {
+        let policy = policy(&mut random);
+        let mut compiled = Compiled::new(&policy).expect("small policies fit");
+        for _ in 0..4 {
+            let hosts = [host(random.below(4) as usize)].into();
+            let addr = addr(&mut random);
+            compiled
+                .lease(addr.into(), &hosts)
+                .expect("small policies fit");
+        }
+        let exact: BTreeMap<Addr, _> = compiled.exact().collect();
+        let prefixes: Vec<_> = compiled.prefixes().collect();
+        assert_eq!(compiled.len(), exact.len() + prefixes.len());
+        for _ in 0..50 {
+            let addr = Addr::from(addr(&mut random));
+            assert_eq!(Tables::exact(&compiled, &addr), exact.get(&addr).copied());
+            // The kernel's longest-prefix match over the listed prefixes.
+            let key = u128::from_be_bytes(*addr.octets());
+            let longest = prefixes
+                .iter()
+                .filter(|(start, bits, _)| {
+                    let start = u128::from_be_bytes(*start.octets());
+                    *bits == 0 || (start ^ key) >> (128 - u32::from(*bits)) == 0
+                })
+                .max_by_key(|(_, bits, _)| *bits);
+            assert_eq!(compiled.prefix(&addr), longest.map(|(_, _, set)| *set));
+        }
+    }
+}
+
+mod any {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn seed_is_judged_as_the_words_say(seed: u64) {
+            let mut random = Random::new(seed);
+            let policy = policy(&mut random);
+            let mut compiled = Compiled::new(&policy).expect("small policies fit");
+            let mut leases = Leases::new();
+            for _ in 0..4 {
+                let addr = addr(&mut random).to_canonical();
+                let hosts: BTreeSet<HostName> = [host(random.below(4) as usize)].into();
+                compiled.lease(addr.into(), &hosts).expect("small policies fit");
+                leases.insert(addr, hosts);
+            }
+            compare(&policy, &compiled, &leases, &mut random, 50);
+        }
+    }
+}

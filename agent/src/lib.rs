@@ -1,4 +1,9 @@
 //! Exeat: nothing leaves without one.
 #![allow(missing_docs)]
 
+pub mod config;
+pub mod control;
+pub mod flow;
 pub mod policy;
+pub mod process;
+pub mod sink;

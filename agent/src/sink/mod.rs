@@ -1,0 +1,266 @@
+//! Where [`FlowRecord`]s go: a bounded memory of recent ones, followers, and a file.
+//!
+//! [`Hub::publish`] never waits: a follower or a disk that is too slow loses records,
+//! and every loss is counted and shown.
+
+mod file;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast;
+
+pub use file::{FileCounts, FileError, FileSink, KEPT_FILES};
+
+use crate::flow::FlowRecord;
+
+/// Records that a follower may be behind before it loses some.
+const FOLLOW_BUFFER: usize = 1024;
+
+/// Numbers the records, remembers the last ones and hands them on.
+pub struct Hub {
+    recent: Mutex<Recent>,
+    live: broadcast::Sender<Arc<FlowRecord>>,
+    file: Option<FileSink>,
+    follower_lost: AtomicU64,
+}
+
+struct Recent {
+    keep: usize,
+    last_seq: u64,
+    records: VecDeque<Arc<FlowRecord>>,
+}
+
+/// Which records a reader gets. The default is all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only of this agent.
+    pub agent: Option<String>,
+    /// Only of processes of this user: what a user who does not administer may see.
+    pub uid: Option<u32>,
+}
+
+impl Filter {
+    /// Whether the record passes.
+    pub fn admits(&self, record: &FlowRecord) -> bool {
+        self.agent.as_ref().is_none_or(|a| *a == record.agent)
+            && self.uid.is_none_or(|uid| record.uid() == Some(uid))
+    }
+}
+
+/// What [`Hub::read`] found.
+#[derive(Debug)]
+pub struct Page {
+    /// The records, oldest first.
+    pub records: Vec<Arc<FlowRecord>>,
+    /// Records after the asked number that memory no longer holds, of every agent and user.
+    pub overwritten: u64,
+    /// Number of the last record that was published, 0 if none.
+    pub last_seq: u64,
+    /// What is published from now on; nothing is missing between `records` and this.
+    pub live: broadcast::Receiver<Arc<FlowRecord>>,
+}
+
+/// Absolute counts since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HubCounts {
+    /// Records published.
+    pub published: u64,
+    /// Records that followers were too slow for.
+    pub follower_lost: u64,
+    /// The file, if there is one.
+    pub file: FileCounts,
+}
+
+impl Hub {
+    /// A hub that remembers `keep` records and writes to `file` if there is one.
+    pub fn new(keep: usize, file: Option<FileSink>) -> Self {
+        Self::with_follow_buffer(keep, file, FOLLOW_BUFFER)
+    }
+
+    pub(crate) fn with_follow_buffer(keep: usize, file: Option<FileSink>, buffer: usize) -> Self {
+        let keep = keep.max(1);
+        Self {
+            recent: Mutex::new(Recent {
+                keep,
+                last_seq: 0,
+                records: VecDeque::new(),
+            }),
+            live: broadcast::Sender::new(buffer),
+            file,
+            follower_lost: AtomicU64::new(0),
+        }
+    }
+
+    /// Gives the record its number and hands it on. Never waits.
+    pub fn publish(&self, mut record: FlowRecord) -> Arc<FlowRecord> {
+        // The lock is held until followers have it, so that numbers arrive in order.
+        let mut recent = self.recent();
+        recent.last_seq += 1;
+        record.seq = recent.last_seq;
+        let record = Arc::new(record);
+        if recent.records.len() == recent.keep {
+            recent.records.pop_front();
+        }
+        recent.records.push_back(Arc::clone(&record));
+        // An error only says that nobody follows.
+        let _ = self.live.send(Arc::clone(&record));
+        if let Some(file) = &self.file {
+            file.offer(Arc::clone(&record));
+        }
+        record
+    }
+
+    /// The remembered records after `since_seq` that pass, the newest `limit` of them, and
+    /// a receiver of what follows.
+    pub fn read(&self, filter: &Filter, since_seq: Option<u64>, limit: usize) -> Page {
+        let recent = self.recent();
+        let since = since_seq.unwrap_or(0);
+        let oldest = recent
+            .records
+            .front()
+            .map_or(recent.last_seq + 1, |r| r.seq);
+        let overwritten = match since_seq {
+            Some(since) => oldest.saturating_sub(since.saturating_add(1)),
+            None => 0,
+        };
+        let mut records: Vec<_> = recent
+            .records
+            .iter()
+            .rev()
+            .take_while(|r| r.seq > since)
+            .filter(|r| filter.admits(r))
+            .take(limit)
+            .cloned()
+            .collect();
+        records.reverse();
+        Page {
+            records,
+            overwritten,
+            last_seq: recent.last_seq,
+            live: self.live.subscribe(),
+        }
+    }
+
+    /// Counts records that a follower was too slow for.
+    pub fn count_follower_loss(&self, records: u64) {
+        self.follower_lost.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Absolute counts since the start.
+    pub fn counts(&self) -> HubCounts {
+        HubCounts {
+            published: self.recent().last_seq,
+            follower_lost: self.follower_lost.load(Ordering::Relaxed),
+            file: self.file.as_ref().map(FileSink::counts).unwrap_or_default(),
+        }
+    }
+
+    /// Writes out what the file still has to get, and ends its thread.
+    pub fn close(mut self) {
+        if let Some(file) = self.file.take() {
+            file.close();
+        }
+    }
+
+    /// A panic while the lock was held leaves nothing half done: every change is one push.
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::tests::record;
+
+    fn seqs(page: &Page) -> Vec<u64> {
+        page.records.iter().map(|r| r.seq).collect()
+    }
+
+    fn of(agent: &str, uid: u32) -> FlowRecord {
+        let mut r = record();
+        r.agent = agent.into();
+        if let Some(p) = &mut r.process {
+            p.uid = uid;
+        }
+        r
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_says_what_it_forgot() {
+        let hub = Hub::new(3, None);
+        let empty = hub.read(&Filter::default(), Some(0), 10);
+        assert_eq!((seqs(&empty), empty.overwritten), (vec![], 0));
+        for _ in 0..5 {
+            hub.publish(record());
+        }
+        let all = hub.read(&Filter::default(), None, 10);
+        assert_eq!(
+            (seqs(&all), all.overwritten, all.last_seq),
+            (vec![3, 4, 5], 0, 5)
+        );
+        let from_start = hub.read(&Filter::default(), Some(0), 10);
+        assert_eq!(
+            (seqs(&from_start), from_start.overwritten),
+            (vec![3, 4, 5], 2)
+        );
+        let later = hub.read(&Filter::default(), Some(3), 10);
+        assert_eq!((seqs(&later), later.overwritten), (vec![4, 5], 0));
+        let newest = hub.read(&Filter::default(), None, 2);
+        assert_eq!(seqs(&newest), vec![4, 5]);
+        let future = hub.read(&Filter::default(), Some(u64::MAX), 2);
+        assert_eq!((seqs(&future), future.overwritten), (vec![], 0));
+    }
+
+    #[test]
+    fn a_filter_shows_one_agent_and_one_user() {
+        let hub = Hub::new(10, None);
+        hub.publish(of("a", 1));
+        hub.publish(of("b", 1));
+        hub.publish(of("a", 2));
+        let mut without_process = of("a", 1);
+        without_process.process = None;
+        hub.publish(without_process);
+        let read = |agent: Option<&str>, uid| {
+            let filter = Filter {
+                agent: agent.map(str::to_owned),
+                uid,
+            };
+            seqs(&hub.read(&filter, None, 10))
+        };
+        assert_eq!(read(None, None), vec![1, 2, 3, 4]);
+        assert_eq!(read(Some("a"), None), vec![1, 3, 4]);
+        assert_eq!(read(None, Some(1)), vec![1, 2]);
+        assert_eq!(read(Some("a"), Some(2)), vec![3]);
+        assert_eq!(read(Some("c"), None), Vec::<u64>::new());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_missing_between_the_page_and_what_follows() {
+        let hub = Hub::new(10, None);
+        hub.publish(record());
+        let mut page = hub.read(&Filter::default(), None, 10);
+        hub.publish(record());
+        assert_eq!(seqs(&page), vec![1]);
+        assert_eq!(page.live.recv().await.expect("live").seq, 2);
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_lags_is_told_how_much_it_lost() {
+        let hub = Hub::with_follow_buffer(10, None, 2);
+        let mut page = hub.read(&Filter::default(), None, 10);
+        for _ in 0..5 {
+            hub.publish(record());
+        }
+        let lost = page.live.recv().await;
+        assert!(
+            matches!(lost, Err(broadcast::error::RecvError::Lagged(3))),
+            "{lost:?}"
+        );
+        hub.count_follower_loss(3);
+        let counts = hub.counts();
+        assert_eq!((counts.published, counts.follower_lost), (5, 3));
+    }
+}

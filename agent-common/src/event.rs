@@ -74,7 +74,10 @@ pub struct FlowEvent {
 /// Bytes of a [`FlowEvent`] in the ring.
 pub const EVENT_BYTES: usize = size_of::<FlowEvent>();
 
-const _: () = assert!(EVENT_BYTES == 152, "no padding, and the size that the reader checks");
+const _: () = assert!(
+    EVENT_BYTES == 152,
+    "no padding, and the size that the reader checks"
+);
 
 /// A record that is not a [`FlowEvent`] of this layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,7 +158,10 @@ mod tests {
         let zero = [0u8; EVENT_BYTES];
         assert!(FlowEvent::decode(&zero).is_ok());
         for len in [0, 1, EVENT_BYTES - 1] {
-            assert_eq!(FlowEvent::decode(&zero[..len]), Err(DecodeError::Length(len)));
+            assert_eq!(
+                FlowEvent::decode(&zero[..len]),
+                Err(DecodeError::Length(len))
+            );
         }
         let reason = core::mem::offset_of!(FlowEvent, reason);
         let mut bad = zero;

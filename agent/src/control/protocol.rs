@@ -1,0 +1,357 @@
+//! What crosses the control socket.
+//!
+//! A request is one line, `{"version":1,"method":"status"}`; its answer is one line, or
+//! for `events` and `leases` any number of lines and then `end`. Receivers ignore
+//! answer fields that they do not know; a request field that is not known is an error.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::status::Status;
+use crate::flow::FlowRecord;
+
+/// Version of the requests. An answer to another version is [`Code::Version`].
+pub const VERSION: u32 = 1;
+/// The longest request, its end included. A request has a few words; what an unprivileged
+/// user can make the daemon hold is this times the connections that it may have.
+pub const MAX_LINE: usize = 64 << 10;
+/// The longest line of an answer that a client reads: a status with every agent and name.
+pub const MAX_ANSWER: usize = 16 << 20;
+/// Leases in one line of an answer.
+pub const LEASES_A_LINE: usize = 1000;
+/// Records that `events` shows when no limit is given.
+pub const DEFAULT_LIMIT: u32 = 100;
+
+/// What can be asked. `teardown` is not here: it is done by root, without the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The daemon's [`Status`]. For every local user.
+    Status {},
+    /// Recent refused flows. A user who does not administer sees those of own processes.
+    Events {
+        /// Stay, and send what happens from now on.
+        #[serde(default)]
+        follow: bool,
+        /// Only records after this number.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_seq: Option<u64>,
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// At most so many of the remembered ones, the newest; [`DEFAULT_LIMIT`] if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
+    /// Compile the policy anew and swap it in. For administrators.
+    Reload {},
+    /// Put the asking process under this agent's policy. For every local user.
+    Run {
+        /// Name of the agent.
+        agent: String,
+    },
+    /// Addresses that names stand for. For every local user.
+    Leases {
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+    },
+}
+
+impl Request {
+    /// The words that `method` can be.
+    pub const METHODS: [&'static str; 5] = ["status", "events", "reload", "run", "leases"];
+
+    /// The request as a line, with the version and the line's end.
+    pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            version: u32,
+            #[serde(flatten)]
+            request: &'a Request,
+        }
+        let mut line = serde_json::to_vec(&Envelope {
+            version: VERSION,
+            request: self,
+        })?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// Reads a line, with or without its end.
+    pub fn from_line(line: &[u8]) -> Result<Self, Problem> {
+        let bad = |e: &dyn fmt::Display| {
+            let text = "send one JSON object a line, such as {\"version\":1,\"method\":\"status\"}";
+            Problem::new(
+                Code::BadRequest,
+                format!("the request cannot be read: {e}"),
+                text,
+            )
+        };
+        let mut value: serde_json::Value = serde_json::from_slice(line).map_err(|e| bad(&e))?;
+        let Some(object) = value.as_object_mut() else {
+            return Err(bad(&"it is not an object"));
+        };
+        let version = object.remove("version");
+        if version.as_ref().and_then(serde_json::Value::as_u64) != Some(u64::from(VERSION)) {
+            let asked = version.map_or("none".to_owned(), |v| v.to_string());
+            return Err(Problem::new(
+                Code::Version,
+                format!("this daemon speaks control version {VERSION}, not {asked}"),
+                "use the exeat command of the same installation as the daemon",
+            ));
+        }
+        let method = object.get("method").and_then(serde_json::Value::as_str);
+        match method {
+            Some(method) if Self::METHODS.contains(&method) => {}
+            method => {
+                return Err(Problem::new(
+                    Code::UnknownMethod,
+                    format!("there is no method `{}`", method.unwrap_or("")),
+                    format!("the methods are {}", Self::METHODS.join(", ")),
+                ));
+            }
+        }
+        serde_json::from_value(value).map_err(|e| bad(&e))
+    }
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Response {
+    /// To `status`.
+    Status(Box<Status>),
+    /// To `events`: one record.
+    Flow(Box<FlowRecord>),
+    /// To `events`: records that this reader does not get.
+    Lost {
+        /// How many, of every agent and user.
+        records: u64,
+        /// Why.
+        cause: LossCause,
+    },
+    /// To `events` and `leases`: nothing follows.
+    End {
+        /// To `events` the number of the last record that was published: `since_seq` of
+        /// the next question. Else 0.
+        last_seq: u64,
+    },
+    /// To `reload`: it is in force.
+    Reload(ReloadReport),
+    /// To `run`: the asking process is governed from now on.
+    Run(RunTicket),
+    /// To `leases`: some of them, at most [`LEASES_A_LINE`].
+    Leases {
+        /// By agent, then name.
+        leases: Vec<Lease>,
+    },
+    /// To anything.
+    Error(Problem),
+}
+
+/// Why a reader of events does not get some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossCause {
+    /// They are older than what memory holds.
+    Overwritten,
+    /// The reader was too slow.
+    SlowReader,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// For programs.
+    pub code: Code,
+    /// What happened, to what object.
+    pub message: String,
+    /// What to do next; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub help: String,
+}
+
+impl Problem {
+    /// A problem with its way out.
+    pub fn new(code: Code, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            help: help.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if !self.help.is_empty() {
+            write!(f, "\n  {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// The kinds of [`Problem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The line is no request.
+    BadRequest,
+    /// The line is longer than [`MAX_LINE`].
+    TooLong,
+    /// Another [`VERSION`].
+    Version,
+    /// No such method.
+    UnknownMethod,
+    /// The asking process is in a governed cgroup, or cannot be shown not to be.
+    Governed,
+    /// The user may not ask this.
+    NotPermitted,
+    /// No such agent.
+    NoAgent,
+    /// The policy is not valid; nothing was changed.
+    Policy,
+    /// What the policy requires cannot be enforced.
+    NotEnforceable,
+    /// Too many connections, or the daemon took too long.
+    Busy,
+    /// The daemon failed.
+    Internal,
+    /// A code that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Generation in force now.
+    pub generation: u32,
+    /// SHA-256 of the policy in force, hexadecimal.
+    pub digest: String,
+    /// Number of agents.
+    pub agents: u32,
+    /// Number of rules.
+    pub rules: u32,
+    /// Files that it was read from.
+    pub sources: Vec<PathBuf>,
+    /// Agents whose rules changed, in words.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// What a person should know though it is no error.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// Leave to execute: the asking process is in the agent's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunTicket {
+    /// Name of the agent.
+    pub agent: String,
+    /// Name of this run.
+    pub run: String,
+    /// Its cgroup, from the file system's root.
+    pub cgroup: PathBuf,
+    /// `enforce` or `monitor`.
+    pub mode: String,
+    /// Generation of the policy in force.
+    pub generation: u32,
+    /// What a person should know before the program starts.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// An address that a name stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Name of the agent.
+    pub agent: String,
+    /// The name.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Until when it may be used, if nothing renews it.
+    pub expires: Timestamp,
+    /// Whether it left the answer and only its grace is running.
+    pub grace: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(line: &str) -> Code {
+        Request::from_line(line.as_bytes()).expect_err(line).code
+    }
+
+    #[test]
+    fn every_request_comes_back() {
+        let all = [
+            Request::Status {},
+            Request::Events {
+                follow: true,
+                since_seq: Some(7),
+                agent: Some("a".into()),
+                limit: Some(3),
+            },
+            Request::Events {
+                follow: false,
+                since_seq: None,
+                agent: None,
+                limit: None,
+            },
+            Request::Reload {},
+            Request::Run { agent: "a".into() },
+            Request::Leases { agent: None },
+        ];
+        for request in all {
+            let line = request.to_line().expect("line");
+            assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+            assert_eq!(Request::from_line(&line), Ok(request));
+        }
+        let text = String::from_utf8(Request::Status {}.to_line().expect("line")).expect("text");
+        assert_eq!(text, "{\"version\":1,\"method\":\"status\"}\n");
+    }
+
+    #[test]
+    fn what_is_not_a_request_is_named() {
+        assert_eq!(code(""), Code::BadRequest);
+        assert_eq!(code("[1]"), Code::BadRequest);
+        assert_eq!(
+            code("{\"version\":1,\"method\":\"status\"} {}"),
+            Code::BadRequest
+        );
+        assert_eq!(code("{\"method\":\"status\"}"), Code::Version);
+        assert_eq!(code("{\"version\":2,\"method\":\"status\"}"), Code::Version);
+        assert_eq!(code("{\"version\":1}"), Code::UnknownMethod);
+        assert_eq!(
+            code("{\"version\":1,\"method\":\"teardown\"}"),
+            Code::UnknownMethod
+        );
+        assert_eq!(code("{\"version\":1,\"method\":\"run\"}"), Code::BadRequest);
+        assert_eq!(
+            code("{\"version\":1,\"method\":\"status\",\"x\":1}"),
+            Code::BadRequest
+        );
+        let limit = "{\"version\":1,\"method\":\"events\",\"limit\":-1}";
+        assert_eq!(code(limit), Code::BadRequest);
+    }
+
+    #[test]
+    fn a_newer_daemons_answer_can_be_read() {
+        let line = r#"{"type":"error","code":"from_the_future","message":"m","more":1}"#;
+        let Response::Error(problem) = serde_json::from_str(line).expect("answer") else {
+            panic!("an error");
+        };
+        assert_eq!(problem.code, Code::Unknown);
+        assert_eq!(problem.to_string(), "m");
+    }
+}

@@ -1,0 +1,294 @@
+//! One connection: requests in, answers out, each request checked anew.
+
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::peer::Peer;
+use super::protocol::{
+    Code, DEFAULT_LIMIT, LEASES_A_LINE, LossCause, MAX_ANSWER, MAX_LINE, Problem, Request, Response,
+};
+use super::server::{Handler, Rules};
+use crate::sink::Filter;
+
+pub(super) struct Session {
+    stream: UnixStream,
+    peer: Peer,
+    rules: Arc<Rules>,
+    buffer: Vec<u8>,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The peer closed it, or it broke.
+    Gone,
+    /// This is the last line that it gets.
+    Tell(Problem),
+}
+
+impl From<Problem> for End {
+    fn from(problem: Problem) -> Self {
+        Self::Tell(problem)
+    }
+}
+
+impl Session {
+    pub(super) fn new(stream: UnixStream, peer: Peer, rules: Arc<Rules>) -> Self {
+        Self {
+            stream,
+            peer,
+            rules,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run<H: Handler>(mut self, handler: Arc<H>, cancel: CancellationToken) {
+        loop {
+            let limits = self.rules.limits;
+            let line = tokio::select! {
+                () = cancel.cancelled() => return,
+                line = timeout(limits.idle, self.line()) => line,
+            };
+            let end = match line {
+                Err(_) => return,
+                Ok(Err(end)) => Err(end),
+                Ok(Ok(line)) => self.answer(&line, &*handler, &cancel).await,
+            };
+            match end {
+                Ok(()) => {}
+                Err(End::Gone) => return,
+                Err(End::Tell(problem)) => {
+                    let _ = self.send(&Response::Error(problem)).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn answer<H: Handler>(
+        &mut self,
+        line: &[u8],
+        handler: &H,
+        cancel: &CancellationToken,
+    ) -> Result<(), End> {
+        self.rules.admit(&self.peer)?;
+        let request = match Request::from_line(line) {
+            Ok(request) => request,
+            Err(problem) => return self.send(&Response::Error(problem)).await,
+        };
+        let admin = self.peer.may_administer(self.rules.admin_gid);
+        let limit = self.rules.limits.handler;
+        let answer = match request {
+            Request::Events {
+                follow,
+                since_seq,
+                agent,
+                limit,
+            } => {
+                let filter = Filter {
+                    agent,
+                    uid: (!admin).then_some(self.peer.uid()),
+                };
+                let limit = limit.unwrap_or(DEFAULT_LIMIT) as usize;
+                return self
+                    .events(handler, filter, since_seq, limit, follow, cancel)
+                    .await;
+            }
+            Request::Leases { agent } => {
+                let leases = within(limit, handler.leases(agent.as_deref())).await;
+                match leases.and_then(|r| r) {
+                    Ok(leases) => return self.leases(leases).await,
+                    Err(problem) => Err(problem),
+                }
+            }
+            Request::Status {} => {
+                let status = within(limit, handler.status()).await;
+                status.map(|s| Response::Status(Box::new(s)))
+            }
+            Request::Reload {} if !admin => Err(Problem::new(
+                Code::NotPermitted,
+                format!("user {} may not reload the policy", self.peer.uid()),
+                "use sudo, or have the user join the group that `control: group:` names",
+            )),
+            Request::Reload {} => {
+                let report = within(limit, handler.reload(&self.peer)).await;
+                report.and_then(|r| r).map(Response::Reload)
+            }
+            Request::Run { agent } => {
+                let ticket = within(limit, handler.run(&self.peer, &agent)).await;
+                ticket.and_then(|r| r).map(Response::Run)
+            }
+        };
+        self.send(&answer.unwrap_or_else(Response::Error)).await
+    }
+
+    async fn leases(&mut self, leases: Vec<super::protocol::Lease>) -> Result<(), End> {
+        for part in leases.chunks(LEASES_A_LINE) {
+            let leases = part.to_vec();
+            self.send(&Response::Leases { leases }).await?;
+        }
+        self.send(&Response::End { last_seq: 0 }).await
+    }
+
+    async fn events<H: Handler>(
+        &mut self,
+        handler: &H,
+        filter: Filter,
+        since_seq: Option<u64>,
+        limit: usize,
+        follow: bool,
+        cancel: &CancellationToken,
+    ) -> Result<(), End> {
+        let hub = handler.hub();
+        let page = hub.read(&filter, since_seq, limit);
+        let mut last_seq = page.last_seq;
+        if page.overwritten > 0 {
+            self.send(&Response::Lost {
+                records: page.overwritten,
+                cause: LossCause::Overwritten,
+            })
+            .await?;
+        }
+        for record in &page.records {
+            self.send(&Response::Flow(Box::new((**record).clone())))
+                .await?;
+        }
+        if !follow {
+            return self.send(&Response::End { last_seq }).await;
+        }
+        let mut live = page.live;
+        let mut tick = interval(self.rules.limits.recheck);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                // Nothing is expected from a follower but its end.
+                end = self.receive() => {
+                    end?;
+                    let text = "a connection that follows takes no more requests";
+                    return Err(Problem::new(Code::BadRequest, text, "open another one").into());
+                }
+                // It may have been moved into an agent's cgroup since it asked.
+                _ = tick.tick() => self.rules.admit(&self.peer)?,
+                record = live.recv() => match record {
+                    Ok(record) => {
+                        last_seq = record.seq;
+                        if filter.admits(&record) {
+                            self.send(&Response::Flow(Box::new((*record).clone()))).await?;
+                        }
+                    }
+                    Err(RecvError::Lagged(records)) => {
+                        hub.count_follower_loss(records);
+                        let cause = LossCause::SlowReader;
+                        self.send(&Response::Lost { records, cause }).await?;
+                    }
+                    Err(RecvError::Closed) => break,
+                },
+            }
+        }
+        self.send(&Response::End { last_seq }).await
+    }
+
+    /// The next whole line, without its end.
+    async fn line(&mut self) -> Result<Vec<u8>, End> {
+        let mut searched = 0;
+        loop {
+            let new = &self.buffer[searched..];
+            if let Some(at) = new.iter().position(|b| *b == b'\n') {
+                let rest = self.buffer.split_off(searched + at + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                line.pop();
+                return Ok(line);
+            }
+            searched = self.buffer.len();
+            if searched >= MAX_LINE {
+                let text = format!("the request is longer than {MAX_LINE} bytes");
+                let help = "no request needs that; send one JSON object a line";
+                return Err(Problem::new(Code::TooLong, text, help).into());
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Reads what has come. The kernel says with every piece which process wrote it and
+    /// never joins pieces of two: a connection that was inherited or passed on is of no use
+    /// to whoever has it. Safe to drop while it waits.
+    async fn receive(&mut self) -> Result<(), End> {
+        let mut chunk = [0u8; 4096];
+        let received = self
+            .stream
+            .async_io(Interest::READABLE, || {
+                receive_from(self.stream.as_raw_fd(), &mut chunk)
+            })
+            .await;
+        match received {
+            Ok((0, _)) | Err(_) => Err(End::Gone),
+            Ok((n, Some(pid))) if pid == self.peer.pid() => {
+                self.buffer.extend_from_slice(&chunk[..n]);
+                Ok(())
+            }
+            Ok(_) => Err(self
+                .rules
+                .governed("the request was not written by the process that connected")
+                .into()),
+        }
+    }
+
+    async fn send(&mut self, answer: &Response) -> Result<(), End> {
+        let mut line = match serde_json::to_vec(answer) {
+            Ok(line) if line.len() < MAX_ANSWER => line,
+            _ => {
+                let text = format!("the answer would be longer than {MAX_ANSWER} bytes");
+                return Err(Problem::new(Code::Internal, text, "").into());
+            }
+        };
+        line.push(b'\n');
+        match timeout(self.rules.limits.write, self.stream.write_all(&line)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => {
+                self.rules.counters.slow.fetch_add(1, Ordering::Relaxed);
+                Err(End::Gone)
+            }
+        }
+    }
+}
+
+async fn within<T>(
+    limit: std::time::Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Problem> {
+    timeout(limit, work).await.map_err(|_| {
+        Problem::new(
+            Code::Busy,
+            format!("the daemon did not finish within {} s", limit.as_secs()),
+            "look at `journalctl -u exeat`, then try again",
+        )
+    })
+}
+
+/// Bytes read, and the process that wrote them; `None` if that is not known, or if
+/// descriptors came along (the control buffer has no room for them, so the kernel closes
+/// them and says so).
+fn receive_from(fd: i32, chunk: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
+    let mut control = nix::cmsg_space!(libc::ucred);
+    let mut parts = [IoSliceMut::new(chunk)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), flags)?;
+    let writer = message.cmsgs().ok().and_then(|mut all| {
+        all.find_map(|m| match m {
+            ControlMessageOwned::ScmCredentials(c) => u32::try_from(c.pid()).ok(),
+            _ => None,
+        })
+    });
+    Ok((message.bytes, writer))
+}

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod control;
 pub mod flow;
+pub mod metrics;
 pub mod policy;
 pub mod process;
 pub mod sink;

@@ -1,6 +1,7 @@
 //! Exeat: nothing leaves without one.
 #![allow(missing_docs)]
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod flow;

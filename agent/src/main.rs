@@ -1,2 +1,5 @@
 //! The `exeat` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    exeat::cli::main()
+}

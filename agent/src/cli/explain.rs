@@ -31,8 +31,9 @@ pub struct ExplainArgs {
     /// The agent
     #[arg(long, value_name = "NAME")]
     pub agent: String,
-    /// Policy files, or folders of `*.yaml` files
-    #[arg(long, value_name = "FILE", num_args = 1.., default_value = DEFAULT_FOLDER)]
+    /// Policy file or folder of `*.yaml` files, may be repeated [default: those of the
+    /// configuration]
+    #[arg(long, value_name = "FILE")]
     pub policy: Vec<PathBuf>,
     /// How to print
     #[arg(long, value_enum, default_value_t)]
@@ -222,12 +223,21 @@ struct RuleReport<'a> {
 
 /// Answers the question; returns the exit code: [`EXIT_ALLOWED`], [`EXIT_REFUSED`], or
 /// [`EXIT_POLICY`] where the question or the policy is wrong.
-pub fn run(args: &ExplainArgs, out: &mut impl Write) -> anyhow::Result<u8> {
+pub fn run(
+    args: &ExplainArgs,
+    configured: &[PathBuf],
+    out: &mut impl Write,
+) -> anyhow::Result<u8> {
     let flow = match args.flow.parse::<Flow>() {
         Ok(flow) => flow,
         Err(error) => return trouble(args, out, &error.to_string()),
     };
-    let set = match policy::load(&args.policy) {
+    let paths = if args.policy.is_empty() {
+        configured
+    } else {
+        &args.policy
+    };
+    let set = match policy::load(paths) {
         Ok(set) => set,
         Err(errors) => return trouble(args, out, &errors.to_string()),
     };

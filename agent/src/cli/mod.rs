@@ -1,16 +1,190 @@
-//! A file a subcommand. Each has its arguments and a function `run` that prints to any
-//! writer and returns the exit code.
+//! The command line: a file a subcommand.
 
 pub mod check;
+pub mod completions;
+pub mod daemon;
+pub mod doctor;
+pub mod events;
+pub mod exit;
 pub mod explain;
+pub mod leases;
+pub mod output;
+pub mod reload;
+pub mod run;
 pub mod schema;
+pub mod status;
+pub mod teardown;
+pub mod term;
 
-/// How a command prints.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
-pub enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use exit::{Exit, Failure};
+pub use output::Format as Output;
+
+use crate::config::Config;
+
+/// What follows the help of every command.
+const AFTER_HELP: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage or bad policy, \
+    3 degraded, 4 the daemon is not running, 5 not permitted.";
+
+/// Nothing leaves without one: egress enforcement for agents on this machine
+#[derive(Debug, Parser)]
+#[command(name = "exeat", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file [default: $EXEAT_CONFIG, else /etc/exeat/config.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a program as an agent: confined to what its policy names
+    Run(run::RunArgs),
+    /// Show agents, walls, names, counters and health (exit 0 healthy, 3 degraded, 4 not running)
+    Status(output::OutputArgs),
+    /// Show refused flows, the newest last
+    Events(events::EventsArgs),
+    /// Show which addresses names stand for now, and for how long
+    Leases(leases::LeasesArgs),
+    /// Check policy files: every error at once, with file, line and what to write instead
+    Check(check::CheckArgs),
+    /// Say what would happen to a flow, and which rule decides
+    Explain(explain::ExplainArgs),
+    /// Compile the policy anew and swap it in; a policy with an error changes nothing
+    Reload(output::OutputArgs),
+    /// Try what this kernel can enforce, and say what to change
+    Doctor(doctor::DoctorArgs),
+    /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
+    Daemon(daemon::DaemonArgs),
+    /// Take all enforcement down; nothing else does
+    Teardown(teardown::TeardownArgs),
+    /// Print the JSON Schema of policy files
+    Schema(schema::SchemaArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+impl Command {
+    /// Whether a closed pipe may end it: see [`term::reset_sigpipe`].
+    const fn prints_and_ends(&self) -> bool {
+        !matches!(self, Self::Daemon(_) | Self::Run(_))
+    }
+}
+
+/// Reads the arguments, does what they say, and tells how it went.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if cli.command.prints_and_ends() {
+        term::reset_sigpipe();
+    }
+    match &cli.command {
+        // Its codes are those of env(1), because the command's own share the room.
+        Command::Run(args) => run::main(cli.config.as_deref(), args),
+        _ => finish(run_command(&cli)),
+    }
+}
+
+fn run_command(cli: &Cli) -> Result<Exit, Failure> {
+    let config = || Config::load(cli.config.as_deref());
+    let socket = || config().map(|c| c.socket_path());
+    let out = &mut std::io::stdout().lock();
+    match &cli.command {
+        Command::Status(args) => status::run(&socket()?, *args),
+        Command::Events(args) => events::run(&socket()?, args),
+        Command::Leases(args) => leases::run(&socket()?, args),
+        Command::Reload(args) => reload::run(&socket()?, *args),
+        Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
+        Command::Explain(args) => explain::run(args, &config()?.policy, out)
+            .map_err(Failure::from)?
+            .try_into(),
+        Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
+        Command::Doctor(args) => doctor::run(&config()?, args),
+        Command::Daemon(args) => daemon::run(config()?, args),
+        Command::Teardown(args) => teardown::run(&config()?, args),
+        Command::Completions(args) => completions::run(args),
+        Command::Run(_) => Ok(Exit::Usage),
+    }
+}
+
+/// Says what failed, once, and gives the code.
+pub fn finish(result: Result<Exit, Failure>) -> ExitCode {
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("exeat: {}", term::printable_lines(&failure.message));
+            failure.exit.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_are_read() {
+        let line = "exeat events -f --agent a --since-seq 7 -n 5 --output json --config /c";
+        let cli = Cli::try_parse_from(line.split(' ')).expect("parsed");
+        assert_eq!(cli.config, Some("/c".into()));
+        let Command::Events(args) = cli.command else {
+            panic!("{cli:?}");
+        };
+        let expected = events::EventsArgs {
+            follow: true,
+            agent: Some("a".into()),
+            since_seq: Some(7),
+            limit: 5,
+            output: output::OutputArgs {
+                output: output::Format::Json,
+            },
+        };
+        assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn wrong_usage_is_code_2() {
+        let error = Cli::try_parse_from(["exeat", "status", "--outpt", "json"]).expect_err("usage");
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()));
+    }
+
+    #[test]
+    fn without_a_daemon_the_code_is_4_and_a_missing_configuration_is_2() {
+        let dir = tempfile::tempdir().expect("dir");
+        let config = dir.path().join("c.yaml");
+        let text = format!("runtime_dir: {}\n", dir.path().display());
+        std::fs::write(&config, text).expect("write");
+        for command in ["status", "events", "leases", "reload"] {
+            let args = ["exeat", command, "--config"].map(std::ffi::OsString::from);
+            let with = |file: &std::path::Path| {
+                let args = args.iter().cloned().chain([file.into()]);
+                run_command(&Cli::try_parse_from(args).expect("parsed")).expect_err("no daemon")
+            };
+            let failure = with(&config);
+            assert_eq!(failure.exit, Exit::NotRunning, "{command}");
+            assert!(
+                failure.message.contains("the daemon is not running"),
+                "{failure}"
+            );
+            assert_eq!(
+                with(&dir.path().join("gone.yaml")).exit,
+                Exit::Usage,
+                "{command}"
+            );
+        }
+    }
 }

@@ -162,10 +162,13 @@ impl Session {
             self.send(&Response::Flow(Box::new((**record).clone())))
                 .await?;
         }
+        if !follow {
+            return self.send(&Response::End { last_seq }).await;
+        }
         let mut live = page.live;
         let mut tick = interval(self.rules.limits.recheck);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while follow {
+        loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 // Nothing is expected from a follower but its end.

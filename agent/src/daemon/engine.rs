@@ -65,9 +65,15 @@ pub(super) struct Agent {
     /// Addresses that found no room.
     pub(super) overflow: BTreeSet<Addr>,
     published: Arc<Published>,
+    hosts: BTreeSet<HostName>,
 }
 
 impl Agent {
+    /// The names of its policy.
+    pub(super) fn hosts(&self) -> &BTreeSet<HostName> {
+        &self.hosts
+    }
+
     pub(super) fn leases(&self) -> usize {
         self.held.len()
     }
@@ -347,6 +353,7 @@ impl Engine {
             ..
         } = candidate;
         let published = self.gates.published(index);
+        let hosts = policy.hosts();
         let denied: BTreeSet<String> = policy
             .rules
             .iter()
@@ -377,6 +384,7 @@ impl Engine {
             held,
             overflow,
             published,
+            hosts,
         }
     }
 
@@ -489,8 +497,7 @@ impl Engine {
             .iter()
             .filter(|(_, agent)| {
                 agent
-                    .policy
-                    .hosts()
+                    .hosts
                     .iter()
                     .any(|host| host.as_str() == change.name.as_ref())
             })
@@ -578,9 +585,11 @@ impl Engine {
         for agent in self.agents.values() {
             let addresses = self
                 .leases
-                .addresses(name, now)
-                .filter(|(addr, ..)| agent.holds(*addr, name))
-                .map(|(addr, left, _)| (addr, now + left))
+                .answer(name, now)
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|(addr, _)| agent.holds(*addr, name))
+                .map(|(addr, left)| (addr, now + left))
                 .collect();
             agent.published.set(name, addresses);
         }

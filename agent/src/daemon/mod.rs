@@ -13,6 +13,7 @@ mod gates;
 mod handle;
 mod report;
 mod runs;
+mod scrape;
 mod state;
 mod watch;
 
@@ -39,6 +40,8 @@ use self::{
     state::Keeper,
     watch::EventCounts,
 };
+pub use engine::EngineError;
+
 use crate::{
     config::{Config, Metrics},
     control::{DaemonLock, Server},
@@ -210,11 +213,18 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     });
     tasks.spawn(server.serve(handle, cancel.clone()));
     if let Metrics::At(addr) = config.metrics {
-        let _ = addr;
+        let page = crate::metrics::Page::bind(addr).await?;
+        info!(url = format!("http://{}/metrics", page.addr()), "metrics");
+        let snapshots = Arc::clone(&shared);
+        tasks.spawn(page.serve(cancel.clone(), move || {
+            let shared = Arc::clone(&snapshots);
+            async move { shared.with(|engine| scrape::snapshot(&shared, engine)) }
+        }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    crate::launch::standalone::say_ready();
     info!(slice = config.slice.as_str(), version = report::VERSION, "ready");
     until_stopped(&shared, &cancel).await?;
 
@@ -228,6 +238,8 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
             pins.remove()?;
             engine.kernel.slice().remove().map(drop)
         })?;
+        // Made for this run alone, and holds nothing that anybody wants.
+        let _ = std::fs::remove_dir_all(&shared.config.runtime_dir);
     } else {
         info!("stopped; what was enforced stays enforced");
     }

@@ -15,6 +15,7 @@
 //! 6. signals as they are for a fresh program, then `execvp`.
 
 mod descriptors;
+pub mod standalone;
 
 use std::{
     convert::Infallible,

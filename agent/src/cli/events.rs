@@ -1,0 +1,115 @@
+//! `exeat events`.
+
+use std::path::Path;
+
+use clap::Args;
+use jiff::tz::TimeZone;
+
+use super::exit::{Exit, Failure};
+use super::output::{Format, OutputArgs, Style, Tone, print, print_json_line};
+use crate::control::protocol::{DEFAULT_LIMIT, LossCause};
+use crate::control::{Client, ClientError, Request, Response};
+use crate::flow::FlowRecord;
+
+/// Show refused flows, the newest last
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
+pub struct EventsArgs {
+    /// Go on with what happens from now on, until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only flows of this agent
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+    /// Only flows after this number (`seq` in JSON)
+    #[arg(long, value_name = "SEQ")]
+    pub since_seq: Option<u64>,
+    /// At most so many past flows
+    #[arg(short = 'n', long, value_name = "N", default_value_t = DEFAULT_LIMIT)]
+    pub limit: u32,
+    /// Text or JSON lines.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Asks and shows until the daemon has no more.
+pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
+    let mut client = Client::connect(socket)?;
+    client.send(&Request::Events {
+        follow: args.follow,
+        since_seq: args.since_seq,
+        agent: args.agent.clone(),
+        limit: Some(args.limit),
+    })?;
+    if args.follow {
+        client.wait_forever()?;
+    }
+    let (style, zone) = (Style::stdout(), TimeZone::system());
+    while let Some(answer) = client.next()? {
+        match (args.output.output, &answer) {
+            // Losses and the last number are for programs too: see `type`.
+            (Format::Json, _) => print_json_line(&answer)?,
+            (Format::Text, Response::Flow(record)) => print(&text(record, style, &zone))?,
+            (Format::Text, Response::Lost { records, cause }) => {
+                eprintln!("exeat: {}", loss(*records, *cause));
+            }
+            (Format::Text, _) => {}
+        }
+        if matches!(answer, Response::End { .. }) {
+            return match args.follow {
+                false => Ok(Exit::Ok),
+                true => Err(Failure::new(
+                    Exit::NotRunning,
+                    "the daemon has stopped; enforcement goes on without it",
+                )),
+            };
+        }
+    }
+    Err(ClientError::Closed(socket.to_owned()).into())
+}
+
+fn text(record: &FlowRecord, style: Style, zone: &TimeZone) -> String {
+    let tone = match record.verdict {
+        crate::flow::FlowVerdict::Deny => Tone::Bad,
+        crate::flow::FlowVerdict::WouldDeny => Tone::Warn,
+    };
+    let word = record.verdict.as_str();
+    let line = record.line(zone);
+    // The line has two spaces on either side of the verdict, and nowhere before it.
+    let coloured = format!("  {}  ", style.paint(tone, word));
+    format!("{}\n", line.replacen(&format!("  {word}  "), &coloured, 1))
+}
+
+fn loss(records: u64, cause: LossCause) -> String {
+    match cause {
+        LossCause::Overwritten => format!(
+            "{records} older flows are no longer in memory (`events: keep:` sets how many are)"
+        ),
+        LossCause::SlowReader => {
+            format!("{records} flows are not shown: this reader was too slow")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::tests::record;
+
+    #[test]
+    fn only_the_verdict_is_coloured() {
+        let plain = text(&record(), Style::default(), &TimeZone::UTC);
+        assert_eq!(plain, format!("{}\n", record().line(&TimeZone::UTC)));
+        let coloured = text(&record(), Style { colour: true }, &TimeZone::UTC);
+        assert_eq!(
+            coloured,
+            plain.replace("  deny  ", "  \x1b[31mdeny\x1b[0m  ")
+        );
+        assert_ne!(coloured, plain);
+    }
+
+    #[test]
+    fn losses_say_why() {
+        assert!(loss(3, LossCause::Overwritten).starts_with("3 older flows"));
+        assert!(loss(3, LossCause::SlowReader).contains("too slow"));
+    }
+}

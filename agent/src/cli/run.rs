@@ -1,0 +1,118 @@
+//! `exeat run`.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{Exit, Failure, finish, term::printable_lines};
+use crate::{
+    config::Config,
+    control::{Client, ClientError, Request, Response, RunTicket},
+    launch::{self, standalone::Standalone},
+    policy,
+};
+
+/// What to run, and as whom.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The agent whose policy holds (may be left out where --policy has only one)
+    #[arg(long, value_name = "NAME", required_unless_present = "policy")]
+    pub agent: Option<String>,
+    /// Enforce this policy for this run alone, without a daemon (needs root)
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Becomes the command. Returns only where it could not.
+pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
+    match confine(config, args) {
+        Err(failure) => finish(Err(Failure::new(Exit::RunFailed, failure.message))),
+        Ok(ticket) => {
+            for warning in &ticket.warnings {
+                eprintln!("exeat: {}", printable_lines(warning));
+            }
+            match launch::execute(&ticket.cgroup, &args.command) {
+                Ok(never) => match never {},
+                Err(error) => {
+                    eprintln!("exeat: {}", printable_lines(&describe(&error)));
+                    ExitCode::from(error.exit_code())
+                }
+            }
+        }
+    }
+}
+
+/// Everything before the command: from here on we are the agent.
+fn confine(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> {
+    launch::check_descriptors().map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
+    match &args.policy {
+        None => {
+            let agent = args.agent.as_deref().unwrap_or_default();
+            let config = Config::load(config)?;
+            ask(&config.socket_path(), agent).map_err(|error| match error {
+                ClientError::NotRunning(_) => Failure::new(
+                    Exit::RunFailed,
+                    format!("{error}\n  or enforce a policy for this run alone: `sudo exeat run --policy FILE -- …`"),
+                ),
+                error => error.into(),
+            })
+        }
+        Some(file) => {
+            let agent = only_agent(file, args.agent.as_deref())?;
+            let standalone = Standalone::start(file)?;
+            Ok(ask(&standalone.socket(), &agent)?)
+        }
+    }
+}
+
+fn ask(socket: &Path, agent: &str) -> Result<RunTicket, ClientError> {
+    let request = Request::Run {
+        agent: agent.to_owned(),
+    };
+    match Client::connect(socket)?.ask(&request)? {
+        Response::Run(ticket) => Ok(ticket),
+        _ => Err(ClientError::Protocol("it is no leave to run".into())),
+    }
+}
+
+/// The agent that is meant: by name, or the only one of the file.
+fn only_agent(file: &Path, named: Option<&str>) -> Result<String, Failure> {
+    let set = policy::load(&[file.to_owned()])
+        .map_err(|errors| Failure::new(Exit::RunFailed, errors.to_string()))?;
+    let names: Vec<&str> = set.agents.keys().map(|name| name.as_str()).collect();
+    match (named, names.as_slice()) {
+        (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
+        (Some(name), names) => Err(Failure::new(
+            Exit::RunFailed,
+            format!(
+                "{} has no agent `{name}`; it has: {}",
+                file.display(),
+                names.join(", ")
+            ),
+        )),
+        (None, [name]) => Ok((*name).to_owned()),
+        (None, names) => Err(Failure::new(
+            Exit::RunFailed,
+            format!(
+                "{} has {} agents: say which with --agent ({})",
+                file.display(),
+                names.len(),
+                names.join(", ")
+            ),
+        )),
+    }
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,342 @@
+//! `exeat status`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::exit::{Exit, Failure};
+use super::output::{Columns, Format, OutputArgs, Style, Tone, bytes, duration, print, print_json};
+use super::term::printable;
+use crate::control::status::{HealthState, NameState, Status, WallState};
+use crate::control::{Client, ClientError, Request, Response};
+
+/// Asks, shows, and says by the exit code how it stands: 0 healthy and enforcing,
+/// 3 degraded, 4 not running.
+pub fn run(socket: &Path, args: OutputArgs) -> Result<Exit, Failure> {
+    let answer = Client::connect(socket)?.ask(&Request::Status {})?;
+    let Response::Status(status) = answer else {
+        return Err(ClientError::Protocol("it is no status".into()).into());
+    };
+    match args.output {
+        Format::Json => print_json(&status)?,
+        Format::Text => print(&render(&status, Style::stdout()))?,
+    }
+    Ok(match status.is_healthy() {
+        true => Exit::Ok,
+        false => Exit::Degraded,
+    })
+}
+
+/// The status for people.
+pub fn render(s: &Status, style: Style) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "exeat {} ({}), pid {}, up {}, slice {}",
+        printable(&s.daemon.version),
+        printable(&s.daemon.revision),
+        s.daemon.pid,
+        duration(s.daemon.uptime_seconds),
+        printable(&s.daemon.slice),
+    );
+    health(&mut out, s, style);
+    agents(&mut out, s, style);
+    names(&mut out, s, style);
+    rest(&mut out, s, style);
+    out
+}
+
+fn health(out: &mut String, s: &Status, style: Style) {
+    let word = match s.health.state {
+        HealthState::Ok => style.paint(Tone::Good, "ok"),
+        HealthState::Degraded => style.paint(Tone::Bad, "DEGRADED"),
+    };
+    let _ = writeln!(out, "health     {word}");
+    for reason in &s.health.reasons {
+        let _ = writeln!(out, "           - {}", printable(reason));
+    }
+    let enforcing = match s.enforcement.active {
+        true => style.paint(Tone::Good, "yes"),
+        false => style.paint(Tone::Bad, "NO"),
+    };
+    let count = |state| {
+        s.enforcement
+            .walls
+            .iter()
+            .filter(|w| w.state == state)
+            .count()
+    };
+    let _ = writeln!(
+        out,
+        "enforcing  {enforcing}; walls: {} up, {} missing, {} failed",
+        count(WallState::Up),
+        count(WallState::Missing),
+        count(WallState::Failed),
+    );
+    for wall in &s.enforcement.walls {
+        let tone = match wall.state {
+            WallState::Up => continue,
+            WallState::Missing => Tone::Warn,
+            WallState::Failed => Tone::Bad,
+        };
+        let _ = writeln!(
+            out,
+            "           {} {} ({}): {}",
+            style.paint(tone, wall.state.as_str()),
+            printable(&wall.name),
+            printable(&wall.hook),
+            match wall.detail.as_str() {
+                "" => "no reason given".into(),
+                detail => printable(detail),
+            },
+        );
+    }
+}
+
+fn agents(out: &mut String, s: &Status, style: Style) {
+    if s.agents.is_empty() {
+        out.push_str("\nno agents: the policy names none\n");
+        return;
+    }
+    let heads = [
+        "AGENT",
+        "MODE",
+        "GEN",
+        "RULES",
+        "RUNS",
+        "PROCS",
+        "LEASES",
+        "ALLOWED",
+        "BLOCKED",
+        "SENT",
+        "FULLEST MAP",
+    ];
+    let mut columns = Columns::new(style, &heads);
+    for a in &s.agents {
+        let processes: u64 = a.runs.iter().map(|r| u64::from(r.processes)).sum();
+        let fullest = a
+            .maps
+            .iter()
+            .filter(|(_, f)| f.max > 0)
+            .map(|(name, f)| (f.used.saturating_mul(100) / f.max, name))
+            .max();
+        let fullest = fullest.map_or("-".to_owned(), |(part, name)| format!("{name} {part}%"));
+        let blocked = a.blocked_total();
+        let cells = [
+            (a.name.clone(), Tone::Plain),
+            (
+                a.mode.clone(),
+                if a.mode == "enforce" {
+                    Tone::Plain
+                } else {
+                    Tone::Warn
+                },
+            ),
+            (a.generation.to_string(), Tone::Plain),
+            (a.rules.to_string(), Tone::Plain),
+            (a.runs.len().to_string(), Tone::Plain),
+            (processes.to_string(), Tone::Plain),
+            (a.leases.to_string(), Tone::Plain),
+            (a.allowed_total().to_string(), Tone::Plain),
+            (
+                blocked.to_string(),
+                if blocked > 0 { Tone::Warn } else { Tone::Plain },
+            ),
+            (bytes(a.sent_bytes), Tone::Plain),
+            (fullest, Tone::Plain),
+        ];
+        let cells: Vec<_> = cells
+            .iter()
+            .map(|(text, tone)| (text.as_str(), *tone))
+            .collect();
+        columns.row(&cells);
+    }
+    let _ = write!(out, "\n{}", columns.text());
+    for a in &s.agents {
+        let parts: Vec<String> = a
+            .blocked
+            .iter()
+            .flat_map(|(reason, by)| by.iter().map(move |(p, n)| format!("{reason} {p} {n}")))
+            .collect();
+        if !parts.is_empty() {
+            let parts = parts.join(", ");
+            let _ = writeln!(
+                out,
+                "blocked of {}: {}",
+                printable(&a.name),
+                printable(&parts)
+            );
+        }
+    }
+}
+
+fn names(out: &mut String, s: &Status, style: Style) {
+    if s.names.is_empty() {
+        return;
+    }
+    let heads = [
+        "NAME",
+        "STATE",
+        "EXPIRES",
+        "FAILURES",
+        "ADDRESSES",
+        "LAST ERROR",
+    ];
+    let mut columns = Columns::new(style, &heads);
+    for n in &s.names {
+        let tone = match n.state {
+            NameState::Ok => Tone::Good,
+            NameState::Pending => Tone::Plain,
+            NameState::Stale => Tone::Warn,
+            NameState::Failed => Tone::Bad,
+        };
+        let addresses: Vec<String> = n.addresses.iter().take(3).map(|a| a.to_string()).collect();
+        let mut addresses = addresses.join(" ");
+        if n.addresses.len() > 3 {
+            let _ = write!(addresses, " +{}", n.addresses.len() - 3);
+        }
+        let expires = n.expires_in_seconds.map_or("-".to_owned(), duration);
+        columns.row(&[
+            (&n.name, Tone::Plain),
+            (n.state.as_str(), tone),
+            (&expires, Tone::Plain),
+            (&n.failures.to_string(), Tone::Plain),
+            (&addresses, Tone::Plain),
+            (n.last_error.as_deref().unwrap_or(""), Tone::Warn),
+        ]);
+    }
+    let _ = write!(out, "\n{}", columns.text());
+}
+
+fn rest(out: &mut String, s: &Status, style: Style) {
+    let p = &s.policy;
+    let sources: Vec<_> = p.sources.iter().map(|f| f.display().to_string()).collect();
+    let digest: String = p.digest.chars().take(16).collect();
+    let _ = writeln!(
+        out,
+        "\npolicy     generation {}, loaded {}, digest {}, from {}",
+        p.generation,
+        p.loaded_at,
+        printable(&digest),
+        match sources.is_empty() {
+            true => "no file".into(),
+            false => printable(&sources.join(" ")).into_owned(),
+        },
+    );
+    if let Some(error) = &p.last_error {
+        let what = style.paint(Tone::Bad, "the last reload changed nothing");
+        let _ = writeln!(out, "           {what}:");
+        for line in error.lines() {
+            let _ = writeln!(out, "           {}", printable(line));
+        }
+    }
+    let r = &s.resolver;
+    let upstreams: Vec<_> = r.upstreams.iter().map(|u| u.to_string()).collect();
+    let _ = writeln!(
+        out,
+        "resolver   {} queries, {} failed, by {}",
+        r.queries,
+        r.failures,
+        match upstreams.is_empty() {
+            true => "no upstream".to_owned(),
+            false => upstreams.join(" "),
+        },
+    );
+    let e = &s.events;
+    let lost = e
+        .lost_kernel
+        .saturating_add(e.lost_ring)
+        .saturating_add(e.lost_queue);
+    let tone = if lost > 0 { Tone::Warn } else { Tone::Plain };
+    let lost = format!(
+        "{lost} lost (kernel {}, ring {}, queue {})",
+        e.lost_kernel, e.lost_ring, e.lost_queue
+    );
+    let _ = writeln!(
+        out,
+        "events     {} received, {}, {} throttled",
+        e.received,
+        style.paint(tone, &lost),
+        e.throttled,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::tests::status;
+    use crate::control::status::{Health, Wall};
+
+    #[test]
+    fn a_healthy_daemon_fits_a_screen() {
+        let expected = "\
+exeat 0.1.0 (abc123), pid 42, up 1d 2h, slice exeat.slice
+health     ok
+enforcing  yes; walls: 1 up, 0 missing, 0 failed
+
+AGENT      MODE     GEN  RULES  RUNS  PROCS  LEASES  ALLOWED  BLOCKED  SENT    FULLEST MAP
+build-bot  enforce  2    5      1     2      6       11       7        5.3 MB  exact 0%
+blocked of build-bot: no_rule tcp 3, no_rule udp 4
+
+NAME             STATE  EXPIRES  FAILURES  ADDRESSES  LAST ERROR
+api.example.com  ok     1m 1s    0         192.0.2.7
+
+policy     generation 2, loaded 2026-03-04T12:00:00Z, digest 0123456789abcdef, from \
+/etc/exeat/policy.d/a.yaml
+resolver   9 queries, 1 failed, by 192.0.2.53:53
+events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
+";
+        assert_eq!(render(&status(), Style::default()), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_first_and_with_its_reason() {
+        let mut s = status();
+        s.enforcement.active = false;
+        s.enforcement.walls.push(Wall {
+            name: "egress".into(),
+            hook: "cgroup_skb/egress".into(),
+            state: WallState::Failed,
+            detail: "the link is gone".into(),
+        });
+        s.health = Health::from_reasons(vec!["wall egress failed".into()]);
+        s.policy.last_error = Some("a.yaml:1:2: unknown field\n  | x".into());
+        s.events.lost_ring = 4;
+        let text = render(&s, Style::default());
+        for part in [
+            "health     DEGRADED\n           - wall egress failed\n",
+            "enforcing  NO; walls: 1 up, 0 missing, 1 failed\n",
+            "failed egress (cgroup_skb/egress): the link is gone\n",
+            "the last reload changed nothing:\n           a.yaml:1:2: unknown field\n",
+            "4 lost (kernel 0, ring 4, queue 0)",
+        ] {
+            assert!(text.contains(part), "{part}\nnot in\n{text}");
+        }
+        assert!(!text.contains('\x1b'));
+        assert!(render(&s, Style { colour: true }).contains("\x1b[31mDEGRADED\x1b[0m"));
+    }
+
+    #[test]
+    fn nothing_from_outside_drives_the_terminal() {
+        let mut s = status();
+        let bad = "x\x1b]0;t\x07\u{202e}".to_owned();
+        s.agents[0].name = bad.clone();
+        s.names[0].name = bad.clone();
+        s.names[0].last_error = Some(bad.clone());
+        s.policy.last_error = Some(bad.clone());
+        s.policy.sources = vec![bad.clone().into()];
+        s.health = Health::from_reasons(vec![bad]);
+        let text = render(&s, Style::default());
+        let rude = text
+            .chars()
+            .find(|c| *c != '\n' && crate::flow::is_unsafe(*c));
+        assert_eq!(rude, None, "{text}");
+    }
+
+    #[test]
+    fn an_empty_policy_is_said() {
+        let mut s = status();
+        (s.agents, s.names) = (vec![], vec![]);
+        assert!(render(&s, Style::default()).contains("no agents: the policy names none"));
+    }
+}

@@ -1,0 +1,108 @@
+//! `exeat teardown`: the only way that takes enforcement down.
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use super::{Exit, Failure};
+use crate::{
+    config::Config,
+    control::{DaemonLock, StartError},
+    daemon,
+    kernel::{cgroup::Slice, pins::Pins},
+};
+
+/// What becomes of agents that still run.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct TeardownArgs {
+    /// Kill agents that still run (they would be free otherwise)
+    #[arg(long, conflicts_with = "release")]
+    pub kill: bool,
+    /// Let agents that still run go on without any policy
+    #[arg(long)]
+    pub release: bool,
+}
+
+/// How long killed agents may take to be gone.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Removes links, programs, maps and empty cgroups. Refuses while a daemon runs, and while
+/// agents run unless told what is to become of them.
+pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new(
+            Exit::NotPermitted,
+            "teardown needs root: run `sudo exeat teardown`",
+        ));
+    }
+    let _lock = DaemonLock::acquire(&config.runtime_dir).map_err(|error| {
+        let text = match &error {
+            StartError::Running { detail } => format!(
+                "the daemon is running ({detail}): stop it first with `systemctl stop exeat`, then tear down"
+            ),
+            _ => error.to_string(),
+        };
+        Failure::new(Exit::Failed, text)
+    })?;
+    let slice = daemon::slice_of(config)?;
+    let running = processes(&slice)?;
+    if running > 0 && args.kill {
+        kill(&slice)?;
+    } else if running > 0 && !args.release {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "{running} processes of agents still run, and would be free: end them, or say --kill to kill them or --release to let them go"
+            ),
+        ));
+    }
+    Pins::new(&config.bpffs).remove().map_err(anyhow::Error::from)?;
+    let gone = slice.remove().map_err(anyhow::Error::from)?;
+    for file in ["state.json", "leases.json"] {
+        // What is not there need not be removed, and nothing rests on these.
+        let _ = fs::remove_file(config.runtime_dir.join(file));
+    }
+    println!(
+        "Enforcement is down: links, programs and maps under {} are removed{}.",
+        config.bpffs.display(),
+        if gone {
+            String::new()
+        } else {
+            format!(", and {} is kept for what runs in it", slice.path().display())
+        }
+    );
+    Ok(Exit::Ok)
+}
+
+fn processes(slice: &Slice) -> Result<usize, Failure> {
+    let mut sum = 0;
+    for (agent, _) in slice.agents().map_err(anyhow::Error::from)? {
+        sum += slice.processes(&agent).map_err(anyhow::Error::from)?;
+    }
+    Ok(sum)
+}
+
+/// `cgroup.kill` (kernel 5.14) kills a whole tree, forks included.
+fn kill(slice: &Slice) -> Result<(), Failure> {
+    let file = slice.path().join("cgroup.kill");
+    fs::write(&file, "1").map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot kill the agents by {}: {error}", file.display()),
+        )
+    })?;
+    let begun = Instant::now();
+    while processes(slice)? > 0 {
+        if begun.elapsed() > KILL_WAIT {
+            return Err(Failure::new(
+                Exit::Failed,
+                "agents that were killed are not gone yet: nothing was taken down, try again",
+            ));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("c.yaml"), text)
+}
+
+fn error(text: &str) -> String {
+    parse(text).expect_err(text).to_string()
+}
+
+#[test]
+fn empty_means_every_default() {
+    assert_eq!(parse("").expect("empty"), Config::default());
+    assert_eq!(
+        parse("# only a comment\n").expect("comment"),
+        Config::default()
+    );
+    let metrics: SocketAddr = "127.0.0.1:9479".parse().expect("address");
+    assert_eq!(Config::default().metrics, Metrics::At(metrics));
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = "
+policy: [/a, /b.yaml]
+slice: agents.slice
+cgroup_root: /cg
+bpffs: /bpf
+runtime_dir: /r
+state_dir: /s
+metrics: off
+metrics_allow_remote: true
+resolver:
+  upstreams: [192.0.2.1, '[2001:db8::1]:5353']
+  timeout_ms: 100
+  attempts: 3
+  grace_seconds: 0
+  min_ttl_seconds: 7
+  max_ttl_seconds: 70
+events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
+control: {group: wheel}
+";
+    let config = parse(text).expect("valid");
+    let expected = Config {
+        policy: vec!["/a".into(), "/b.yaml".into()],
+        slice: Slice("agents.slice".into()),
+        cgroup_root: Some("/cg".into()),
+        bpffs: "/bpf".into(),
+        runtime_dir: "/r".into(),
+        state_dir: "/s".into(),
+        metrics: Metrics::Off,
+        metrics_allow_remote: true,
+        resolver: Resolver {
+            upstreams: vec![
+                Upstream("192.0.2.1:53".parse().expect("address")),
+                Upstream("[2001:db8::1]:5353".parse().expect("address")),
+            ],
+            timeout_ms: 100,
+            attempts: 3,
+            grace_seconds: 0,
+            min_ttl_seconds: 7,
+            max_ttl_seconds: 70,
+        },
+        events: Events {
+            keep: 5,
+            rate: 6,
+            burst: 7,
+            file: Some("/f".into()),
+            file_max_bytes: 65536,
+        },
+        control: Control {
+            group: Some("wheel".into()),
+        },
+    };
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn an_unknown_key_names_file_line_column_and_line() {
+    let text = error("slice: a.slice\nmetric: off\n");
+    assert!(
+        text.starts_with("c.yaml:2:1: unknown field `metric`"),
+        "{text}"
+    );
+    assert!(text.contains("2 | metric: off"), "{text}");
+    let nested = error("events:\n  kep: 3\n");
+    assert!(nested.starts_with("c.yaml:2:3: "), "{nested}");
+}
+
+#[test]
+fn wrong_values_are_refused_with_the_way_out() {
+    for (text, expected) in [
+        ("slice: a/b", "one path component"),
+        ("slice: ..", "one path component"),
+        ("slice: ''", "one path component"),
+        ("slice: system.slice", "rest of the system"),
+        ("slice: cgroup.procs", "files of its own"),
+        ("metrics: 0.0.0.0:9479", "metrics_allow_remote: true"),
+        ("metrics: localhost:9479", "write IP:PORT"),
+        ("metrics: 'no'", "write IP:PORT"),
+        ("policy: []", "names no file"),
+        ("policy: [etc]", "absolute path"),
+        ("runtime_dir: /run/../etc", "without `..`"),
+        (
+            "resolver: {upstreams: [dns.example]}",
+            "is not a DNS server",
+        ),
+        (
+            "resolver: {upstreams: ['192.0.2.1:0']}",
+            "is not a DNS server",
+        ),
+        ("resolver: {attempts: 0}", "not between 1 and 10"),
+        (
+            "resolver: {min_ttl_seconds: 100, max_ttl_seconds: 99}",
+            "not between 100",
+        ),
+        ("events: {burst: 10}", "not between 200"),
+        ("events: {keep: 0}", "not between 1"),
+        ("metrics: off\nmetrics: off", "duplicate"),
+    ] {
+        let message = error(text);
+        assert!(message.contains(expected), "{text}: {message}");
+    }
+    assert!(parse("metrics: 0.0.0.0:1\nmetrics_allow_remote: true").is_ok());
+}
+
+#[test]
+fn only_the_default_file_may_be_missing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let gone = dir.path().join("gone.yaml");
+    let there = dir.path().join("there.yaml");
+    std::fs::write(&there, "metrics: off\n").expect("write");
+    let load = |flag, env, default| Config::load_from(flag, env, default);
+    assert_eq!(
+        load(None, None, &gone).expect("defaults"),
+        Config::default()
+    );
+    for (flag, env) in [(Some(&*gone), None), (None, Some(&*gone))] {
+        let text = load(flag, env, &there).expect_err("missing").to_string();
+        assert!(text.contains("gone.yaml"), "{text}");
+    }
+    let flag_wins = load(Some(&there), Some(&gone), &gone).expect("flag");
+    assert_eq!(flag_wins.metrics, Metrics::Off);
+    std::fs::write(&gone, vec![b'#'; (MAX_BYTES + 1) as usize]).expect("write");
+    let too_large = load(Some(&gone), None, &there);
+    assert!(matches!(too_large, Err(ConfigError::TooLarge { .. })));
+}
+
+#[test]
+fn the_admin_group_must_exist() {
+    let gid = |text: &str| parse(text).expect("valid").admin_gid();
+    assert_eq!(gid("").expect("none"), None);
+    assert_eq!(gid("control: {group: root}").expect("root"), Some(0));
+    let text = gid("control: {group: no-such-group}")
+        .expect_err("none")
+        .to_string();
+    assert!(text.contains("no group `no-such-group`"), "{text}");
+}
+
+#[test]
+fn the_cgroup_root_is_the_whole_tree() {
+    use procfs::FromBufRead;
+    let text: &[u8] = b"30 23 0:26 /sub /mnt/part rw - cgroup2 cgroup2 rw\n\
+        31 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
+    let mounts = procfs::process::MountInfos::from_buf_read(text).expect("mountinfo");
+    assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup".into()));
+    let none = procfs::process::MountInfos::from_buf_read(&b""[..]).expect("mountinfo");
+    assert_eq!(cgroup2_mount(none), None);
+}

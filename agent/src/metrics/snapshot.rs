@@ -1,0 +1,268 @@
+//! What a scrape shows: plain numbers, absolute since they began to count.
+
+use agent_common::layout::Stats;
+use prometheus::{HistogramOpts, HistogramVec};
+
+use crate::control::status::Wall;
+use crate::sink::HubCounts;
+
+macro_rules! labels {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vmeta])* $variant,)+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$variant),+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The label.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// Index in an array of [`Self::COUNT`].
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+labels! {
+    /// What the gate did with a query.
+    DnsVerdict {
+        /// The policy names it.
+        Allow = "allow",
+        /// It does not.
+        Deny = "deny",
+    }
+}
+
+labels! {
+    /// What the gate answered (RFC 1035 section 4.1.1).
+    Rcode {
+        /// Answered, perhaps with no address.
+        NoError = "noerror",
+        /// The query could not be read.
+        FormErr = "formerr",
+        /// The name has no usable address now, or the maps could not take it.
+        ServFail = "servfail",
+        /// No such name.
+        NxDomain = "nxdomain",
+        /// A kind of query that the gate does not do.
+        NotImp = "notimp",
+        /// The policy does not name it.
+        Refused = "refused",
+    }
+}
+
+labels! {
+    /// How a query to an upstream failed.
+    UpstreamFailure {
+        /// No answer in time.
+        Timeout = "timeout",
+        /// It could not be sent or received.
+        Network = "network",
+        /// SERVFAIL, REFUSED or another error code.
+        Rcode = "rcode",
+        /// The name does not exist, or has no address.
+        NoRecords = "no_records",
+        /// The answer cannot be trusted or read.
+        Invalid = "invalid",
+    }
+}
+
+labels! {
+    /// How a query travelled.
+    Transport {
+        /// UDP.
+        Udp = "udp",
+        /// TCP.
+        Tcp = "tcp",
+    }
+}
+
+labels! {
+    /// What a rule does.
+    RuleKind {
+        /// Lets out.
+        Allow = "allow",
+        /// Refuses.
+        Deny = "deny",
+        /// Lets a local port answer.
+        Listen = "listen",
+    }
+}
+
+labels! {
+    /// Why a policy did not come into force.
+    LoadFailure {
+        /// A file could not be read.
+        Read = "read",
+        /// The text is no policy.
+        Parse = "parse",
+        /// The policy contradicts itself or names what is not there.
+        Invalid = "invalid",
+        /// It does not fit into the maps.
+        TooLarge = "too_large",
+        /// The kernel did not take it.
+        Kernel = "kernel",
+    }
+}
+
+labels! {
+    /// Where events are lost.
+    LossStage {
+        /// No room in the kernel's ring.
+        Kernel = "kernel",
+        /// Unreadable in the ring, or missing by their numbers.
+        Ring = "ring",
+        /// A queue of the daemon was full.
+        Queue = "queue",
+        /// A follower was too slow.
+        Follower = "follower",
+    }
+}
+
+labels! {
+    /// How a launch ended.
+    Launch {
+        /// The program was let go, governed.
+        Ok = "ok",
+        /// What the policy requires could not be enforced, or it named no such agent.
+        Refused = "refused",
+        /// A call failed.
+        Failed = "failed",
+    }
+}
+
+/// One scrape. Every number is absolute; [`super::encode`] makes the text.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Version of the daemon.
+    pub version: String,
+    /// Source revision that it was built from.
+    pub revision: String,
+    /// Every required wall is up.
+    pub enforcing: bool,
+    /// Why health is not `ok`; empty if it is. Shown at `/healthz`.
+    pub degraded: Vec<String>,
+    /// The walls.
+    pub walls: Vec<Wall>,
+    /// The agents.
+    pub agents: Vec<AgentSample>,
+    /// Duration of upstream queries: a clone of the one that the resolver observes into
+    /// ([`dns_latency`]). None before there is a resolver.
+    pub dns_latency: Option<HistogramVec>,
+    /// Failed upstream queries.
+    pub upstream_failures: [u64; UpstreamFailure::COUNT],
+    /// Answers dropped because a public name had a private address.
+    pub rebind_dropped: u64,
+    /// Digest of the policy in force; empty if there is none.
+    pub policy_digest: String,
+    /// Files of the policy in force.
+    pub policy_sources: Vec<String>,
+    /// Rules in force.
+    pub policy_rules: [u64; RuleKind::COUNT],
+    /// Failed loads.
+    pub policy_load_failures: [u64; LoadFailure::COUNT],
+    /// When the policy in force was loaded, Unix seconds; 0 if never.
+    pub policy_loaded_at: f64,
+    /// BPF programs attached, by hook.
+    pub programs: Vec<(String, u64)>,
+    /// The bounded maps. Of maps that every agent has, the fullest.
+    pub maps: Vec<MapSample>,
+    /// Events lost, by stage.
+    pub events_lost: [u64; LossStage::COUNT],
+    /// Counts of the hub.
+    pub sinks: HubCounts,
+    /// Launches.
+    pub launches: [u64; Launch::COUNT],
+    /// The daemon's own use of resources.
+    pub process: Option<ProcessSample>,
+}
+
+/// One agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentSample {
+    /// Its name.
+    pub name: String,
+    /// What the kernel counted, summed over CPUs.
+    pub stats: Stats,
+    /// Queries at its gate, by verdict and answer.
+    pub dns: [[u64; Rcode::COUNT]; DnsVerdict::COUNT],
+    /// Leases in force.
+    pub leases: u64,
+}
+
+/// One bounded map.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MapSample {
+    /// Its name.
+    pub map: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// The most entries that it takes.
+    pub max_entries: u64,
+}
+
+/// A process's use of resources, by the names that every Prometheus client uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessSample {
+    /// User and system time.
+    pub cpu_seconds: f64,
+    /// Open descriptors.
+    pub open_fds: u64,
+    /// The most descriptors; 0 if there is no bound.
+    pub max_fds: u64,
+    /// Address space.
+    pub virtual_bytes: u64,
+    /// Memory in use.
+    pub resident_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Start, Unix seconds.
+    pub start_time_seconds: f64,
+}
+
+impl ProcessSample {
+    /// This process now. `None` if `/proc` cannot be read.
+    pub fn read() -> Option<Self> {
+        use procfs::process::{LimitValue, Process};
+        let me = Process::myself().ok()?;
+        let stat = me.stat().ok()?;
+        let ticks = procfs::ticks_per_second().max(1);
+        let start_ns = u128::from(stat.starttime) * 1_000_000_000 / u128::from(ticks);
+        let clock = crate::process::boot_clock().ok()?;
+        let start = clock.at(u64::try_from(start_ns).ok()?);
+        Some(Self {
+            cpu_seconds: (stat.utime + stat.stime) as f64 / ticks as f64,
+            open_fds: me.fd_count().ok()? as u64,
+            max_fds: match me.limits().ok()?.max_open_files.soft_limit {
+                LimitValue::Value(n) => n,
+                LimitValue::Unlimited => 0,
+            },
+            virtual_bytes: stat.vsize,
+            resident_bytes: stat.rss * procfs::page_size(),
+            threads: u64::try_from(stat.num_threads).unwrap_or(0),
+            start_time_seconds: start.as_millisecond() as f64 / 1000.0,
+        })
+    }
+}
+
+/// The histogram that the resolver observes into, seconds by [`Transport`]. The bounds
+/// reach from an answer of the same machine to the longest timeout.
+pub fn dns_latency() -> Result<HistogramVec, prometheus::Error> {
+    let bounds = vec![
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    ];
+    let opts = HistogramOpts::new(super::DNS_LATENCY.0, super::DNS_LATENCY.1).buckets(bounds);
+    let histogram = HistogramVec::new(opts, &["transport"])?;
+    for transport in Transport::ALL {
+        histogram.with_label_values(&[transport.as_str()]);
+    }
+    Ok(histogram)
+}

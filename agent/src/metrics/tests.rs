@@ -1,0 +1,216 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::reference::one_of_each;
+use super::*;
+
+fn full() -> Snapshot {
+    let mut s = one_of_each().expect("snapshot");
+    s.enforcing = true;
+    s.policy_loaded_at = 1_772_625_600.5;
+    s.rebind_dropped = 3;
+    s.launches[Launch::Refused.index()] = 2;
+    s.events_lost[LossStage::Ring.index()] = 5;
+    s.sinks.file.failed = 6;
+    s.process = ProcessSample::read();
+    s.maps[0].entries = 9;
+    s.maps[0].max_entries = 1024;
+    let a = &mut s.agents[0];
+    a.name = "build-bot".into();
+    a.stats.blocked[usize::from(Reason::NoRule.number())][ProtocolClass::Tcp as usize] = 7;
+    a.stats.allowed[ProtocolClass::Udp as usize] = 8;
+    a.stats.sent_bytes = 9000;
+    a.dns[DnsVerdict::Deny.index()][Rcode::Refused.index()] = 4;
+    let latency = s.dns_latency.as_ref().expect("histogram");
+    latency.with_label_values(&["udp"]).observe(0.003);
+    s
+}
+
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let text = encode(&full()).expect("text");
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is needed: install the package `prometheus`");
+    let mut stdin = promtool.stdin.take().expect("stdin");
+    stdin.write_all(text.as_bytes()).expect("write");
+    drop(stdin);
+    let output = promtool.wait_with_output().expect("promtool");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+#[test]
+fn numbers_arrive_under_their_names() {
+    let text = encode(&full()).expect("text");
+    for line in [
+        "exeat_build_info{revision=\"0\",version=\"0\"} 1",
+        "exeat_enforcement_active 1",
+        "exeat_agents 1",
+        "exeat_walls{state=\"up\",wall=\"connect4\"} 1",
+        "exeat_walls{state=\"failed\",wall=\"connect4\"} 0",
+        "exeat_flows_blocked_total{agent=\"build-bot\",protocol=\"tcp\",reason=\"no_rule\"} 7",
+        "exeat_flows_blocked_total{agent=\"build-bot\",protocol=\"icmp\",reason=\"gate\"} 0",
+        "exeat_flows_allowed_total{agent=\"build-bot\",protocol=\"udp\"} 8",
+        "exeat_sent_bytes_total{agent=\"build-bot\"} 9000",
+        "exeat_dns_queries_total{agent=\"build-bot\",rcode=\"refused\",verdict=\"deny\"} 4",
+        "exeat_dns_upstream_request_duration_seconds_count{transport=\"udp\"} 1",
+        "exeat_dns_upstream_request_duration_seconds_count{transport=\"tcp\"} 0",
+        "exeat_dns_upstream_failures_total{reason=\"timeout\"} 0",
+        "exeat_dns_rebind_answers_dropped_total 3",
+        "exeat_policy_last_load_success_timestamp_seconds 1772625600.5",
+        "exeat_policy_load_failures_total{reason=\"parse\"} 0",
+        "exeat_bpf_map_entries{map=\"exact\"} 9",
+        "exeat_bpf_map_max_entries{map=\"exact\"} 1024",
+        "exeat_events_lost_total{stage=\"ring\"} 5",
+        "exeat_events_throttled_total{agent=\"build-bot\"} 0",
+        "exeat_sink_events_total{outcome=\"failed\",sink=\"file\"} 6",
+        "exeat_sandbox_launches_total{outcome=\"refused\"} 2",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
+    }
+    let blocked = text.matches("exeat_flows_blocked_total{").count();
+    assert_eq!(blocked, Reason::ALL.len() * ProtocolClass::ALL.len());
+    for name in ["process_cpu_seconds_total", "process_resident_memory_bytes"] {
+        assert!(text.contains(&format!("\n{name} ")), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_daemon_has_its_closed_children() {
+    let text = encode(&Snapshot::default()).expect("text");
+    for line in [
+        "exeat_enforcement_active 0",
+        "exeat_agents 0",
+        "exeat_policy_rules{kind=\"listen\"} 0",
+        "exeat_sandbox_launches_total{outcome=\"ok\"} 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}");
+    }
+}
+
+#[test]
+fn agent_names_cannot_break_the_page() {
+    let mut s = full();
+    s.agents[0].name = "a\"} 1\nexeat_agents 99\\".into();
+    let text = encode(&s).expect("text");
+    assert!(!text.lines().any(|l| l == "exeat_agents 99"), "{text}");
+}
+
+#[test]
+fn our_own_process_is_measured() {
+    let p = ProcessSample::read().expect("process");
+    assert!(p.open_fds > 0 && p.resident_bytes > 1 << 20 && p.threads > 0);
+    let now = jiff::Timestamp::now().as_second() as f64;
+    assert!(p.start_time_seconds <= now + 1.0 && p.start_time_seconds > now - 86_400.0);
+}
+
+#[test]
+fn the_reference_in_docs_is_this_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let text = reference().expect("reference");
+    if std::env::var_os("EXEAT_WRITE_DOCS").is_some() {
+        std::fs::write(path, &text).expect("write");
+    }
+    let found = std::fs::read_to_string(path).expect("docs/metrics.md");
+    assert_eq!(
+        found, text,
+        "write it anew: EXEAT_WRITE_DOCS=1 cargo test -p exeat the_reference_in_docs"
+    );
+}
+
+async fn started(
+    life: Duration,
+    places: usize,
+    snapshot: Snapshot,
+) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let any = "127.0.0.1:0".parse().expect("address");
+    let page = Page::bind_with(any, life, places).await.expect("bind");
+    let (addr, cancel) = (page.addr(), CancellationToken::new());
+    let serve = page.serve(cancel.clone(), move || std::future::ready(snapshot.clone()));
+    (addr, cancel, tokio::spawn(serve))
+}
+
+async fn ask(addr: SocketAddr, request: &'static str) -> String {
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(addr).expect("connect");
+        stream.write_all(request.as_bytes()).expect("write");
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        text
+    })
+    .await
+    .expect("asked")
+}
+
+#[tokio::test]
+async fn the_page_health_and_nothing_else() {
+    let (addr, cancel, task) = started(Duration::from_secs(10), 4, full()).await;
+    let metrics = ask(addr, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    assert!(metrics.contains("text/plain; version=0.0.4"));
+    assert!(metrics.contains("\nexeat_agents 1\n"));
+    let health = ask(addr, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(
+        health.starts_with("HTTP/1.1 200") && health.ends_with("ok\n"),
+        "{health}"
+    );
+    let other = ask(addr, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(other.starts_with("HTTP/1.1 404"), "{other}");
+    let post = ask(
+        addr,
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    )
+    .await;
+    assert!(post.starts_with("HTTP/1.1 405"), "{post}");
+    cancel.cancel();
+    task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn degraded_health_gives_its_reasons() {
+    let mut s = full();
+    s.degraded = vec!["wall connect6 fell".into()];
+    let (addr, cancel, task) = started(Duration::from_secs(10), 4, s).await;
+    let health = ask(addr, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(health.starts_with("HTTP/1.1 503"), "{health}");
+    assert!(
+        health.ends_with("degraded\nwall connect6 fell\n"),
+        "{health}"
+    );
+    cancel.cancel();
+    task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn half_a_request_gives_its_place_back() {
+    let (addr, cancel, task) = started(Duration::from_millis(50), 1, full()).await;
+    let half = ask(addr, "GET /metrics HTTP/1.1\r\nHos");
+    assert!(!half.await.contains("200 OK"));
+    let whole = ask(addr, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(whole.starts_with("HTTP/1.1 200"), "{whole}");
+    cancel.cancel();
+    task.await.expect("ended");
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let any = "127.0.0.1:0".parse().expect("address");
+    let first = Page::bind(any).await.expect("bind");
+    let second = Page::bind(first.addr())
+        .await
+        .err()
+        .expect("in use")
+        .to_string();
+    assert!(second.contains(&first.addr().to_string()), "{second}");
+    assert!(second.contains("`metrics:`"), "{second}");
+}

@@ -280,8 +280,8 @@ fn a_follower_that_becomes_governed_is_cut_off() {
         ..Limits::default()
     };
     let running = Running::start(limits, reader, Fake::new(64));
-    let mut client = running.client();
-    client.send(&follow()).expect("send");
+    running.fake.hub.publish(record());
+    let mut client = following(&running);
     governed.store(true, Ordering::SeqCst);
     let end = client.next().expect_err("cut off");
     assert!(

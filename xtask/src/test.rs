@@ -63,6 +63,11 @@ impl fmt::Display for Step {
 }
 
 impl Step {
+    /// Whether it needs the BPF object, which the binary's crate includes.
+    fn compiles(self) -> bool {
+        matches!(self, Self::Clippy | Self::Unit | Self::Live)
+    }
+
     fn title(self) -> &'static str {
         match self {
             Self::Format => "format",
@@ -92,13 +97,16 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     setup::everything(project, Tell::All)?;
     times.push(("set-up", mark.elapsed()));
 
-    step::heading("BPF object");
-    let mark = Instant::now();
+    let steps = steps(args);
     let tools = setup::bpf(project, Tell::Changes)?;
-    build::object(project, &tools)?;
-    times.push(("BPF object", mark.elapsed()));
+    if steps.iter().any(|one| one.compiles()) {
+        step::heading("BPF object");
+        let mark = Instant::now();
+        build::object(project, &tools)?;
+        times.push(("BPF object", mark.elapsed()));
+    }
 
-    for one in steps(args) {
+    for one in steps {
         step::heading(one.title());
         let mark = Instant::now();
         let outcome = match one {
@@ -169,11 +177,17 @@ fn deny(project: &Project, tools: &BpfTools) -> Result<()> {
         command.current_dir(&project.root).args(arguments);
         command
     };
-    step::loud(&mut deny(&["check", "bans", "licenses", "sources"]))?;
+    // Without the graphs: every duplicate's would fill a screen.
+    let check = ["check", "--hide-inclusion-graph"];
+    let local = [check.as_slice(), &["bans", "licenses", "sources"]].concat();
+    step::loud(&mut deny(&local))?;
     // The database lives on a host of its own, which a build machine may not
     // reach. What is reachable is checked; what is not is said.
     match step::quiet("advisories", &mut deny(&["fetch", "db"]), FETCH_LIMIT) {
-        Ok(()) => step::loud(&mut deny(&["check", "--disable-fetch", "advisories"])),
+        Ok(()) => {
+            let holes = [check.as_slice(), &["advisories"]].concat();
+            step::loud(&mut deny(&holes))
+        }
         Err(why) => {
             println!(
                 "advisories NOT CHECKED: the database of known holes could not be fetched. {why:#}"

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build;
 use crate::project::Project;
-use crate::setup::{self, BpfTools, Tell};
+use crate::setup::{self, Tell};
 use crate::step;
 
 /// The database of known holes is fetched within seconds or not at all.
@@ -92,17 +92,15 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     let mut times = Vec::new();
     let mut count = Count::default();
 
+    let steps = steps(args);
     step::heading("set-up");
     let mark = Instant::now();
-    setup::everything(project, Tell::All)?;
+    set_up(project, &steps)?;
     times.push(("set-up", mark.elapsed()));
-
-    let steps = steps(args);
-    let tools = setup::bpf(project, Tell::Changes)?;
     if steps.iter().any(|one| one.compiles()) {
         step::heading("BPF object");
         let mark = Instant::now();
-        build::object(project, &tools)?;
+        build::object(project, &setup::bpf(project, Tell::Changes)?)?;
         times.push(("BPF object", mark.elapsed()));
     }
 
@@ -111,8 +109,8 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
         let mark = Instant::now();
         let outcome = match one {
             Step::Format => format(project),
-            Step::Clippy => clippy(project, &tools),
-            Step::Deny => deny(project, &tools),
+            Step::Clippy => clippy(project),
+            Step::Deny => deny(project),
             Step::Unit => unit(project, args, &mut count),
             Step::Live => live(project, args, &mut count),
         };
@@ -157,23 +155,40 @@ fn steps(args: &Args) -> Vec<Step> {
         .collect()
 }
 
+/// Gets what the chosen steps need: a step that needs no root shall not stop
+/// for want of a package that only root can install.
+fn set_up(project: &Project, steps: &[Step]) -> Result<()> {
+    if steps.contains(&Step::Live) {
+        setup::packages(Tell::All)?;
+    }
+    if steps.iter().any(|one| one.compiles()) {
+        setup::bpf(project, Tell::All)?;
+    }
+    if steps.contains(&Step::Deny) {
+        setup::cargo_deny(project, Tell::All)?;
+    }
+    Ok(())
+}
+
 fn format(project: &Project) -> Result<()> {
     let mut cargo = project.cargo();
     step::loud(cargo.args(["fmt", "--all", "--check"]))
         .context("the sources are not formatted: `cargo fmt --all` does it")
 }
 
-fn clippy(project: &Project, tools: &BpfTools) -> Result<()> {
+fn clippy(project: &Project) -> Result<()> {
+    let tools = setup::bpf(project, Tell::Changes)?;
     let mut host = project.cargo();
     host.args(["clippy", "--all-targets", "--", "-D", "warnings"]);
     step::loud(&mut host)?;
-    let mut bpf = build::bpf_cargo(project, tools, "clippy");
+    let mut bpf = build::bpf_cargo(project, &tools, "clippy");
     step::loud(bpf.args(["--", "-D", "warnings"]))
 }
 
-fn deny(project: &Project, tools: &BpfTools) -> Result<()> {
+fn deny(project: &Project) -> Result<()> {
+    let bin = setup::cargo_deny(project, Tell::Changes)?;
     let deny = |arguments: &[&str]| {
-        let mut command = Command::new(tools.bin.join("cargo-deny"));
+        let mut command = Command::new(bin.join("cargo-deny"));
         command.current_dir(&project.root).args(arguments);
         command
     };

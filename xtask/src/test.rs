@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build;
 use crate::project::Project;
-use crate::setup::{self, BpfTools, Tell};
+use crate::setup::{self, Tell};
 use crate::step;
 
 /// The database of known holes is fetched within seconds or not at all.
@@ -63,6 +63,11 @@ impl fmt::Display for Step {
 }
 
 impl Step {
+    /// Whether it needs the BPF object, which the binary's crate includes.
+    fn compiles(self) -> bool {
+        matches!(self, Self::Clippy | Self::Unit | Self::Live)
+    }
+
     fn title(self) -> &'static str {
         match self {
             Self::Format => "format",
@@ -87,24 +92,25 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     let mut times = Vec::new();
     let mut count = Count::default();
 
+    let steps = steps(args);
     step::heading("set-up");
     let mark = Instant::now();
-    setup::everything(project, Tell::All)?;
+    set_up(project, &steps)?;
     times.push(("set-up", mark.elapsed()));
+    if steps.iter().any(|one| one.compiles()) {
+        step::heading("BPF object");
+        let mark = Instant::now();
+        build::object(project, &setup::bpf(project, Tell::Changes)?)?;
+        times.push(("BPF object", mark.elapsed()));
+    }
 
-    step::heading("BPF object");
-    let mark = Instant::now();
-    let tools = setup::bpf(project, Tell::Changes)?;
-    build::object(project, &tools)?;
-    times.push(("BPF object", mark.elapsed()));
-
-    for one in steps(args) {
+    for one in steps {
         step::heading(one.title());
         let mark = Instant::now();
         let outcome = match one {
             Step::Format => format(project),
-            Step::Clippy => clippy(project, &tools),
-            Step::Deny => deny(project, &tools),
+            Step::Clippy => clippy(project),
+            Step::Deny => deny(project),
             Step::Unit => unit(project, args, &mut count),
             Step::Live => live(project, args, &mut count),
         };
@@ -149,31 +155,54 @@ fn steps(args: &Args) -> Vec<Step> {
         .collect()
 }
 
+/// Gets what the chosen steps need: a step that needs no root shall not stop
+/// for want of a package that only root can install.
+fn set_up(project: &Project, steps: &[Step]) -> Result<()> {
+    if steps.contains(&Step::Live) {
+        setup::packages(Tell::All)?;
+    }
+    if steps.iter().any(|one| one.compiles()) {
+        setup::bpf(project, Tell::All)?;
+    }
+    if steps.contains(&Step::Deny) {
+        setup::cargo_deny(project, Tell::All)?;
+    }
+    Ok(())
+}
+
 fn format(project: &Project) -> Result<()> {
     let mut cargo = project.cargo();
     step::loud(cargo.args(["fmt", "--all", "--check"]))
         .context("the sources are not formatted: `cargo fmt --all` does it")
 }
 
-fn clippy(project: &Project, tools: &BpfTools) -> Result<()> {
+fn clippy(project: &Project) -> Result<()> {
+    let tools = setup::bpf(project, Tell::Changes)?;
     let mut host = project.cargo();
     host.args(["clippy", "--all-targets", "--", "-D", "warnings"]);
     step::loud(&mut host)?;
-    let mut bpf = build::bpf_cargo(project, tools, "clippy");
+    let mut bpf = build::bpf_cargo(project, &tools, "clippy");
     step::loud(bpf.args(["--", "-D", "warnings"]))
 }
 
-fn deny(project: &Project, tools: &BpfTools) -> Result<()> {
+fn deny(project: &Project) -> Result<()> {
+    let bin = setup::cargo_deny(project, Tell::Changes)?;
     let deny = |arguments: &[&str]| {
-        let mut command = Command::new(tools.bin.join("cargo-deny"));
+        let mut command = Command::new(bin.join("cargo-deny"));
         command.current_dir(&project.root).args(arguments);
         command
     };
-    step::loud(&mut deny(&["check", "bans", "licenses", "sources"]))?;
+    // Without the graphs: every duplicate's would fill a screen.
+    let check = ["check", "--hide-inclusion-graph"];
+    let local = [check.as_slice(), &["bans", "licenses", "sources"]].concat();
+    step::loud(&mut deny(&local))?;
     // The database lives on a host of its own, which a build machine may not
     // reach. What is reachable is checked; what is not is said.
     match step::quiet("advisories", &mut deny(&["fetch", "db"]), FETCH_LIMIT) {
-        Ok(()) => step::loud(&mut deny(&["check", "--disable-fetch", "advisories"])),
+        Ok(()) => {
+            let holes = [check.as_slice(), &["advisories"]].concat();
+            step::loud(&mut deny(&holes))
+        }
         Err(why) => {
             println!(
                 "advisories NOT CHECKED: the database of known holes could not be fetched. {why:#}"

@@ -58,13 +58,22 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// All that `cargo xtask test` needs.
-pub(crate) fn everything(project: &Project, tell: Tell) -> Result<()> {
-    // First what fails fastest: a missing package needs the reader's hand.
-    packages::ensure(tell)?;
+fn everything(project: &Project, tell: Tell) -> Result<()> {
+    // First what fails fastest: a missing package may need the reader's hand.
+    packages(tell)?;
     bpf(project, tell)?;
-    tools::ensure(project, &tools::CARGO_DENY, tell)?;
+    cargo_deny(project, tell)?;
     Ok(())
+}
+
+/// The programs that live-kernel tests, demo and bench run.
+pub(crate) fn packages(tell: Tell) -> Result<()> {
+    packages::ensure(tell)
+}
+
+/// Returns the folder that holds cargo-deny.
+pub(crate) fn cargo_deny(project: &Project, tell: Tell) -> Result<PathBuf> {
+    tools::ensure(project, &tools::CARGO_DENY, tell)
 }
 
 /// What `cargo xtask build` needs.

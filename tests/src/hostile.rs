@@ -1,0 +1,487 @@
+//! Runs a technique of the hostile program and finds out from outside what came of it.
+
+use crate::sniff::{Packet, Sniffer};
+use crate::world::{LAPTOP_V4, World};
+use crate::{unique, wait};
+use anyhow::{Context, anyhow};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// No technique takes longer than a few time-outs of a second and a half.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A technique as the hostile program describes it.
+#[derive(Clone, Debug)]
+pub struct Technique {
+    /// Its name, also the argument that chooses it.
+    pub name: String,
+    /// The file that it is written in.
+    pub family: String,
+    /// Whether an ordinary user cannot do it.
+    pub needs_root: bool,
+    /// What [`Attack::run`] does for it.
+    pub needs: String,
+    /// How [`Attack::run`] finds out whether it worked: `payload`, `protocol`, `group`, `word`.
+    pub evidence: String,
+    protocol: Option<u8>,
+}
+
+/// The program, built by Cargo for this test run.
+pub fn program() -> PathBuf {
+    // Integration tests lie in target/<profile>/deps, the program in target/<profile>.
+    let mut path = std::env::current_exe().expect("the test's own path");
+    path.pop();
+    if path.ends_with("deps") {
+        path.pop();
+    }
+    path.join("hostile")
+}
+
+/// Every technique.
+///
+/// # Errors
+/// When the program cannot be run.
+pub fn list() -> anyhow::Result<Vec<Technique>> {
+    let output = Command::new(program())
+        .arg("list")
+        .output()
+        .context("run `hostile list`")?;
+    let list: Vec<Value> = serde_json::from_slice(&output.stdout).context("read `hostile list`")?;
+    let text = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
+    Ok(list
+        .iter()
+        .map(|v| Technique {
+            name: text(v, "name"),
+            family: text(v, "family"),
+            needs_root: v["needs_root"].as_bool().unwrap_or(false),
+            needs: text(v, "needs"),
+            evidence: text(v, "evidence"),
+            protocol: v["protocol"].as_u64().and_then(|n| u8::try_from(n).ok()),
+        })
+        .collect())
+}
+
+/// What came of a technique.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// It got out: its evidence was seen on the wire, or, where nothing could be seen on
+    /// the wire, every call succeeded.
+    Out,
+    /// It did not get out, and a call failed with this errno.
+    Refused(i32),
+    /// It did not get out, although every call succeeded.
+    Dropped,
+    /// This kernel has no such thing: the errno says so, and nothing was seen.
+    Unsupported(i32),
+}
+
+/// One run, with what it needs to be understood when it surprises.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What came of it.
+    pub effect: Effect,
+    /// What the program said, or why it said nothing.
+    pub said: String,
+    /// Payload of this run, to look for elsewhere.
+    pub token: String,
+}
+
+/// Where an attack takes place.
+pub struct Attack<'a> {
+    /// The network.
+    pub world: &'a World,
+    /// Its sniffer.
+    pub sniffer: &'a Sniffer,
+    /// The forbidden destination.
+    pub target: Ipv4Addr,
+    /// See [`Attack::target`].
+    pub target6: Ipv6Addr,
+    /// The destination that a policy may allow.
+    pub decoy: Ipv4Addr,
+    /// See [`Attack::decoy`].
+    pub decoy6: Ipv6Addr,
+    /// Port of both, TCP and UDP.
+    pub port: u16,
+    /// Process for techniques that want to harm one.
+    pub victim: u32,
+    /// Unix socket for techniques that want to talk to one.
+    pub socket: &'a Path,
+    /// Folder for techniques that want to write beside the pins.
+    pub folder: &'a Path,
+}
+
+/// How the program is started, and how it is brought under enforcement afterwards.
+pub trait Launch {
+    /// A command that starts `argv` in the laptop, under enforcement if there is one.
+    fn command(&self, root: bool, argv: &[String]) -> Command;
+    /// A command that starts `argv` in the laptop without enforcement.
+    fn before(&self, root: bool, argv: &[String]) -> Command;
+    /// Puts a process that [`Launch::before`] started under enforcement.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    fn join(&self, pid: u32) -> anyhow::Result<()>;
+}
+
+/// A user that is nobody else's: techniques that need no root run as this one.
+pub const PLAIN_USER: u32 = 65_534;
+
+impl Attack<'_> {
+    /// Runs one technique and judges it.
+    ///
+    /// # Errors
+    /// When the preparations fail; what the technique itself meets is in the report.
+    pub fn run(&self, technique: &Technique, launch: &dyn Launch) -> anyhow::Result<Report> {
+        let token = unique::token();
+        let (argv, groups) = self.arguments(technique, &token)?;
+        let command = match technique.needs.as_str() {
+            "go" => launch.before(technique.needs_root, &argv),
+            _ => launch.command(technique.needs_root, &argv),
+        };
+        let said = self.drive(technique, command, launch)?;
+        self.world.settle(self.sniffer)?;
+        let seen = match technique.evidence.as_str() {
+            "payload" => self.sniffer.count(|p| p.contains(token.as_bytes())),
+            "protocol" => self
+                .sniffer
+                .count(|p| Some(p.protocol) == technique.protocol && p.is_to(self.target.into())),
+            "group" => self
+                .sniffer
+                .count(|p| p.is_group_report() && groups.iter().any(|group| p.contains(group))),
+            _ => 0,
+        };
+        let effect = judge(technique, seen, &said)?;
+        Ok(Report {
+            effect,
+            said,
+            token,
+        })
+    }
+
+    fn arguments(
+        &self,
+        technique: &Technique,
+        token: &str,
+    ) -> anyhow::Result<(Vec<String>, [Vec<u8>; 2])> {
+        // Groups of this run only, so that no report of another one is taken for it.
+        let [_, a, b, c] = unique::number().to_be_bytes();
+        let group = Ipv4Addr::new(239, a | 0x40, b, c);
+        let group6 = Ipv6Addr::new(
+            0xff15,
+            0x7777,
+            0,
+            0,
+            0,
+            u16::from(a),
+            u16::from(b),
+            u16::from(c),
+        );
+        let path = match technique.needs.as_str() {
+            "socket" => self.socket.to_owned(),
+            "folder" => self.folder.to_owned(),
+            "setuid" => self.setuid_copy()?,
+            _ => PathBuf::new(),
+        };
+        let mut argv = vec![
+            program().to_string_lossy().into_owned(),
+            technique.name.clone(),
+        ];
+        for (key, value) in [
+            ("--target", self.target.to_string()),
+            ("--target6", self.target6.to_string()),
+            ("--decoy", self.decoy.to_string()),
+            ("--decoy6", self.decoy6.to_string()),
+            ("--group", group.to_string()),
+            ("--group6", group6.to_string()),
+            ("--port", self.port.to_string()),
+            ("--payload", token.to_owned()),
+            ("--pid", self.victim.to_string()),
+            ("--path", path.to_string_lossy().into_owned()),
+        ] {
+            argv.extend([key.to_owned(), value]);
+        }
+        Ok((argv, [group.octets().to_vec(), group6.octets().to_vec()]))
+    }
+
+    fn setuid_copy(&self) -> anyhow::Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let copy = self.world.folder().join(unique::name("setuid"));
+        std::fs::copy(program(), &copy).context("copy the hostile program")?;
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o4755))?;
+        Ok(copy)
+    }
+
+    /// Starts it, does for it what it needs, and returns its last line.
+    fn drive(
+        &self,
+        technique: &Technique,
+        mut command: Command,
+        launch: &dyn Launch,
+    ) -> anyhow::Result<String> {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut friend = None;
+        match technique.needs.as_str() {
+            "go" => {
+                command.stdin(Stdio::piped());
+            }
+            "stdin" => {
+                command.stdin(OwnedFd::from(self.connection()?));
+            }
+            "scm" => {
+                let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+                command.stdin(OwnedFd::from(theirs));
+                friend = Some(ours);
+            }
+            "fd3" => leave_open_as_3(&mut command, self.connection()?.into()),
+            _ => {}
+        }
+        let mut child = command.spawn().context("start the hostile program")?;
+        // The command holds our copies of what the child inherits.
+        drop(command);
+        if let Some(friend) = friend {
+            self.pass_a_socket(&friend)?;
+        }
+        let outcome = self.converse(technique, &mut child, launch);
+        let _ = child.kill();
+        let _ = child.wait();
+        outcome
+    }
+
+    fn converse(
+        &self,
+        technique: &Technique,
+        child: &mut Child,
+        launch: &dyn Launch,
+    ) -> anyhow::Result<String> {
+        let lines = read_lines(child.stdout.take().context("no stdout")?)?;
+        let errors = read_lines(child.stderr.take().context("no stderr")?)?;
+        let mut last = String::new();
+        // Kept open until the program has ended.
+        let mut visitors: Vec<TcpStream> = Vec::new();
+        loop {
+            let line = match lines.recv_timeout(PATIENCE) {
+                Ok(line) => line,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(anyhow!(
+                        "{} did not end within {PATIENCE:?}",
+                        technique.name
+                    ));
+                }
+            };
+            let Some(number) = ready_number(&line) else {
+                last = line;
+                continue;
+            };
+            match technique.needs.as_str() {
+                "inbound-tcp" => visitors.extend(self.visit(number as u16)),
+                "inbound-udp" => self.post(number as u16)?,
+                "go" => {
+                    launch.join(child.id())?;
+                    let mut stdin = child.stdin.take().context("no stdin")?;
+                    stdin.write_all(b"go\n")?;
+                }
+                _ => {}
+            }
+        }
+        if last.is_empty() {
+            last = errors.iter().collect::<Vec<_>>().join("; ");
+        }
+        Ok(last)
+    }
+
+    /// A TCP connection from the laptop to the target, made without enforcement.
+    fn connection(&self) -> anyhow::Result<TcpStream> {
+        let to = SocketAddr::new(self.target.into(), self.port);
+        self.world
+            .laptop
+            .run(|| TcpStream::connect_timeout(&to, PATIENCE).context("connect for the agent"))
+    }
+
+    /// Sends an unconnected TCP socket of the laptop to the program.
+    fn pass_a_socket(&self, friend: &std::os::unix::net::UnixStream) -> anyhow::Result<()> {
+        use nix::sys::socket::{
+            AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
+        };
+        let made = self.world.laptop.run(|| {
+            Ok(socket(
+                AddressFamily::Inet,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?)
+        })?;
+        let fds = [made.as_raw_fd()];
+        let piece = [std::io::IoSlice::new(b"s")];
+        let control = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<UnixAddr>(
+            friend.as_raw_fd(),
+            &piece,
+            &control,
+            MsgFlags::empty(),
+            None,
+        )
+        .context("SCM_RIGHTS")?;
+        Ok(())
+    }
+
+    /// Connects to the laptop from outside. Both families are tried; that nobody answers
+    /// is what an enforced listener looks like.
+    fn visit(&self, port: u16) -> Option<TcpStream> {
+        self.world
+            .internet
+            .run(|| {
+                let to = SocketAddr::new(LAPTOP_V4.parse()?, port);
+                Ok(TcpStream::connect_timeout(&to, Duration::from_secs(2))?)
+            })
+            .ok()
+    }
+
+    /// Sends a datagram to the laptop from outside.
+    fn post(&self, port: u16) -> anyhow::Result<()> {
+        self.world.internet.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.send_to(b"hello", (LAPTOP_V4, port))?;
+            Ok(())
+        })
+    }
+
+    /// Packets that left the laptop and that `allowed` does not cover, without those that
+    /// the kernel sends by itself.
+    pub fn forbidden(&self, allowed: &dyn Fn(&Packet) -> bool) -> Vec<Packet> {
+        self.sniffer
+            .packets(|p| !p.is_housekeeping() && !p.is_group_report() && !allowed(p))
+    }
+}
+
+fn judge(technique: &Technique, seen: usize, said: &str) -> anyhow::Result<Effect> {
+    let value: Value = serde_json::from_str(said).unwrap_or(Value::Null);
+    let errno = value["errno"].as_i64().unwrap_or(0) as i32;
+    Ok(match value["outcome"].as_str() {
+        _ if seen > 0 => Effect::Out,
+        Some("sent") if technique.evidence == "word" => Effect::Out,
+        Some("sent") => Effect::Dropped,
+        Some("refused") => Effect::Refused(errno),
+        Some("unsupported") => Effect::Unsupported(errno),
+        _ => {
+            return Err(anyhow!(
+                "{} said nothing that makes sense: {said:?}",
+                technique.name
+            ));
+        }
+    })
+}
+
+fn ready_number(line: &str) -> Option<u64> {
+    serde_json::from_str::<Value>(line).ok()?["ready"].as_u64()
+}
+
+/// Lines of a pipe, read on a thread that ends with the pipe.
+fn read_lines(
+    pipe: impl Read + Send + 'static,
+) -> anyhow::Result<std::sync::mpsc::Receiver<String>> {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::Builder::new()
+        .name("lines".into())
+        .spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        })?;
+    Ok(receive)
+}
+
+fn leave_open_as_3(command: &mut Command, fd: OwnedFd) {
+    let pass = move || {
+        // SAFETY: plain system call; dup2 clears close-on-exec on the copy. Should the
+        // descriptor be 3 already, the flag has to be cleared by hand.
+        let code = unsafe {
+            if fd.as_raw_fd() == 3 {
+                libc::fcntl(3, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(fd.as_raw_fd(), 3)
+            }
+        };
+        if code < 0 {
+            Err(std::io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(pass) };
+}
+
+/// A `hostile traffic` that runs; killed when dropped.
+pub struct Traffic {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Traffic {
+    /// Starts the command, which must be `hostile traffic` in some form.
+    ///
+    /// # Errors
+    /// When no round is over within the patience of [`wait::PATIENCE`].
+    pub fn start(mut command: Command) -> anyhow::Result<Self> {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit());
+        let mut child = command.spawn().context("start hostile traffic")?;
+        let lines = read_lines(child.stdout.take().context("no stdout")?)?;
+        let traffic = Self { child, lines };
+        let first = traffic
+            .lines
+            .recv_timeout(wait::PATIENCE)
+            .context("no round of traffic was made")?;
+        ready_number(&first).ok_or_else(|| anyhow!("hostile traffic said {first:?}"))?;
+        Ok(traffic)
+    }
+
+    /// Ends it and gives its counts: `allowed`, `failed`, `leaked`, `refused`, `errors`.
+    ///
+    /// # Errors
+    /// When it says nothing.
+    pub fn finish(mut self) -> anyhow::Result<Value> {
+        drop(self.child.stdin.take());
+        let line = self
+            .lines
+            .recv_timeout(wait::PATIENCE)
+            .context("hostile traffic gave no counts")?;
+        self.child.wait()?;
+        serde_json::from_str(&line).with_context(|| format!("hostile traffic said {line:?}"))
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Argument list of `hostile traffic`.
+pub fn traffic_arguments(target: Ipv4Addr, decoy: Ipv4Addr, port: u16, token: &str) -> Vec<String> {
+    let mut argv = vec![program().to_string_lossy().into_owned(), "traffic".into()];
+    for (key, value) in [
+        ("--target", target.to_string()),
+        ("--decoy", decoy.to_string()),
+        ("--port", port.to_string()),
+        ("--payload", token.to_owned()),
+    ] {
+        argv.extend([key.to_owned(), value]);
+    }
+    argv
+}

@@ -1,16 +1,20 @@
 //! Runs a technique of the hostile program and finds out from outside what came of it.
 
+use crate::sink::{TcpSink, UdpSink};
 use crate::sniff::{Packet, Sniffer};
-use crate::world::{LAPTOP_V4, World};
+use crate::world::{LAPTOP_V4, LAPTOP_V6, World};
 use crate::{unique, wait};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// No technique takes longer than a few time-outs of a second and a half.
@@ -114,6 +118,8 @@ pub struct Attack<'a> {
     pub socket: &'a Path,
     /// Folder for techniques that want to write beside the pins.
     pub folder: &'a Path,
+    /// Whether a packet may leave by the policy in force: a payload in it is no leak.
+    pub allowed: &'a (dyn Fn(&Packet) -> bool + Sync),
 }
 
 /// How the program is started, and how it is brought under enforcement afterwards.
@@ -132,7 +138,120 @@ pub trait Launch {
 /// A user that is nobody else's: techniques that need no root run as this one.
 pub const PLAIN_USER: u32 = 65_534;
 
-impl Attack<'_> {
+/// Port of the target and of the decoy in [`Attack::typical`].
+pub const PORT: u16 = 4433;
+/// Target of [`Attack::typical`].
+pub const TARGET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 66);
+/// See [`TARGET`].
+pub const TARGET6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x66);
+/// Decoy of [`Attack::typical`].
+pub const DECOY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// See [`DECOY`].
+pub const DECOY6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+
+/// Whether a packet goes to the decoy as a policy that allows TCP and UDP to its
+/// [`PORT`] would have it: no options, no fragments, no other protocol.
+pub fn allowed_by_decoy_policy(packet: &Packet) -> bool {
+    let plain = match packet.ether_type {
+        0x0800 => packet.frame.get(14) == Some(&0x45),
+        0x86dd => packet
+            .frame
+            .get(20)
+            .is_some_and(|next| [6, 17].contains(next)),
+        _ => false,
+    };
+    let to_decoy = packet.is_to(DECOY.into()) || packet.is_to(DECOY6.into());
+    let to_port = packet.ports.is_some_and(|(_, to)| to == PORT);
+    plain && to_decoy && to_port && [6, 17].contains(&packet.protocol)
+}
+
+/// The sinks that stand at target and decoy.
+pub struct Sinks(Vec<(TcpSink, UdpSink)>);
+
+impl Sinks {
+    /// TCP connections that were accepted by any of them.
+    pub fn accepted(&self) -> usize {
+        self.0.iter().map(|(tcp, _)| tcp.accepted()).sum()
+    }
+}
+
+impl<'a> Attack<'a> {
+    /// On the addresses above, with nobody to harm.
+    pub fn typical(
+        world: &'a World,
+        sniffer: &'a Sniffer,
+        allowed: &'a (dyn Fn(&Packet) -> bool + Sync),
+    ) -> Self {
+        Self {
+            world,
+            sniffer,
+            target: TARGET,
+            target6: TARGET6,
+            decoy: DECOY,
+            decoy6: DECOY6,
+            port: PORT,
+            victim: 0,
+            socket: Path::new(""),
+            folder: world.folder(),
+            allowed,
+        }
+    }
+
+    /// Sinks at target and decoy, on the port and on port 53.
+    ///
+    /// # Errors
+    /// When an address is taken.
+    pub fn sinks(&self) -> anyhow::Result<Sinks> {
+        let mut sinks = Vec::new();
+        for host in [
+            self.target.into(),
+            self.target6.into(),
+            self.decoy.into(),
+            self.decoy6.into(),
+        ] {
+            for port in [self.port, 53] {
+                let address = SocketAddr::new(host, port);
+                let internet = &self.world.internet;
+                sinks.push((
+                    TcpSink::start(internet, address)?,
+                    UdpSink::start(internet, address)?,
+                ));
+            }
+        }
+        Ok(Sinks(sinks))
+    }
+
+    /// Runs all, four at a time; they do not meet, for each has its own payload and groups.
+    ///
+    /// # Errors
+    /// As [`Attack::run`], with the technique's name.
+    pub fn run_all(
+        &self,
+        techniques: &[Technique],
+        launch: &(dyn Launch + Sync),
+    ) -> anyhow::Result<BTreeMap<String, Report>> {
+        let (next, reports) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+        let worker = || -> anyhow::Result<()> {
+            while let Some(technique) = techniques.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let report = self
+                    .run(technique, launch)
+                    .with_context(|| technique.name.clone())?;
+                reports
+                    .lock()
+                    .expect("reports lock")
+                    .insert(technique.name.clone(), report);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .try_for_each(|w| w.join().map_err(|_| anyhow!("a worker panicked"))?)
+        })?;
+        Ok(reports.into_inner().expect("reports lock"))
+    }
+
     /// Runs one technique and judges it.
     ///
     /// # Errors
@@ -283,7 +402,7 @@ impl Attack<'_> {
                 continue;
             };
             match technique.needs.as_str() {
-                "inbound-tcp" => visitors.extend(self.visit(number as u16)),
+                "inbound-tcp" => visitors.extend(self.visit(technique, number as u16)),
                 "inbound-udp" => self.post(number as u16)?,
                 "go" => {
                     launch.join(child.id())?;
@@ -334,13 +453,13 @@ impl Attack<'_> {
         Ok(())
     }
 
-    /// Connects to the laptop from outside. Both families are tried; that nobody answers
-    /// is what an enforced listener looks like.
-    fn visit(&self, port: u16) -> Option<TcpStream> {
+    /// Connects to the laptop from outside. That nobody answers is what an enforced listener looks like.
+    fn visit(&self, technique: &Technique, port: u16) -> Option<TcpStream> {
         self.world
             .internet
             .run(|| {
-                let to = SocketAddr::new(LAPTOP_V4.parse()?, port);
+                let v6 = technique.name.ends_with('6');
+                let to = SocketAddr::new(if v6 { LAPTOP_V6 } else { LAPTOP_V4 }.parse()?, port);
                 Ok(TcpStream::connect_timeout(&to, Duration::from_secs(2))?)
             })
             .ok()
@@ -353,13 +472,6 @@ impl Attack<'_> {
             socket.send_to(b"hello", (LAPTOP_V4, port))?;
             Ok(())
         })
-    }
-
-    /// Packets that left the laptop and that `allowed` does not cover, without those that
-    /// the kernel sends by itself.
-    pub fn forbidden(&self, allowed: &dyn Fn(&Packet) -> bool) -> Vec<Packet> {
-        self.sniffer
-            .packets(|p| !p.is_housekeeping() && !p.is_group_report() && !allowed(p))
     }
 }
 

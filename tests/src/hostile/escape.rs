@@ -9,8 +9,9 @@ const F: &str = "escape";
 
 pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new(F, "netns-own", own_netns).evidence(Evidence::Word),
-    Technique::new(F, "netns-of-init", init_netns)
+    Technique::new(F, "netns-of-other", other_netns)
         .root()
+        .needs(Needs::Pid)
         .evidence(Evidence::Word),
     Technique::new(F, "cgroup-move", cgroup_move),
     Technique::new(F, "cgroup-move-root", cgroup_move).root(),
@@ -26,6 +27,22 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
         .needs(Needs::Pid)
         .evidence(Evidence::Word),
     Technique::new(F, "proc-mem-daemon", proc_mem)
+        .needs(Needs::Pid)
+        .evidence(Evidence::Word),
+    Technique::new(F, "kill-daemon-root", kill)
+        .root()
+        .needs(Needs::Pid)
+        .evidence(Evidence::Word),
+    Technique::new(F, "ptrace-daemon-root", ptrace)
+        .root()
+        .needs(Needs::Pid)
+        .evidence(Evidence::Word),
+    Technique::new(F, "pidfd-getfd-daemon-root", pidfd_getfd)
+        .root()
+        .needs(Needs::Pid)
+        .evidence(Evidence::Word),
+    Technique::new(F, "proc-mem-daemon-root", proc_mem)
+        .root()
         .needs(Needs::Pid)
         .evidence(Evidence::Word),
     Technique::new(F, "control-socket", control)
@@ -50,13 +67,13 @@ fn own_netns(_: &Context) -> Outcome {
     Ok("in a network namespace of its own".into())
 }
 
-/// Joining another process's network: root only. Nothing is sent there.
-fn init_netns(_: &Context) -> Outcome {
-    let file =
-        std::fs::File::open("/proc/1/ns/net").map_err(|e| Fault::of("open /proc/1/ns/net", &e))?;
+/// Joining another process's network. Nothing is sent there.
+fn other_netns(c: &Context) -> Outcome {
+    let path = format!("/proc/{}/ns/net", c.pid);
+    let file = std::fs::File::open(path).map_err(|e| Fault::of("open /proc/PID/ns/net", &e))?;
     nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET)
         .map_err(|errno| Fault::new("setns", errno as i32))?;
-    Ok("in the network namespace of process 1".into())
+    Ok("in the network namespace of another process".into())
 }
 
 /// Where cgroup2 is mounted.

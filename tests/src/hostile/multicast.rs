@@ -95,8 +95,7 @@ fn v6_request(address: std::net::Ipv6Addr) -> Result<Vec<u8>, crate::context::Fa
 }
 
 fn ipv6_join(c: &Context) -> Outcome {
-    // A TCP socket does as well as any.
-    let fd = sys::tcp(libc::AF_INET6)?;
+    let fd = sys::udp(libc::AF_INET6)?;
     sys::setsockopt_bytes(
         &fd,
         libc::IPPROTO_IPV6,

@@ -16,6 +16,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new(F, "segment-routing", srh),
     Technique::new(F, "segment-routing-cmsg", srh_cmsg),
     Technique::new(F, "segment-routing-2292", srh_2292),
+    Technique::new(F, "destination-options-2292", options_2292).root(),
     Technique::new(F, "segment-routing-tcp", srh_tcp),
     Technique::new(F, "hop-by-hop", |c| header_option(c, libc::IPV6_HOPOPTS)).root(),
     Technique::new(F, "destination-options", |c| {
@@ -33,12 +34,18 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
 ];
 
 /// An IPv4 source route (0x83 loose, 0x89 strict): the call names the decoy, the packet
-/// goes to the target first.
+/// goes elsewhere first: to the target, or, because the first hop of a strict route must
+/// be a neighbour, to the router.
 fn route(c: &Context, kind: u8) -> Vec<u8> {
+    let hop = if kind == 0x89 {
+        crate::packets::ROUTER
+    } else {
+        c.target
+    };
     // Type, length, pointer to the next hop (the kernel takes the first hop from here
     // and puts the call's destination at the end), hop, end of list.
     let mut option = vec![kind, 7, 4];
-    option.extend(c.target.octets());
+    option.extend(hop.octets());
     option.push(0);
     option
 }
@@ -114,6 +121,20 @@ fn srh_2292(c: &Context) -> Outcome {
     sys::setsockopt_bytes(&fd, libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS, &control)?;
     sys::sendto(&fd, c.bytes(), 0, &Address::new(c.decoy6, c.port))?;
     Ok("IPV6_2292PKTOPTIONS with a routing header".into())
+}
+
+/// The old interface once more, with an option header.
+fn options_2292(c: &Context) -> Outcome {
+    let fd = sys::udp(libc::AF_INET6)?;
+    let header = padded(c);
+    let control = cmsg::layout(&[(
+        libc::IPPROTO_IPV6,
+        libc::IPV6_2292DSTOPTS,
+        header.as_slice(),
+    )]);
+    sys::setsockopt_bytes(&fd, libc::IPPROTO_IPV6, libc::IPV6_2292PKTOPTIONS, &control)?;
+    sys::sendto(&fd, b"", 0, &Address::new(c.v6(), c.port))?;
+    Ok("IPV6_2292PKTOPTIONS with destination options".into())
 }
 
 /// The SYN to the decoy goes to the target, with the payload in it.

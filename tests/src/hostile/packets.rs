@@ -5,6 +5,9 @@ use std::net::Ipv4Addr;
 /// Source address in hand-made packets.
 pub(crate) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
+/// The only neighbour.
+pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
 /// The internet checksum (RFC 1071).
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = 0;

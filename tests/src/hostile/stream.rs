@@ -77,16 +77,19 @@ pub(crate) fn splice(c: &Context, to: &impl AsRawFd) -> Outcome {
     empty_pipe_into(&read, to, c.bytes().len())
 }
 
+/// The packet refers to the program's own page, which is therefore never given back:
+/// whatever the allocator wrote there next would leave instead.
 fn vmsplice(c: &Context, to: &OwnedFd) -> Outcome {
     let (read, write) = pipe()?;
+    let page: &'static [u8] = c.bytes().to_vec().leak();
     let piece = libc::iovec {
-        iov_base: c.bytes().as_ptr().cast_mut().cast(),
-        iov_len: c.bytes().len(),
+        iov_base: page.as_ptr().cast_mut().cast(),
+        iov_len: page.len(),
     };
-    // SAFETY: one iovec that describes the payload, which outlives the call.
+    // SAFETY: one iovec that describes the page, which lives for ever.
     let code = unsafe { libc::vmsplice(write.as_raw_fd(), &piece, 1, 0) };
     sys::check("vmsplice", code as i64)?;
-    empty_pipe_into(&read, to, c.bytes().len())
+    empty_pipe_into(&read, to, page.len())
 }
 
 fn oob(c: &Context, to: &OwnedFd) -> Outcome {

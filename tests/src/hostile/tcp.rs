@@ -27,7 +27,7 @@ pub(crate) const TECHNIQUES: &[Technique] = &[
     Technique::new(F, "tcp-bound-first", bound_first),
     Technique::new(F, "tcp-bindtodevice", bind_to_device),
     Technique::new(F, "tcp-transparent", transparent).root(),
-    Technique::new(F, "tcp-freebind", freebind).root(),
+    Technique::new(F, "tcp-foreign-source", foreign_source).root(),
     Technique::new(F, "tcp-repair", repair).root(),
     Technique::new(F, "tcp-to-v6-as-v4", v4_socket_changed),
 ];
@@ -157,31 +157,35 @@ fn transparent(c: &Context) -> Outcome {
 
 /// A SYN from an address that is not the laptop's. The answer never comes back, so the
 /// SYN itself carries the payload.
-fn freebind(c: &Context) -> Outcome {
+fn foreign_source(c: &Context) -> Outcome {
     let fd = sys::tcp(libc::AF_INET)?;
-    sys::setsockopt(&fd, libc::SOL_IP, libc::IP_FREEBIND, &1i32)?;
+    sys::setsockopt(&fd, libc::SOL_IP, libc::IP_TRANSPARENT, &1i32)?;
     sys::setsockopt(&fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_NO_COOKIE, &1i32)?;
     sys::bind(
         &fd,
         &Address::new(std::net::Ipv4Addr::new(10, 99, 0, 77), 0),
     )?;
-    let _ = sys::sendto(
-        &fd,
-        c.bytes(),
-        libc::MSG_FASTOPEN | libc::MSG_DONTWAIT,
-        &Address::new(c.v4(), c.port),
-    );
-    Ok("a SYN from a foreign address".into())
+    let flags = libc::MSG_FASTOPEN | libc::MSG_DONTWAIT;
+    match sys::sendto(&fd, c.bytes(), flags, &Address::new(c.v4(), c.port)) {
+        Err(fault) if fault.errno != libc::EINPROGRESS => Err(fault),
+        _ => Ok("a SYN from a foreign address".into()),
+    }
 }
 
 /// In repair mode a connection is made without a handshake; then data are sent on it.
 fn repair(c: &Context) -> Outcome {
     const TCP_REPAIR: i32 = 19;
+    const TCP_REPAIR_WINDOW: i32 = 29;
+    // Leaves repair mode without the probe that the far end would answer with a reset.
+    const OFF_NO_PROBE: i32 = -1;
     let fd = sys::tcp(libc::AF_INET)?;
     sys::setsockopt(&fd, libc::IPPROTO_TCP, TCP_REPAIR, &1i32)?;
-    sys::bind(&fd, &Address::new(std::net::Ipv4Addr::new(10, 99, 0, 2), 0))?;
+    sys::bind(&fd, &Address::new(crate::packets::SOURCE, 0))?;
     sys::connect(&fd, &Address::new(c.v4(), c.port))?;
-    sys::setsockopt(&fd, libc::IPPROTO_TCP, TCP_REPAIR, &0i32)?;
+    // struct tcp_repair_window: snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup.
+    let window = [0u32, 65_535, 65_535, 65_535, 0];
+    sys::setsockopt(&fd, libc::IPPROTO_TCP, TCP_REPAIR_WINDOW, &window)?;
+    sys::setsockopt(&fd, libc::IPPROTO_TCP, TCP_REPAIR, &OFF_NO_PROBE)?;
     sys::send(&fd, c.bytes())?;
     Ok("sent on a connection made in repair mode".into())
 }

@@ -1,15 +1,16 @@
 //! An Exeat daemon in the laptop, with everything that it owns under names of its own.
 
+use crate::attack::{Launch, PLAIN_USER};
 use crate::cgroup;
-use crate::hostile::{Launch, PLAIN_USER};
 use crate::ns::Ns;
 use crate::world::{NAME_SERVER, World, open_to_all};
 use crate::{unique, wait};
 use anyhow::{Context, anyhow, bail};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -110,7 +111,7 @@ impl Daemon {
         open_to_all(&path)
     }
 
-    fn launch(&mut self) -> anyhow::Result<()> {
+    fn spawn(&mut self) -> anyhow::Result<()> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -123,6 +124,11 @@ impl Daemon {
             .spawn()
             .context("start the daemon")?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    fn launch(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
         let mut ended = None;
         let ready = wait::until(
             "the daemon to answer `exeat status`",
@@ -167,6 +173,34 @@ impl Daemon {
     /// Folder of its pins.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
+    }
+
+    /// Ids of its pinned links, by the path of the pin: they change when something was
+    /// detached and attached anew.
+    ///
+    /// # Errors
+    /// When `bpftool` is missing or a pin is not a link.
+    pub fn links(&self) -> anyhow::Result<BTreeMap<PathBuf, u64>> {
+        let mut links = BTreeMap::new();
+        let folder = self.bpffs.join("links");
+        for entry in
+            std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?
+        {
+            let path = entry?.path();
+            let output = Command::new("bpftool")
+                .args(["--json", "link", "show", "pinned"])
+                .arg(&path)
+                .output()
+                .context("run bpftool")?;
+            let link: Value = serde_json::from_slice(&output.stdout)
+                .with_context(|| format!("bpftool link show pinned {}", path.display()))?;
+            let link = link.get(0).unwrap_or(&link);
+            let id = link["id"]
+                .as_u64()
+                .with_context(|| format!("{} is no link", path.display()))?;
+            links.insert(path, id);
+        }
+        Ok(links)
     }
 
     /// Folder of its slice.
@@ -269,6 +303,17 @@ impl Daemon {
             self.stop()?;
         }
         self.launch()
+    }
+
+    /// Starts it and kills it after `delay`, ready or not: the delay is the moment of the
+    /// kill that a test wants to try, not a time to wait for something.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_and_kill9(&mut self, delay: std::time::Duration) -> anyhow::Result<()> {
+        self.spawn()?;
+        std::thread::sleep(delay);
+        self.kill9()
     }
 
     /// `exeat reload`: whether it was accepted is in the output.
@@ -461,48 +506,4 @@ fn mount_bpffs() -> anyhow::Result<()> {
         None::<&str>,
     )
     .context("mount bpffs")
-}
-
-/// A file system of a few pages, to be filled; unmounted when dropped. Mounted in the
-/// test's own mount namespace, from where it reaches the laptop's.
-pub struct TinyDisk(PathBuf);
-
-impl TinyDisk {
-    /// Mounts one of `bytes` at `path`.
-    ///
-    /// # Errors
-    /// Those of mount.
-    pub fn mount(path: &Path, bytes: usize) -> anyhow::Result<Self> {
-        let options = format!("size={bytes}");
-        mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some(options.as_str()),
-        )
-        .with_context(|| format!("mount a tmpfs at {}", path.display()))?;
-        Ok(Self(path.to_owned()))
-    }
-
-    /// Writes until nothing more fits.
-    ///
-    /// # Errors
-    /// When it fails for another reason.
-    pub fn fill(&self) -> anyhow::Result<()> {
-        let mut file = std::fs::File::create(self.0.join("filler"))?;
-        loop {
-            match file.write(&[0u8; 4096]) {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-impl Drop for TinyDisk {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
 }

@@ -4,7 +4,7 @@ use crate::ns::Ns;
 use crate::service::Service;
 use crate::sink::{accept_each, listen};
 use anyhow::Context;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -26,6 +26,11 @@ impl Authority {
     pub fn new() -> anyhow::Result<Self> {
         let key = KeyPair::generate().context("generate the authority's key")?;
         let mut params = CertificateParams::default();
+        // Distinct from the hosts' name: a certificate whose issuer is called as itself
+        // passes for self-signed.
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "the test's authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![
             KeyUsagePurpose::KeyCertSign,
@@ -151,29 +156,36 @@ fn serve(
     // Bounds the life of a thread whose client keeps silent.
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let Some(config) = tls else {
-        let head = answer(&mut stream)?;
-        requests.lock().expect("http lock").push(Request {
-            from,
-            server_name: None,
-            head,
-        });
-        return Ok(());
+        let head = read_head(&mut stream)?;
+        record(requests, from, None, head);
+        return answer(&mut stream);
     };
     let mut connection = rustls::ServerConnection::new(config)?;
-    let mut tls = rustls::Stream::new(&mut connection, &mut stream);
-    let head = answer(&mut tls)?;
-    connection.send_close_notify();
-    let _ = connection.write_tls(&mut stream);
+    let head = read_head(&mut rustls::Stream::new(&mut connection, &mut stream))?;
     let server_name = connection.server_name().map(str::to_owned);
-    requests.lock().expect("http lock").push(Request {
-        from,
-        server_name,
-        head,
-    });
+    record(requests, from, server_name, head);
+    answer(&mut rustls::Stream::new(&mut connection, &mut stream))?;
+    connection.send_close_notify();
+    connection.write_tls(&mut stream)?;
     Ok(())
 }
 
-fn answer(stream: &mut (impl Read + Write)) -> anyhow::Result<String> {
+/// Before the answer is sent: who has the answer may look for the request.
+fn record(
+    requests: &Mutex<Vec<Request>>,
+    from: SocketAddr,
+    server_name: Option<String>,
+    head: String,
+) {
+    let request = Request {
+        from,
+        server_name,
+        head,
+    };
+    requests.lock().expect("http lock").push(request);
+}
+
+fn read_head(stream: &mut impl Read) -> anyhow::Result<String> {
     let mut head = Vec::new();
     let mut byte = [0u8; 1];
     while !head.ends_with(b"\r\n\r\n") && head.len() < 16384 {
@@ -182,6 +194,10 @@ fn answer(stream: &mut (impl Read + Write)) -> anyhow::Result<String> {
         }
         head.push(byte[0]);
     }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+fn answer(stream: &mut impl Write) -> anyhow::Result<()> {
     let body = "reached\n";
     let length = body.len();
     write!(
@@ -189,5 +205,5 @@ fn answer(stream: &mut (impl Read + Write)) -> anyhow::Result<String> {
         "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )?;
     stream.flush()?;
-    Ok(String::from_utf8_lossy(&head).into_owned())
+    Ok(())
 }

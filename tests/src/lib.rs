@@ -3,7 +3,7 @@
 //! ```text
 //!            World (two network namespaces, both gone when their descriptors close)
 //!   laptop ───────────────────────── veth ───────────────────────── internet
-//!   Daemon, Hostile, commands      Sniffer listens here →            TcpSink, UdpSink,
+//!   Daemon, Attack, commands      Sniffer listens here →            TcpSink, UdpSink,
 //!   own /etc/resolv.conf                                             HttpHost, DnsHost
 //! ```
 //!
@@ -12,15 +12,19 @@
 //! when dropped, also on a panic; names carry the process id and a counter, so tests may
 //! run side by side.
 
+pub mod attack;
 pub mod cgroup;
 pub mod daemon;
+pub mod disk;
 pub mod dns;
-pub mod hostile;
 pub mod http;
 pub mod ns;
 pub mod service;
 pub mod sink;
 pub mod sniff;
+pub mod stage;
+pub mod technique;
+pub mod traffic;
 pub mod unique;
 pub mod wait;
 pub mod world;

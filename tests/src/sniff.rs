@@ -270,7 +270,7 @@ fn receive(socket: &OwnedFd, frame: &mut [u8]) -> Option<(usize, bool)> {
         )
     };
     let got = usize::try_from(got).ok()?;
-    Some((got, from.sll_pkttype == libc::PACKET_OUTGOING as u8))
+    Some((got, from.sll_pkttype == libc::PACKET_OUTGOING))
 }
 
 #[cfg(test)]

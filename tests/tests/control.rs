@@ -2,7 +2,8 @@
 //! technique that cannot get out here proves nothing when it does not get out under a
 //! policy, so each exception stands in a table with its reason.
 
-use exeat_tests::hostile::{Attack, Effect, Launch, PLAIN_USER, allowed_by_decoy_policy, list};
+use exeat_tests::attack::{Attack, Effect, Launch, PLAIN_USER, allowed_by_decoy_policy};
+use exeat_tests::technique::list;
 use exeat_tests::world::World;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;

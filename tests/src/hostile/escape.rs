@@ -146,10 +146,8 @@ fn clone_into(c: &Context) -> Outcome {
     }
     let mut status = 0;
     // SAFETY: `status` outlives the call.
-    sys::check(
-        "waitpid",
-        unsafe { libc::waitpid(pid as i32, &mut status, 0) }.into(),
-    )?;
+    let waited = unsafe { libc::waitpid(pid as i32, &mut status, 0) };
+    sys::check("waitpid", waited.into())?;
     match libc::WEXITSTATUS(status) {
         0 => Ok("sent from the root cgroup".into()),
         errno => Err(Fault::new("sendto", errno)),
@@ -196,7 +194,7 @@ fn proc_mem(c: &Context) -> Outcome {
     Ok("may write the daemon's memory".into())
 }
 
-/// Asks for a reload; that anything is answered at all is the success.
+/// Asks for a reload. An answer that is an error is a refusal.
 fn control(c: &Context) -> Outcome {
     let mut stream =
         std::os::unix::net::UnixStream::connect(&c.path).map_err(|e| Fault::of("connect", &e))?;
@@ -205,16 +203,17 @@ fn control(c: &Context) -> Outcome {
         .set_read_timeout(limit)
         .map_err(|e| Fault::of("SO_RCVTIMEO", &e))?;
     stream
-        .write_all(b"{\"method\":\"reload\"}\n")
+        .write_all(b"{\"version\":1,\"method\":\"reload\"}\n")
         .map_err(|e| Fault::of("write", &e))?;
-    let mut answer = [0u8; 512];
+    let mut answer = [0u8; 4096];
     let length = stream
         .read(&mut answer)
         .map_err(|e| Fault::of("read", &e))?;
-    if length == 0 {
-        return Err(Fault::new("the daemon hung up", libc::ECONNRESET));
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    if length == 0 || answer.contains("\"error\"") {
+        return Err(Fault::new("the daemon refused", libc::EPERM));
     }
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    Ok(answer)
 }
 
 /// Makes a file beside the pins; whoever can do that can remove them.

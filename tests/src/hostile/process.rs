@@ -47,10 +47,8 @@ fn in_child(c: &Context, depth: u32, session: bool) -> Outcome {
     }
     let mut status = 0;
     // SAFETY: `status` outlives the call.
-    sys::check(
-        "waitpid",
-        unsafe { libc::waitpid(pid, &mut status, 0) }.into(),
-    )?;
+    let waited = unsafe { libc::waitpid(pid, &mut status, 0) };
+    sys::check("waitpid", waited.into())?;
     match libc::WEXITSTATUS(status) {
         0 if libc::WIFEXITED(status) => Ok("sent by a child".into()),
         errno => Err(Fault::new("sendto in a child", errno)),

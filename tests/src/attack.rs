@@ -2,12 +2,13 @@
 
 use crate::sink::{TcpSink, UdpSink};
 use crate::sniff::{Packet, Sniffer};
+use crate::technique::{Technique, program, read_lines, ready_number};
+use crate::unique;
 use crate::world::{LAPTOP_V4, LAPTOP_V6, World};
-use crate::{unique, wait};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -19,57 +20,6 @@ use std::time::Duration;
 
 /// No technique takes longer than a few time-outs of a second and a half.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A technique as the hostile program describes it.
-#[derive(Clone, Debug)]
-pub struct Technique {
-    /// Its name, also the argument that chooses it.
-    pub name: String,
-    /// The file that it is written in.
-    pub family: String,
-    /// Whether an ordinary user cannot do it.
-    pub needs_root: bool,
-    /// What [`Attack::run`] does for it.
-    pub needs: String,
-    /// How [`Attack::run`] finds out whether it worked: `payload`, `protocol`, `group`, `word`.
-    pub evidence: String,
-    protocol: Option<u8>,
-}
-
-/// The program, built by Cargo for this test run.
-pub fn program() -> PathBuf {
-    // Integration tests lie in target/<profile>/deps, the program in target/<profile>.
-    let mut path = std::env::current_exe().expect("the test's own path");
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    path.join("hostile")
-}
-
-/// Every technique.
-///
-/// # Errors
-/// When the program cannot be run.
-pub fn list() -> anyhow::Result<Vec<Technique>> {
-    let output = Command::new(program())
-        .arg("list")
-        .output()
-        .context("run `hostile list`")?;
-    let list: Vec<Value> = serde_json::from_slice(&output.stdout).context("read `hostile list`")?;
-    let text = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
-    Ok(list
-        .iter()
-        .map(|v| Technique {
-            name: text(v, "name"),
-            family: text(v, "family"),
-            needs_root: v["needs_root"].as_bool().unwrap_or(false),
-            needs: text(v, "needs"),
-            evidence: text(v, "evidence"),
-            protocol: v["protocol"].as_u64().and_then(|n| u8::try_from(n).ok()),
-        })
-        .collect())
-}
 
 /// What came of a technique.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -493,27 +443,6 @@ fn judge(technique: &Technique, seen: usize, said: &str) -> anyhow::Result<Effec
     })
 }
 
-fn ready_number(line: &str) -> Option<u64> {
-    serde_json::from_str::<Value>(line).ok()?["ready"].as_u64()
-}
-
-/// Lines of a pipe, read on a thread that ends with the pipe.
-fn read_lines(
-    pipe: impl Read + Send + 'static,
-) -> anyhow::Result<std::sync::mpsc::Receiver<String>> {
-    let (send, receive) = std::sync::mpsc::channel();
-    std::thread::Builder::new()
-        .name("lines".into())
-        .spawn(move || {
-            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-                if send.send(line).is_err() {
-                    break;
-                }
-            }
-        })?;
-    Ok(receive)
-}
-
 fn leave_open_as_3(command: &mut Command, fd: OwnedFd) {
     let pass = move || {
         // SAFETY: plain system call; dup2 clears close-on-exec on the copy. Should the
@@ -533,67 +462,4 @@ fn leave_open_as_3(command: &mut Command, fd: OwnedFd) {
     };
     // SAFETY: between fork and exec only system calls are made.
     unsafe { command.pre_exec(pass) };
-}
-
-/// A `hostile traffic` that runs; killed when dropped.
-pub struct Traffic {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Traffic {
-    /// Starts the command, which must be `hostile traffic` in some form.
-    ///
-    /// # Errors
-    /// When no round is over within the patience of [`wait::PATIENCE`].
-    pub fn start(mut command: Command) -> anyhow::Result<Self> {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit());
-        let mut child = command.spawn().context("start hostile traffic")?;
-        let lines = read_lines(child.stdout.take().context("no stdout")?)?;
-        let traffic = Self { child, lines };
-        let first = traffic
-            .lines
-            .recv_timeout(wait::PATIENCE)
-            .context("no round of traffic was made")?;
-        ready_number(&first).ok_or_else(|| anyhow!("hostile traffic said {first:?}"))?;
-        Ok(traffic)
-    }
-
-    /// Ends it and gives its counts: `allowed`, `failed`, `leaked`, `refused`, `errors`.
-    ///
-    /// # Errors
-    /// When it says nothing.
-    pub fn finish(mut self) -> anyhow::Result<Value> {
-        drop(self.child.stdin.take());
-        let line = self
-            .lines
-            .recv_timeout(wait::PATIENCE)
-            .context("hostile traffic gave no counts")?;
-        self.child.wait()?;
-        serde_json::from_str(&line).with_context(|| format!("hostile traffic said {line:?}"))
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Argument list of `hostile traffic`.
-pub fn traffic_arguments(target: Ipv4Addr, decoy: Ipv4Addr, port: u16, token: &str) -> Vec<String> {
-    let mut argv = vec![program().to_string_lossy().into_owned(), "traffic".into()];
-    for (key, value) in [
-        ("--target", target.to_string()),
-        ("--decoy", decoy.to_string()),
-        ("--port", port.to_string()),
-        ("--payload", token.to_owned()),
-    ] {
-        argv.extend([key.to_owned(), value]);
-    }
-    argv
 }

@@ -31,6 +31,8 @@ pub enum Effect {
     Refused(i32),
     /// It did not get out, although every call succeeded.
     Dropped,
+    /// The program did not get as far as a report: whoever starts it refused to.
+    NotStarted,
     /// This kernel has no such thing: the errno says so, and nothing was seen.
     Unsupported(i32),
 }
@@ -225,7 +227,7 @@ impl<'a> Attack<'a> {
                 .count(|p| p.is_group_report() && groups.iter().any(|group| p.contains(group))),
             _ => 0,
         };
-        let effect = judge(technique, seen, &said)?;
+        let effect = judge(technique, seen, &said);
         Ok(Report {
             effect,
             said,
@@ -425,22 +427,20 @@ impl<'a> Attack<'a> {
     }
 }
 
-fn judge(technique: &Technique, seen: usize, said: &str) -> anyhow::Result<Effect> {
+fn judge(technique: &Technique, seen: usize, said: &str) -> Effect {
     let value: Value = serde_json::from_str(said).unwrap_or(Value::Null);
-    let errno = value["errno"].as_i64().unwrap_or(0) as i32;
-    Ok(match value["outcome"].as_str() {
+    let errno = value["errno"]
+        .as_i64()
+        .and_then(|errno| i32::try_from(errno).ok())
+        .unwrap_or(0);
+    match value["outcome"].as_str() {
         _ if seen > 0 => Effect::Out,
         Some("sent") if technique.evidence == "word" => Effect::Out,
         Some("sent") => Effect::Dropped,
         Some("refused") => Effect::Refused(errno),
         Some("unsupported") => Effect::Unsupported(errno),
-        _ => {
-            return Err(anyhow!(
-                "{} said nothing that makes sense: {said:?}",
-                technique.name
-            ));
-        }
-    })
+        _ => Effect::NotStarted,
+    }
 }
 
 fn leave_open_as_3(command: &mut Command, fd: OwnedFd) {

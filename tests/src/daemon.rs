@@ -2,11 +2,11 @@
 
 use crate::attack::{Launch, PLAIN_USER};
 use crate::cgroup;
+use crate::disk::BPFFS;
 use crate::ns::Ns;
 use crate::world::{NAME_SERVER, World, open_to_all};
 use crate::{unique, wait};
 use anyhow::{Context, anyhow, bail};
-use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -16,8 +16,6 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-
-const BPFFS: &str = "/sys/fs/bpf";
 
 /// Every laptop is a network of its own, so one port would do; several daemons in one
 /// laptop need several.
@@ -63,7 +61,6 @@ impl Daemon {
                 binary.display()
             );
         }
-        mount_bpffs()?;
         let name = unique::name("exeat-test");
         let mut daemon = Self {
             ns: world.laptop.clone(),
@@ -483,27 +480,4 @@ impl Launch for AsAgent<'_> {
         std::fs::create_dir(&run).with_context(|| format!("mkdir {}", run.display()))?;
         cgroup::add(&run, pid)
     }
-}
-
-/// Mounts the bpffs at its usual place, if nobody has. It stays: it is the machine's.
-fn mount_bpffs() -> anyhow::Result<()> {
-    static ONCE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one_at_a_time = ONCE
-        .lock()
-        .map_err(|_| anyhow!("another test panicked while mounting"))?;
-    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-    if mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == Some(BPFFS))
-    {
-        return Ok(());
-    }
-    mount(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .context("mount bpffs")
 }

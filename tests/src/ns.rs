@@ -32,8 +32,8 @@ impl Ns {
         })
     }
 
-    /// Adds a private mount namespace, prepared by `prepare`, which runs inside it. Later
-    /// mounts outside are still seen inside (a bpffs, say), not the other way round.
+    /// Adds a private mount namespace, prepared by `prepare`, which runs inside it. It has
+    /// what is mounted now; later mounts are made by [`Ns::run_inside`].
     ///
     /// # Errors
     /// Those of `prepare` and of the namespace calls.
@@ -49,10 +49,10 @@ impl Ns {
                 None::<&str>,
                 "/",
                 None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_SLAVE,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
                 None::<&str>,
             )
-            .context("make / a slave mount")?;
+            .context("make / a private mount")?;
             prepare()?;
             File::open("/proc/thread-self/ns/mnt").context("open the new mount namespace")
         })?;
@@ -73,6 +73,25 @@ impl Ns {
     pub fn run<T: Send>(&self, f: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
         on_thread(|| {
             self.enter()?;
+            f()
+        })
+    }
+
+    /// The same in the mount namespace too, if there is one.
+    ///
+    /// # Errors
+    /// As [`Ns::run`].
+    pub fn run_inside<T: Send>(
+        &self,
+        f: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        self.run(|| {
+            if let Some(mount) = &self.mount {
+                // A thread that shares its working directory with others may not move.
+                unshare(CloneFlags::CLONE_FS).context("unshare(CLONE_FS)")?;
+                setns(mount.as_fd(), CloneFlags::CLONE_NEWNS)
+                    .context("setns to the mount namespace")?;
+            }
             f()
         })
     }

@@ -55,6 +55,8 @@ impl World {
         )?;
         open_to_all(folder.path())?;
         open_to_all(&resolv)?;
+        // Before the laptop\'s mounts are made, because it gets a copy of what is there now.
+        crate::disk::mount_bpffs()?;
         let laptop =
             Ns::new()?.with_mounts(|| bind_mount(&resolv, Path::new("/etc/resolv.conf")))?;
         let world = Self {

@@ -129,7 +129,8 @@ fn an_unreadable_policy_changes_nothing_and_is_reported() {
 #[test]
 fn a_full_disk_changes_nothing() {
     let mut stage = Stage::new(POLICY, "").expect("stage");
-    let disk = TinyDisk::mount(&stage.daemon.state_dir(), 64 * 1024).expect("tiny disk");
+    let disk = TinyDisk::mount(&stage.world.laptop, &stage.daemon.state_dir(), 64 * 1024)
+        .expect("tiny disk");
     disk.fill().expect("fill");
     works_as_before(&stage);
     stage.daemon.kill9().expect("kill");

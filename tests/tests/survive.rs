@@ -137,6 +137,7 @@ fn teardown_removes_everything() {
         Some(0)
     );
     let links = stage.daemon.links().expect("links");
+    assert!(!links.is_empty(), "nothing was attached");
     stage.daemon.stop().expect("stop");
     assert_eq!(
         stage.daemon.links().expect("links"),

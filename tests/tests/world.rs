@@ -145,3 +145,27 @@ fn a_sink_tells_a_connection_from_its_bytes() {
     assert_eq!(sink.accepted(), 1);
     assert_eq!(udp.arrivals()[0].from.ip().to_string(), "10.99.0.2");
 }
+
+#[test]
+fn a_tiny_disk_fills_up_in_the_laptop_only() {
+    let world = World::new().expect("world");
+    let folder = world.folder().join("disk");
+    std::fs::create_dir(&folder).expect("mkdir");
+    let disk = exeat_tests::disk::TinyDisk::mount(&world.laptop, &folder, 65_536).expect("mount");
+    disk.fill().expect("fill");
+    let script = format!("echo x > {}/file", folder.display());
+    let fits = || {
+        world
+            .laptop
+            .command("/bin/sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh")
+            .status
+            .success()
+    };
+    assert!(!fits(), "there is room left");
+    assert!(!folder.join("filler").exists(), "it is mounted outside too");
+    drop(disk);
+    assert!(fits(), "it is still mounted");
+}

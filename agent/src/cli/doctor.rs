@@ -98,20 +98,39 @@ fn render(report: &Report, style: Style) -> String {
         }
     }
     let verdict = if report.can_enforce {
-        style.paint(Tone::Good, "This kernel can enforce everything that this version enforces.")
+        style.paint(
+            Tone::Good,
+            "This kernel can enforce everything that this version enforces.",
+        )
     } else {
-        style.paint(Tone::Bad, "Exeat cannot enforce here: see what FAILS above.")
+        style.paint(
+            Tone::Bad,
+            "Exeat cannot enforce here: see what FAILS above.",
+        )
     };
     let _ = writeln!(text, "{verdict}");
     match report.enforcing {
         None => {
-            let _ = writeln!(text, "No daemon runs, or it does not answer us: start it with `sudo exeat daemon`.");
+            let _ = writeln!(
+                text,
+                "No daemon runs, or it does not answer us: start it with `sudo exeat daemon`."
+            );
         }
         Some(true) => {
-            let _ = writeln!(text, "The daemon enforces: see `exeat status` for its walls.");
+            let _ = writeln!(
+                text,
+                "The daemon enforces: see `exeat status` for its walls."
+            );
         }
         Some(false) => {
-            let _ = writeln!(text, "{}", style.paint(Tone::Bad, "The daemon does not enforce: see `exeat status`."));
+            let _ = writeln!(
+                text,
+                "{}",
+                style.paint(
+                    Tone::Bad,
+                    "The daemon does not enforce: see `exeat status`."
+                )
+            );
         }
     }
     let _ = writeln!(text, "What this version does not stop:");

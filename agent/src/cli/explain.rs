@@ -223,11 +223,7 @@ struct RuleReport<'a> {
 
 /// Answers the question; returns the exit code: [`EXIT_ALLOWED`], [`EXIT_REFUSED`], or
 /// [`EXIT_POLICY`] where the question or the policy is wrong.
-pub fn run(
-    args: &ExplainArgs,
-    configured: &[PathBuf],
-    out: &mut impl Write,
-) -> anyhow::Result<u8> {
+pub fn run(args: &ExplainArgs, configured: &[PathBuf], out: &mut impl Write) -> anyhow::Result<u8> {
     let flow = match args.flow.parse::<Flow>() {
         Ok(flow) => flow,
         Err(error) => return trouble(args, out, &error.to_string()),

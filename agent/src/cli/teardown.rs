@@ -59,7 +59,9 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
             ),
         ));
     }
-    Pins::new(&config.bpffs).remove().map_err(anyhow::Error::from)?;
+    Pins::new(&config.bpffs)
+        .remove()
+        .map_err(anyhow::Error::from)?;
     let gone = slice.remove().map_err(anyhow::Error::from)?;
     for file in ["state.json", "leases.json"] {
         // What is not there need not be removed, and nothing rests on these.
@@ -71,7 +73,10 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
         if gone {
             String::new()
         } else {
-            format!(", and {} is kept for what runs in it", slice.path().display())
+            format!(
+                ", and {} is kept for what runs in it",
+                slice.path().display()
+            )
         }
     );
     Ok(Exit::Ok)

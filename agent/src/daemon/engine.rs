@@ -197,11 +197,7 @@ impl Engine {
     }
 
     /// An error before the first flip changes nothing that agents meet.
-    fn put_in_force(
-        &mut self,
-        set: PolicySet,
-        now: Duration,
-    ) -> Result<ReloadReport, EngineError> {
+    fn put_in_force(&mut self, set: PolicySet, now: Duration) -> Result<ReloadReport, EngineError> {
         let generation = self.generation + 1;
         let names: BTreeSet<Name> = set
             .agents
@@ -227,7 +223,10 @@ impl Engine {
             self.kernel.flip(tables)?;
         }
 
-        let rules = candidates.iter().map(|c| c.policy.rules.len()).sum::<usize>();
+        let rules = candidates
+            .iter()
+            .map(|c| c.policy.rules.len())
+            .sum::<usize>();
         let before: BTreeSet<String> = self.agents.keys().cloned().collect();
         let mut changes = Vec::new();
         let mut after = BTreeMap::new();
@@ -463,7 +462,11 @@ impl Engine {
     }
 
     /// What the resolver found. The gate says it only after the kernel holds it.
-    pub(super) fn resolved(&mut self, resolution: &crate::dns::resolver::Resolution, now: Duration) {
+    pub(super) fn resolved(
+        &mut self,
+        resolution: &crate::dns::resolver::Resolution,
+        now: Duration,
+    ) {
         match &resolution.result {
             Ok(addresses) => {
                 for change in self.leases.answered(&resolution.name, addresses, now) {
@@ -567,11 +570,8 @@ impl Engine {
         let Some(agent) = self.agents.get(name) else {
             return Ok(());
         };
-        let (index, policy, generation) = (
-            agent.index,
-            Arc::clone(&agent.policy),
-            agent.generation,
-        );
+        let (index, policy, generation) =
+            (agent.index, Arc::clone(&agent.policy), agent.generation);
         let candidate = self.candidate(index, policy, generation, now)?;
         let prepared = self.kernel.prepare(index, &candidate.image)?;
         self.kernel.flip(prepared)?;
@@ -644,7 +644,9 @@ impl Engine {
     }
 }
 
-fn names_of(held: &BTreeMap<Addr, BTreeSet<HostName>>) -> std::collections::HashMap<Addr, BTreeSet<String>> {
+fn names_of(
+    held: &BTreeMap<Addr, BTreeSet<HostName>>,
+) -> std::collections::HashMap<Addr, BTreeSet<String>> {
     held.iter()
         .map(|(addr, names)| {
             let names = names.iter().map(|name| name.as_str().to_owned()).collect();

@@ -17,10 +17,7 @@ use super::{
     runs::Candidate,
 };
 use crate::{
-    control::{
-        Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
-        protocol::Code,
-    },
+    control::{Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code},
     dns::clock,
     leases::Name,
     sink::Hub,
@@ -39,7 +36,8 @@ pub(super) struct Handle {
 
 impl Handler for Handle {
     async fn status(&self) -> Status {
-        self.shared.with(|engine| report::status(&self.shared, engine))
+        self.shared
+            .with(|engine| report::status(&self.shared, engine))
     }
 
     async fn leases(&self, agent: Option<&str>) -> Result<Vec<Lease>, Problem> {
@@ -71,7 +69,9 @@ impl Handler for Handle {
                             agent: name.clone(),
                             name: host.as_str().to_owned(),
                             address,
-                            expires: Timestamp::now().saturating_add(left).unwrap_or(Timestamp::MAX),
+                            expires: Timestamp::now()
+                                .saturating_add(left)
+                                .unwrap_or(Timestamp::MAX),
                             grace: !fresh,
                         });
                     }

@@ -158,7 +158,10 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         if !taken_over {
             return Err(error.into());
         }
-        error!(error = chain(&error), "the policy does not load; what the last daemon enforced stays in force");
+        error!(
+            error = chain(&error),
+            "the policy does not load; what the last daemon enforced stays in force"
+        );
     }
     engine.kernel.enforce()?;
 
@@ -225,7 +228,11 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     crate::launch::standalone::say_ready();
-    info!(slice = config.slice.as_str(), version = report::VERSION, "ready");
+    info!(
+        slice = config.slice.as_str(),
+        version = report::VERSION,
+        "ready"
+    );
     until_stopped(&shared, &cancel).await?;
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -331,7 +338,12 @@ fn lease_config(config: &Config) -> LeaseConfig {
 
 fn resolver_config(config: &Config) -> ResolverConfig {
     ResolverConfig {
-        upstreams: config.resolver.upstreams.iter().map(|server| server.0).collect(),
+        upstreams: config
+            .resolver
+            .upstreams
+            .iter()
+            .map(|server| server.0)
+            .collect(),
         timeout: Duration::from_millis(config.resolver.timeout_ms.into()),
         attempts: config.resolver.attempts as usize,
         ..ResolverConfig::default()

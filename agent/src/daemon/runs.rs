@@ -143,13 +143,21 @@ impl Engine {
                     if let Some(id) = self.admitted.remove(&name)
                         && let Err(error) = self.kernel.forget(id)
                     {
-                        warn!(agent = name, error = chain(&error), "the maps still know a cgroup that is gone");
+                        warn!(
+                            agent = name,
+                            error = chain(&error),
+                            "the maps still know a cgroup that is gone"
+                        );
                     }
                     self.retired.remove(&name);
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    warn!(agent = name, error = chain(&error), "a cgroup could not be collected");
+                    warn!(
+                        agent = name,
+                        error = chain(&error),
+                        "a cgroup could not be collected"
+                    );
                 }
             }
         }
@@ -162,8 +170,15 @@ impl Engine {
         if fallen.is_empty() {
             return;
         }
-        error!(walls = fallen.join("; "), "enforcement was taken down from outside; putting it back");
-        let again = self.kernel.slice().create().and_then(|_| self.kernel.enforce());
+        error!(
+            walls = fallen.join("; "),
+            "enforcement was taken down from outside; putting it back"
+        );
+        let again = self
+            .kernel
+            .slice()
+            .create()
+            .and_then(|_| self.kernel.enforce());
         if let Err(error) = again {
             error!(error = chain(&error), "enforcement could not be put back");
         }

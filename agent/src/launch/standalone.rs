@@ -78,8 +78,8 @@ impl Standalone {
     fn spawn(&self, config: &Path) -> anyhow::Result<()> {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
         let log = self.folder.join("daemon.log");
-        let file = fs::File::create(&log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
+        let file =
+            fs::File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new("/proc/self/exe");
         command
             .arg("--config")

@@ -1,0 +1,251 @@
+//! A name server whose answers a test can change while it runs.
+
+use crate::ns::Ns;
+use crate::service::{Service, Stop};
+use crate::sink::{accept_each, listen};
+use anyhow::Context;
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+
+/// What a name stands for.
+#[derive(Clone, Debug)]
+struct Zone {
+    addresses: Vec<IpAddr>,
+    alias: Option<String>,
+    ttl: u32,
+}
+
+#[derive(Default)]
+struct State {
+    zones: HashMap<String, Zone>,
+    asked: HashMap<String, usize>,
+    silent: bool,
+    failing: bool,
+    rotate: bool,
+}
+
+/// Answers A and AAAA (with CNAME chains) from a map, NXDOMAIN for other names.
+pub struct DnsHost {
+    state: Arc<Mutex<State>>,
+    _service: Service,
+}
+
+impl DnsHost {
+    /// Serves UDP and TCP at `address`.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub fn start(ns: &Ns, address: SocketAddr) -> anyhow::Result<Self> {
+        let socket = ns
+            .run(|| Ok(UdpSocket::bind(address)?))
+            .with_context(|| format!("bind udp {address}"))?;
+        let listener = listen(ns, address)?;
+        let state = Arc::new(Mutex::new(State::default()));
+        let udp = state.clone();
+        let mut service = Service::spawn("dns-udp", move |stop| serve_udp(&stop, &socket, &udp))?;
+        let tcp = state.clone();
+        service.add("dns-tcp", move |stop| {
+            accept_each(&stop, &listener, |stream, _, stop| {
+                let (state, stop) = (tcp.clone(), stop.clone());
+                std::thread::spawn(move || serve_tcp(&stop, stream, &state));
+            });
+        })?;
+        Ok(Self {
+            state,
+            _service: service,
+        })
+    }
+
+    /// From now on `name` has these addresses, for `ttl` seconds.
+    pub fn set(&self, name: &str, addresses: &[&str], ttl: u32) {
+        let addresses = addresses
+            .iter()
+            .map(|a| a.parse().expect("an address"))
+            .collect();
+        self.put(
+            name,
+            Zone {
+                addresses,
+                alias: None,
+                ttl,
+            },
+        );
+    }
+
+    /// From now on `name` is an alias of `target`.
+    pub fn alias(&self, name: &str, target: &str, ttl: u32) {
+        self.put(
+            name,
+            Zone {
+                addresses: Vec::new(),
+                alias: Some(fold(target)),
+                ttl,
+            },
+        );
+    }
+
+    fn put(&self, name: &str, zone: Zone) {
+        self.lock().zones.insert(fold(name), zone);
+    }
+
+    /// From now on `name` does not exist.
+    pub fn remove(&self, name: &str) {
+        self.lock().zones.remove(&fold(name));
+    }
+
+    /// Whether it answers nothing at all.
+    pub fn silent(&self, silent: bool) {
+        self.lock().silent = silent;
+    }
+
+    /// Whether it answers everything with SERVFAIL.
+    pub fn failing(&self, failing: bool) {
+        self.lock().failing = failing;
+    }
+
+    /// Whether each answer holds one address only, the next one at each query.
+    pub fn rotate(&self, rotate: bool) {
+        self.lock().rotate = rotate;
+    }
+
+    /// How often `name` was asked for, whatever the type and the outcome.
+    pub fn asked(&self, name: &str) -> usize {
+        self.lock().asked.get(&fold(name)).copied().unwrap_or(0)
+    }
+
+    /// Every name that was asked for.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().asked.keys().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("dns lock")
+    }
+}
+
+fn fold(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn serve_udp(stop: &Stop, socket: &UdpSocket, state: &Mutex<State>) {
+    let mut buffer = [0u8; 4096];
+    while stop.readable(&[socket.as_fd()]).is_some() {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
+        if let Some(reply) = reply(&buffer[..length], state) {
+            let _ = socket.send_to(&reply, from);
+        }
+    }
+}
+
+fn serve_tcp(stop: &Stop, mut stream: TcpStream, state: &Mutex<State>) {
+    while stop.readable(&[stream.as_fd()]).is_some() {
+        let mut length = [0u8; 2];
+        if stream.read_exact(&mut length).is_err() {
+            return;
+        }
+        let mut query = vec![0u8; usize::from(u16::from_be_bytes(length))];
+        if stream.read_exact(&mut query).is_err() {
+            return;
+        }
+        let Some(reply) = reply(&query, state) else {
+            return;
+        };
+        let length = u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes();
+        if stream
+            .write_all(&[&length, reply.as_slice()].concat())
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// The answer to one query; `None` where the server keeps silent.
+fn reply(query: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
+    let message = Message::from_vec(query).ok()?;
+    let question = message.queries.first()?.clone();
+    let name = fold(&question.name().to_string());
+    let mut state = state.lock().expect("dns lock");
+    let turn = state.asked.entry(name.clone()).or_default();
+    *turn += 1;
+    let turn = *turn;
+    if state.silent {
+        return None;
+    }
+    let mut reply = message.into_response();
+    reply.metadata.recursion_available = true;
+    if state.failing {
+        reply.metadata.response_code = ResponseCode::ServFail;
+    } else if !answer(
+        &state,
+        &mut reply,
+        question.name(),
+        &name,
+        question.query_type(),
+        turn,
+    ) {
+        reply.metadata.response_code = ResponseCode::NXDomain;
+    }
+    reply.to_vec().ok()
+}
+
+/// Fills the answers; false if the name does not exist.
+fn answer(
+    state: &State,
+    reply: &mut Message,
+    owner: &Name,
+    name: &str,
+    kind: RecordType,
+    turn: usize,
+) -> bool {
+    let mut owner = owner.clone();
+    let mut name = name.to_owned();
+    // Bounded, so that a test may also set up a loop of aliases.
+    for _ in 0..16 {
+        let Some(zone) = state.zones.get(&name) else {
+            return false;
+        };
+        if let Some(alias) = &zone.alias {
+            let Ok(target) = Name::from_ascii(format!("{alias}.")) else {
+                return false;
+            };
+            reply.add_answer(Record::from_rdata(
+                owner,
+                zone.ttl,
+                RData::CNAME(CNAME(target.clone())),
+            ));
+            (owner, name) = (target, alias.clone());
+            continue;
+        }
+        let mut addresses: Vec<&IpAddr> = zone
+            .addresses
+            .iter()
+            .filter(|a| {
+                matches!(
+                    (a, kind),
+                    (IpAddr::V4(_), RecordType::A) | (IpAddr::V6(_), RecordType::AAAA)
+                )
+            })
+            .collect();
+        if state.rotate && !addresses.is_empty() {
+            addresses = vec![addresses[turn % addresses.len()]];
+        }
+        for address in addresses {
+            let data = match address {
+                IpAddr::V4(v4) => RData::A(A(*v4)),
+                IpAddr::V6(v6) => RData::AAAA(AAAA(*v6)),
+            };
+            reply.add_answer(Record::from_rdata(owner.clone(), zone.ttl, data));
+        }
+        return true;
+    }
+    true
+}

@@ -1,0 +1,164 @@
+//! Enforcement outlives the daemon.
+
+use exeat_tests::attack::{Attack, DECOY, Effect, PLAIN_USER, PORT, TARGET};
+use exeat_tests::stage::{AGENT, POLICY, Stage};
+use exeat_tests::technique::list;
+use exeat_tests::traffic::{Traffic, traffic_arguments};
+use exeat_tests::unique;
+use std::time::Duration;
+
+const TRAFFIC_POLICY: &str = "\
+version: 1
+agents:
+  worker:
+    allow:
+      - { host: allowed.example, ports: [4433] }
+";
+
+/// Number of kills: 50, or `EXEAT_KILLS`.
+fn kills() -> u64 {
+    match std::env::var("EXEAT_KILLS") {
+        Ok(text) => text.parse().expect("EXEAT_KILLS is a number"),
+        Err(_) => 50,
+    }
+}
+
+#[test]
+fn killed_again_and_again_under_traffic_nothing_leaks_and_nothing_breaks() {
+    let mut stage = Stage::new(TRAFFIC_POLICY, "").expect("stage");
+    let decoy = stage.world.http(&format!("{DECOY}:{PORT}")).expect("decoy");
+    let tcp = stage
+        .world
+        .tcp_sink(&format!("{TARGET}:{PORT}"))
+        .expect("sink");
+    let udp = stage
+        .world
+        .udp_sink(&format!("{TARGET}:{PORT}"))
+        .expect("sink");
+    let argv = traffic_arguments(TARGET, DECOY, PORT, &unique::token());
+    let traffic =
+        Traffic::start(stage.daemon.run_command(AGENT, PLAIN_USER, &argv)).expect("traffic");
+
+    stage.daemon.kill9().expect("kill");
+    for turn in 0..kills() {
+        if turn % 2 == 0 {
+            // Somewhere in its start: 0 to 97 ms, a different moment each turn.
+            let delay = Duration::from_millis(turn * 37 % 98);
+            stage.daemon.start_and_kill9(delay).expect("start and kill");
+        } else {
+            stage.daemon.restart().expect("restart");
+            stage.daemon.kill9().expect("kill");
+        }
+    }
+    stage.daemon.restart().expect("restart");
+    let counts = traffic.finish().expect("counts");
+
+    assert_eq!(counts["leaked"], 0, "{counts}");
+    assert_eq!(counts["failed"], 0, "{counts}");
+    assert!(
+        counts["allowed"].as_u64().is_some_and(|n| n > 0),
+        "{counts}"
+    );
+    assert!(!decoy.requests().is_empty());
+    assert!(tcp.arrivals().is_empty() && udp.arrivals().is_empty());
+    let to_target = stage
+        .forbidden(|p| !p.is_to(TARGET.into()))
+        .expect("settle");
+    assert!(
+        to_target.is_empty(),
+        "{} packets, first {:?}",
+        to_target.len(),
+        to_target.first()
+    );
+    assert_eq!(stage.sniffer.lost().expect("counters"), 0);
+}
+
+#[test]
+fn without_the_daemon_refusals_go_on() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    stage.daemon.kill9().expect("kill");
+    let attack = Attack::typical(&stage.world, &stage.sniffer, &|_| false);
+    let all = list().expect("list");
+    for name in [
+        "prejoin-tcp4",
+        "prejoin-tcp6",
+        "prejoin-tcp-mapped",
+        "prejoin-udp4-sendto",
+        "prejoin-udp6-sendto",
+    ] {
+        let technique = all
+            .iter()
+            .find(|t| t.name == name)
+            .expect("a technique of this name");
+        let report = attack
+            .run(technique, &stage.daemon.launcher(AGENT))
+            .expect("run");
+        assert_eq!(
+            report.effect,
+            Effect::Refused(libc::EPERM),
+            "{name}: {}",
+            report.said
+        );
+    }
+}
+
+#[test]
+fn a_restart_takes_over_without_detaching() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    let before = stage.daemon.links().expect("links");
+    assert!(
+        before.len() >= 10,
+        "too few links to be every hook: {before:?}"
+    );
+    stage.daemon.restart().expect("stop and start");
+    assert_eq!(stage.daemon.links().expect("links"), before);
+    stage.daemon.kill9().expect("kill");
+    stage.daemon.restart().expect("start");
+    assert_eq!(stage.daemon.links().expect("links"), before);
+    assert_eq!(
+        stage
+            .curl_as(AGENT, "https://allowed.example/")
+            .expect("run"),
+        Some(0)
+    );
+    assert_eq!(
+        stage.curl_as(AGENT, "https://203.0.113.20/").expect("run"),
+        Some(7)
+    );
+}
+
+#[test]
+fn teardown_removes_everything() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    assert_eq!(
+        stage
+            .curl_as(AGENT, "https://allowed.example/")
+            .expect("run"),
+        Some(0)
+    );
+    let links = stage.daemon.links().expect("links");
+    assert!(!links.is_empty(), "nothing was attached");
+    stage.daemon.stop().expect("stop");
+    assert_eq!(
+        stage.daemon.links().expect("links"),
+        links,
+        "stopping must not detach"
+    );
+    stage.daemon.teardown().expect("teardown");
+    assert!(!stage.daemon.bpffs().exists(), "pins stay behind");
+    assert!(
+        !stage.daemon.slice().expect("slice").exists(),
+        "the slice stays behind"
+    );
+    for id in links.values() {
+        let output = std::process::Command::new("bpftool")
+            .args(["link", "show", "id", &id.to_string()])
+            .output()
+            .expect("bpftool");
+        assert!(!output.status.success(), "link {id} is still attached");
+    }
+    stage
+        .daemon
+        .teardown()
+        .expect("a second teardown finds nothing to do");
+}

@@ -142,6 +142,13 @@ fn many_hosts_behind_one_address_make_a_small_set() {
         .lease(addr("192.0.2.1"), &policy.hosts())
         .expect("leases");
     assert_eq!(change.set.map(SetRef::len), Some(1));
+    // Addresses of different hosts share the entry, each with the number of its rule.
+    for (index, host) in policy.hosts().into_iter().enumerate() {
+        let dest = IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + index as u32));
+        let change = compiled.lease(dest.into(), &[host].into()).expect("leases");
+        assert!(change.appended.is_empty() && change.set.is_some());
+    }
+    assert_eq!(compiled.entries().len(), 1);
     assert_eq!(tcp(&compiled, "192.0.2.1", 443), Verdict::Allow { rule: 0 });
 }
 
@@ -287,4 +294,23 @@ fn a_million_addresses_compile_in_about_a_second() {
     let took = start.elapsed();
     println!("compiled {} addresses in {took:?}", compiled.len());
     assert!(took.as_secs() < 5, "{took:?}");
+}
+
+/// As above, for the whole way from YAML.
+#[test]
+#[ignore = "a measurement"]
+fn a_million_rules_of_yaml_load() {
+    let mut text = String::from("version: 1\nagents:\n  a:\n    allow:\n");
+    for i in 0..1_000_000_u32 {
+        let dest = Ipv4Addr::from(0x0b00_0000 + i * 7);
+        text += &format!("      - cidr: {dest}\n        ports: [443]\n        reason: r{i}\n");
+    }
+    let start = std::time::Instant::now();
+    let set = parse("p.yaml", &text).unwrap_or_else(|errors| panic!("{errors}"));
+    println!(
+        "loaded {} rules in {:?}",
+        set.agents["a"].rules.len(),
+        start.elapsed()
+    );
+    assert_eq!(set.agents["a"].rules.len(), 1_000_000);
 }

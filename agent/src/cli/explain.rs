@@ -5,7 +5,7 @@ mod flow;
 
 use super::Output;
 use super::check::EXIT_POLICY;
-use crate::policy::{self, Compiled, DEFAULT_FOLDER, HostName, Policy, Rule, action_str, mode_str};
+use crate::policy::{self, Compiled, HostName, Policy, Rule, action_str, mode_str};
 use agent_common::layout::Mode;
 use agent_common::verdict::{NO_RULE, Query, Verdict, judge};
 use agent_common::{Addr, Reason};

@@ -524,7 +524,7 @@ impl Engine {
             return Ok(());
         };
         let mut names = agent.held.get(&addr).cloned().unwrap_or_default();
-        let Ok(host) = HostName::parse(&change.name) else {
+        let Ok(host) = change.name.parse::<HostName>() else {
             return Ok(());
         };
         match change.kind {

@@ -12,8 +12,8 @@ use tracing::error;
 
 use super::directory::Published;
 use crate::dns::{
-    DnsStats,
     gate::{GateEvent, GatePorts, GateSockets},
+    stats::DnsStats,
 };
 
 struct Gate {

@@ -1,11 +1,8 @@
 //! What the control socket asks of the engine.
 
-use std::{
-    os::fd::AsFd as _,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -99,7 +96,7 @@ impl Handler for Handle {
     async fn run(&self, peer: &Peer, agent: &str) -> Result<RunTicket, Problem> {
         let candidate = Candidate {
             pid: peer.pid(),
-            pidfd: peer.pidfd().as_fd(),
+            pidfd: peer.pidfd(),
         };
         let result = self.shared.with(|engine| engine.run(&candidate, agent));
         let count = match &result {

@@ -46,8 +46,9 @@ use crate::{
     config::{Config, Metrics},
     control::{DaemonLock, Server},
     dns::{
-        DnsStats, clock,
+        clock,
         resolver::{Pace, Refresher, Resolution, ResolverConfig, Upstreams},
+        stats::DnsStats,
     },
     kernel::{
         Kernel,

@@ -323,9 +323,8 @@ impl Daemon {
 
     fn try_status(&self) -> Option<Value> {
         let output = self.cli(&["status", "--output", "json"]).output().ok()?;
-        output
-            .status
-            .success()
+        // 3 is degraded: a status all the same.
+        matches!(output.status.code(), Some(0 | 3))
             .then(|| serde_json::from_slice(&output.stdout).ok())?
     }
 
@@ -418,6 +417,26 @@ impl Daemon {
         Ok(())
     }
 
+    /// Keeps a process of the agent alive, and with it the agent's cgroup, which is collected
+    /// with its last process. Fixtures that make a run by hand need it.
+    ///
+    /// # Errors
+    /// When it does not start, or does not become the agent.
+    pub fn hold(&self, agent: &str) -> anyhow::Result<Holder> {
+        let argv = ["sleep", "600"].map(str::to_owned);
+        let holder = Holder(self.run_command(agent, PLAIN_USER, &argv).spawn()?);
+        let cgroup = format!("/proc/{}/cgroup", holder.0.id());
+        wait::until(
+            "a process of the agent",
+            std::time::Duration::from_secs(20),
+            || {
+                let text = std::fs::read_to_string(&cgroup).ok()?;
+                text.contains(&format!("/{agent}/")).then_some(())
+            },
+        )?;
+        Ok(holder)
+    }
+
     /// How attacks are started as the agent `agent` of this daemon.
     pub fn launcher<'a>(&'a self, agent: &'a str) -> AsAgent<'a> {
         AsAgent {
@@ -447,6 +466,16 @@ impl Drop for Daemon {
         if let Ok(slice) = self.slice() {
             cgroup::remove_tree(&slice);
         }
+    }
+}
+
+/// A process of an agent that does nothing until this is dropped.
+pub struct Holder(Child);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -107,6 +107,7 @@ fn attack_under(policy: &str, allowed: &(dyn Fn(&Packet) -> bool + Sync)) {
         ..Attack::typical(&world, &sniffer, allowed)
     };
     let sinks = attack.sinks().expect("sinks");
+    let _holder = daemon.hold("worker").expect("a process of the agent");
     let links = daemon.links().expect("links");
 
     let all = list().expect("list");

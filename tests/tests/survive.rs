@@ -76,6 +76,7 @@ fn killed_again_and_again_under_traffic_nothing_leaks_and_nothing_breaks() {
 #[test]
 fn without_the_daemon_refusals_go_on() {
     let mut stage = Stage::new(POLICY, "").expect("stage");
+    let _holder = stage.daemon.hold(AGENT).expect("a process of the agent");
     stage.daemon.kill9().expect("kill");
     let attack = Attack::typical(&stage.world, &stage.sniffer, &|_| false);
     let all = list().expect("list");

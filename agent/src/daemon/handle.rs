@@ -79,7 +79,7 @@ impl Handler for Handle {
     }
 
     async fn reload(&self, _peer: &Peer) -> Result<ReloadReport, Problem> {
-        let result = self.shared.with(|engine| engine.reload(clock::now()));
+        let result = self.shared.reload();
         result.map_err(|error| {
             let code = match &error {
                 EngineError::Policy(_) | EngineError::Compile(_) => Code::Policy,

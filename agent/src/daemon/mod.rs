@@ -44,10 +44,10 @@ pub use engine::EngineError;
 
 use crate::{
     config::{Config, Metrics},
-    control::{DaemonLock, Server},
+    control::{DaemonLock, ReloadReport, Server},
     dns::{
         clock,
-        resolver::{Pace, Refresher, Resolution, ResolverConfig, Upstreams},
+        resolver::{Pace, RefreshHandle, Refresher, Resolution, ResolverConfig, Upstreams},
         stats::DnsStats,
     },
     kernel::{
@@ -87,6 +87,7 @@ struct Shared {
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
     dns: Arc<DnsStats>,
+    refresh: RefreshHandle,
     events: Arc<EventCounts>,
     launches: Launches,
     started: Timestamp,
@@ -100,6 +101,14 @@ impl Shared {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut engine)
         })
+    }
+
+    /// Puts the policy files in force, and has every name resolved anew: who reloads expects
+    /// the new truth of names too.
+    fn reload(&self) -> Result<ReloadReport, EngineError> {
+        let report = self.with(|engine| engine.reload(clock::now()));
+        self.refresh.refresh_now();
+        report
     }
 }
 
@@ -166,6 +175,13 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     }
     engine.kernel.enforce()?;
 
+    let resolver = resolver_config(&config);
+    let pace = Pace::new(&resolver, &leases);
+    let upstreams = Arc::new(Upstreams::new(resolver, Arc::clone(&dns))?);
+    let (results, resolutions) = mpsc::channel(RESOLUTION_QUEUE);
+    let (refresher, refresh) =
+        Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
+
     let file = match &config.events.file {
         Some(path) => Some(FileSink::open(path, config.events.file_max_bytes)?),
         None => None,
@@ -173,7 +189,8 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub: Arc::new(Hub::new(config.events.keep as usize, file)),
-        dns: Arc::clone(&dns),
+        dns,
+        refresh,
         events: Arc::default(),
         launches: Launches::default(),
         started: Timestamp::now(),
@@ -198,11 +215,6 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         cancel.clone(),
     ));
 
-    let resolver = resolver_config(config);
-    let pace = Pace::new(&resolver, &leases);
-    let upstreams = Arc::new(Upstreams::new(resolver, dns)?);
-    let (results, resolutions) = mpsc::channel(RESOLUTION_QUEUE);
-    let (refresher, _) = Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
     tasks.spawn(refresher.run(cancel.clone()));
     tasks.spawn(apply_resolutions(
         Arc::clone(&shared),
@@ -263,7 +275,7 @@ async fn until_stopped(shared: &Shared, cancel: &CancellationToken) -> anyhow::R
         tokio::select! {
             _ = hangup.recv() => {
                 // The outcome is logged, and shown by status.
-                let _ = shared.with(|engine| engine.reload(clock::now()));
+                let _ = shared.reload();
             }
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),

@@ -55,16 +55,20 @@ pub(crate) fn sendmsg(
     sys::check("sendmsg", code as i64).map(drop)
 }
 
-/// Sends the same bytes to each address in one call; all must go.
-pub(crate) fn sendmmsg(fd: &impl AsRawFd, bytes: &[u8], to: &[&Address]) -> Result<(), Fault> {
-    let mut piece = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let mut headers: Vec<libc::mmsghdr> = to
+/// Sends a message to each address in one call; all must go.
+pub(crate) fn sendmmsg(fd: &impl AsRawFd, messages: &[(&[u8], &Address)]) -> Result<(), Fault> {
+    let mut pieces: Vec<libc::iovec> = messages
         .iter()
-        .map(|to| libc::mmsghdr {
-            msg_hdr: header(&mut piece, Some(to), &mut []),
+        .map(|(bytes, _)| libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        })
+        .collect();
+    let mut headers: Vec<libc::mmsghdr> = pieces
+        .iter_mut()
+        .zip(messages)
+        .map(|(piece, (_, to))| libc::mmsghdr {
+            msg_hdr: header(piece, Some(to), &mut []),
             msg_len: 0,
         })
         .collect();
@@ -79,7 +83,7 @@ pub(crate) fn sendmmsg(fd: &impl AsRawFd, bytes: &[u8], to: &[&Address]) -> Resu
     };
     // The kernel reports an error only if the first fails; one of several that fails shows
     // as a smaller number.
-    if sys::check("sendmmsg", code.into())? < to.len() {
+    if sys::check("sendmmsg", code.into())? < messages.len() {
         return Err(Fault::new("sendmmsg: not every message went", libc::EPERM));
     }
     Ok(())

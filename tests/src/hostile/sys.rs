@@ -92,6 +92,22 @@ fn done(call: &'static str, code: i64) -> Result<usize, Fault> {
     usize::try_from(code).map_err(|_| Fault::last(call))
 }
 
+/// Waits until there is something to read or accept, as long as a blocking call would.
+pub(crate) fn readable(fd: &impl AsRawFd) -> Result<(), Fault> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    let patience = PATIENCE.tv_sec * 1000 + PATIENCE.tv_usec / 1000;
+    // SAFETY: one pollfd, which outlives the call.
+    match unsafe { libc::poll(&mut poll, 1, patience as i32) } {
+        1 => Ok(()),
+        0 => Err(Fault::new("poll", libc::EAGAIN)),
+        _ => Err(Fault::last("poll")),
+    }
+}
+
 pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, Fault> {
     // SAFETY: plain system call.
     let fd = owned("socket", unsafe {

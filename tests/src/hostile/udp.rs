@@ -68,7 +68,7 @@ fn sendmsg(c: &Context, family: i32, to: IpAddr) -> Outcome {
 fn sendmmsg(c: &Context, family: i32, to: IpAddr) -> Outcome {
     let fd = sys::udp(family)?;
     let to = Address::new(to, c.port);
-    cmsg::sendmmsg(&fd, c.bytes(), &[&to, &to])?;
+    cmsg::sendmmsg(&fd, &[(c.bytes(), &to), (c.bytes(), &to)])?;
     Ok("sendmmsg".into())
 }
 
@@ -102,7 +102,8 @@ fn unspec_then_sendto(c: &Context) -> Outcome {
 fn behind_decoy(c: &Context) -> Outcome {
     let fd = sys::udp(libc::AF_INET)?;
     let (decoy, target) = (Address::new(c.decoy, c.port), Address::new(c.v4(), c.port));
-    cmsg::sendmmsg(&fd, c.bytes(), &[&decoy, &target])?;
+    // Only the second carries what must not arrive.
+    cmsg::sendmmsg(&fd, &[(b"first", &decoy), (c.bytes(), &target)])?;
     Ok("sendmmsg".into())
 }
 

@@ -158,6 +158,8 @@ fn accept(c: &Context) -> Outcome {
         std::ptr::null_mut(),
     )
     .build();
+    // The ring waits without end.
+    sys::readable(&fd)?;
     let made = ring.run("io_uring accept", &entry)?;
     // SAFETY: the kernel has just made it; nobody else owns it.
     let connection = unsafe { OwnedFd::from_raw_fd(made) };

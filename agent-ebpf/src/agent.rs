@@ -11,9 +11,8 @@ use aya_ebpf::{
     helpers::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
 };
 
-use crate::{
-    globals,
-    maps::{AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix},
+use crate::maps::{
+    AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix, SLICE,
 };
 
 /// Who a task or a socket belongs to.
@@ -40,7 +39,7 @@ impl Owner {
     pub(crate) fn of_task() -> Self {
         // SAFETY: helpers without pointers.
         let slice = unsafe { bpf_get_current_ancestor_cgroup_id(SLICE_LEVEL) };
-        if slice != globals::slice_id() {
+        if SLICE.get(0) != Some(&slice) {
             return Self::Outsider;
         }
         // SAFETY: as above.

@@ -5,10 +5,6 @@
 
 use core::ptr::read_volatile;
 
-/// Id of the slice's cgroup.
-#[unsafe(no_mangle)]
-static SLICE_ID: u64 = 0;
-
 /// Nanoseconds that one event costs its bucket; 0 turns the throttle off.
 #[unsafe(no_mangle)]
 static EVENT_COST_NS: u64 = 0;
@@ -27,6 +23,5 @@ macro_rules! getter {
     };
 }
 
-getter!(slice_id, SLICE_ID);
 getter!(event_cost_ns, EVENT_COST_NS);
 getter!(event_burst_ns, EVENT_BURST_NS);

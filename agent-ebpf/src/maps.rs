@@ -21,6 +21,11 @@ pub(crate) type Exact = HashMap<Addr, SetRef, TEMPLATE>;
 pub(crate) type Prefix = LpmTrie<Addr, SetRef, TEMPLATE>;
 pub(crate) type Entries = Array<Entry, { MAX_ENTRIES as usize }>;
 
+/// Id of the slice's cgroup, alone. A map and no constant of the programs: a slice that was
+/// removed and made again has another id, and programs must not be the last to know.
+#[btf_map]
+pub(crate) static SLICE: Array<u64, 1> = Array::new();
+
 /// Id of an agent's cgroup → index of the agent.
 #[btf_map]
 pub(crate) static AGENTS: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();

@@ -1,5 +1,4 @@
 //! Exeat: nothing leaves without one.
-#![allow(missing_docs)]
 
 pub mod cli;
 pub mod config;

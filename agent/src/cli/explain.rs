@@ -297,7 +297,7 @@ groups:
             flow: flow.to_owned(),
         };
         let mut out = Vec::new();
-        let code = run(&args, &mut out).expect("run");
+        let code = run(&args, &[], &mut out).expect("run");
         (code, String::from_utf8(out).expect("text"))
     }
 

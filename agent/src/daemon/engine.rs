@@ -172,9 +172,15 @@ impl Engine {
 
     /// Reads the policy files and puts them in force, all or nothing.
     pub(super) fn reload(&mut self, now: Duration) -> Result<ReloadReport, EngineError> {
-        let result = policy::load(&self.paths)
+        let result = policy::load_with_texts(&self.paths)
             .map_err(EngineError::from)
-            .and_then(|set| self.put_in_force(set, now));
+            .and_then(|(set, texts)| {
+                let report = self.put_in_force(set, now)?;
+                if let Err(error) = self.keeper.save_policy(&texts) {
+                    warn!(%error, "the policy could not be kept for a later start");
+                }
+                Ok(report)
+            });
         match &result {
             Ok(report) => {
                 self.last_error = None;
@@ -194,6 +200,30 @@ impl Engine {
             }
         }
         result
+    }
+
+    /// Puts the policy files in force at the start or, where they are not a policy, the last
+    /// ones that were. The error says why, and is what status shows until a reload succeeds.
+    pub(super) fn begin(&mut self, now: Duration) -> Result<(), EngineError> {
+        let Err(error) = self.reload(now) else {
+            return Ok(());
+        };
+        let kept = self
+            .keeper
+            .load_policy()
+            .and_then(|texts| policy::parse_all(&texts).ok());
+        match kept {
+            Some(set) => {
+                let report = self.put_in_force(set, now)?;
+                warn!(
+                    generation = report.generation,
+                    digest = report.digest,
+                    "the last good policy is in force instead"
+                );
+                Ok(())
+            }
+            None => Err(error),
+        }
     }
 
     /// An error before the first flip changes nothing that agents meet.
@@ -444,9 +474,13 @@ impl Engine {
         let Some(json) = self.keeper.load_leases() else {
             return;
         };
-        // Only names that are wanted are restored, so the names of the policy files come first.
-        // If they do not load, the reload will say why.
-        if let Ok(set) = policy::load(&self.paths) {
+        // Only names that are wanted are restored, so the names of the policy come first. If
+        // the files do not load, `begin` will say why.
+        let set = policy::load(&self.paths).ok().or_else(|| {
+            let texts = self.keeper.load_policy()?;
+            policy::parse_all(&texts).ok()
+        });
+        if let Some(set) = set {
             let names = set
                 .agents
                 .values()

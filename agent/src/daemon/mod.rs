@@ -154,7 +154,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         kernel,
         config.policy.clone(),
         leases.clone(),
-        Keeper::new(&config.runtime_dir),
+        Keeper::new(&config.runtime_dir, &config.state_dir),
         gates,
         Arc::clone(&directory),
         names,
@@ -162,9 +162,9 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
 
     let now = clock::now();
     engine.restore_leases(now);
-    if let Err(error) = engine.reload(now) {
-        // With nothing pinned there is nothing to go on enforcing, so a policy that does not
-        // load is the end. Otherwise the old policy stays in force, untouched.
+    if let Err(error) = engine.begin(now) {
+        // With nothing pinned there is nothing to go on enforcing, so having no policy at all
+        // is the end. Otherwise the old policy stays in force, untouched.
         if !taken_over {
             return Err(error.into());
         }

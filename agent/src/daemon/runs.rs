@@ -174,12 +174,7 @@ impl Engine {
             walls = fallen.join("; "),
             "enforcement was taken down from outside; putting it back"
         );
-        let again = self
-            .kernel
-            .slice()
-            .create()
-            .and_then(|_| self.kernel.enforce());
-        if let Err(error) = again {
+        if let Err(error) = self.kernel.enforce() {
             error!(error = chain(&error), "enforcement could not be put back");
         }
     }

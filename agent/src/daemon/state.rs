@@ -2,21 +2,27 @@
 //! gates' ports, the last generation, the leases.
 //!
 //! It lies in the runtime folder, so a reboot forgets it, as the kernel forgets the maps.
-//! Losing it costs nothing but fresh look-ups: what is enforced is in the pinned maps.
+//! Losing it costs nothing but fresh look-ups: what is enforced is in the pinned maps. Only
+//! the last good policy is kept over a reboot, in the state folder.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::PolicyText;
+
 /// Name of the file in the runtime folder.
 const FILE: &str = "state.json";
 /// Name of the leases' file in the runtime folder.
 const LEASES: &str = "leases.json";
+/// Name of the last good policy's file in the state folder.
+const LAST_GOOD: &str = "last-good-policy.json";
 
 /// One agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,17 +44,40 @@ pub(super) struct State {
     pub(super) agents: BTreeMap<String, AgentState>,
 }
 
-/// The folder that it is kept in.
+/// The folders that things are kept in.
 #[derive(Clone, Debug)]
 pub(super) struct Keeper {
     folder: PathBuf,
+    lasting: PathBuf,
 }
 
 impl Keeper {
-    pub(super) fn new(folder: &Path) -> Self {
+    /// `folder` is forgotten with the boot, `lasting` is not.
+    pub(super) fn new(folder: &Path, lasting: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
+            lasting: lasting.to_owned(),
         }
+    }
+
+    /// Keeps the texts of a policy that is in force, for a start at which the files are not
+    /// a policy. Synced, because the next start may be after a power cut.
+    pub(super) fn save_policy(&self, texts: &[PolicyText]) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.lasting)?;
+        let beside = self.lasting.join(format!(".{LAST_GOOD}.new"));
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec(texts)?)?;
+        file.sync_all()?;
+        fs::rename(&beside, self.lasting.join(LAST_GOOD))
+    }
+
+    /// The texts of the last policy that was in force; none if there is none that can be read.
+    pub(super) fn load_policy(&self) -> Option<Vec<PolicyText>> {
+        let bytes = fs::read(self.lasting.join(LAST_GOOD)).ok()?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     /// What the last daemon left; empty if there was none, or if it cannot be read.
@@ -91,7 +120,7 @@ mod tests {
     #[test]
     fn comes_back_and_rubbish_is_nothing() {
         let folder = tempfile::tempdir().expect("folder");
-        let keeper = Keeper::new(folder.path());
+        let keeper = Keeper::new(folder.path(), &folder.path().join("state"));
         assert_eq!(keeper.load(), State::default());
         let state = State {
             generation: 7,
@@ -109,5 +138,18 @@ mod tests {
         assert_eq!(keeper.load(), state);
         fs::write(folder.path().join(FILE), b"{").expect("write");
         assert_eq!(keeper.load(), State::default());
+    }
+
+    #[test]
+    fn the_last_good_policy_comes_back() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keeper = Keeper::new(folder.path(), &folder.path().join("state"));
+        assert_eq!(keeper.load_policy(), None);
+        let texts = vec![PolicyText {
+            name: "/etc/a.yaml".to_owned(),
+            text: "version: 1\n".to_owned(),
+        }];
+        keeper.save_policy(&texts).expect("save");
+        assert_eq!(keeper.load_policy(), Some(texts));
     }
 }

@@ -26,8 +26,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EXEAT_BPF_OBJECT"));
 
 /// Maps that are pinned: all of them.
 const MAPS: &[&str] = &[
-    "AGENTS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS", "EVENTS", "STATS",
-    "BUCKETS", "SEQUENCE", "GATES6",
+    "SLICE", "AGENTS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS", "EVENTS",
+    "STATS", "BUCKETS", "SEQUENCE", "GATES6",
 ];
 
 /// How the events are throttled: by agent, reason and CPU.
@@ -44,6 +44,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     slice: Slice,
     pins: Pins,
+    slice_id: Array<MapData, u64>,
     agents: HashMap<MapData, u64, u32>,
     flip: Array<MapData, u32>,
     banks: Array<MapData, Bank>,
@@ -91,7 +92,6 @@ impl Kernel {
     /// Loads the object: opens the pinned maps or makes and pins new ones, and has every
     /// program checked. Nothing is attached yet.
     pub fn load(slice: Slice, pins: Pins, throttle: Throttle) -> Result<Self, KernelError> {
-        let slice_id = slice.create()?;
         pins.create()?;
         let cost = match throttle.per_second {
             0 => 0,
@@ -102,7 +102,6 @@ impl Kernel {
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("SLICE_ID", &slice_id, true)
             .override_global("EVENT_COST_NS", &cost, true)
             .override_global("EVENT_BURST_NS", &burst, true);
         for map in MAPS {
@@ -115,7 +114,8 @@ impl Kernel {
             links::load(&mut ebpf, attachment)?;
             debug!(program = attachment.program, "loaded");
         }
-        Ok(Self {
+        let mut kernel = Self {
+            slice_id: take(&mut ebpf, "SLICE")?,
             agents: take(&mut ebpf, "AGENTS")?,
             flip: take(&mut ebpf, "FLIP")?,
             banks: take(&mut ebpf, "BANKS")?,
@@ -129,7 +129,9 @@ impl Kernel {
             ebpf,
             slice,
             pins,
-        })
+        };
+        kernel.claim_slice()?;
+        Ok(kernel)
     }
 
     /// The slice that is governed.
@@ -137,9 +139,18 @@ impl Kernel {
         &self.slice
     }
 
+    /// Makes the slice if it is not there, and tells the programs which it is.
+    fn claim_slice(&mut self) -> Result<(), KernelError> {
+        let id = self.slice.create()?;
+        self.slice_id
+            .set(0, id, 0)
+            .map_err(KernelError::map("write to", "SLICE"))
+    }
+
     /// Puts every program in its place: new links are attached, pinned ones are updated in
     /// place. Call it after the tables are filled.
     pub fn enforce(&mut self) -> Result<(), KernelError> {
+        self.claim_slice()?;
         for attachment in ATTACHMENTS {
             match links::put(&mut self.ebpf, attachment, &self.slice, &self.pins)? {
                 Put::Attached => info!(hook = attachment.hook, "attached"),

@@ -10,14 +10,29 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// The folder that is loaded when no file is named.
-pub const DEFAULT_FOLDER: &str = "/etc/exeat/policies";
+pub const DEFAULT_FOLDER: &str = "/etc/exeat/policy.d";
 
 /// Loads files, and the `*.yaml` and `*.yml` files of folders in the order of their
 /// names. Groups of one file may be used in another; an agent or group in two files is
 /// an error.
 pub fn load(paths: &[PathBuf]) -> Result<PolicySet, PolicyErrors> {
+    load_with_texts(paths).map(|(set, _)| set)
+}
+
+/// One policy file as it was read: what [`parse_all`] makes the same policy of, whatever has
+/// become of the file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PolicyText {
+    /// The file's name, for messages and origins.
+    pub name: String,
+    /// What it held.
+    pub text: String,
+}
+
+/// [`load`], with the texts that it read.
+pub fn load_with_texts(paths: &[PathBuf]) -> Result<(PolicySet, Vec<PolicyText>), PolicyErrors> {
     let mut report = Report::default();
-    let mut parsed = Vec::new();
+    let mut texts = Vec::new();
     if paths.is_empty() {
         report.error(Diagnostic::about_file(
             "",
@@ -28,17 +43,31 @@ pub fn load(paths: &[PathBuf]) -> Result<PolicySet, PolicyErrors> {
     for path in files(paths, &mut report) {
         let name = path.display().to_string();
         match read_text(&path) {
-            Ok(text) => parsed.extend(parse_one(&name, &text, &mut report)),
+            Ok(text) => texts.push(PolicyText { name, text }),
             Err(trouble) => report.error(trouble.diagnostic(&name)),
         }
     }
-    finish(&parsed, report)
+    Ok((parse_texts(&texts, report)?, texts))
 }
 
 /// Loads one text; `name` stands for the file in messages and origins.
 pub fn parse(name: &str, text: &str) -> Result<PolicySet, PolicyErrors> {
-    let mut report = Report::default();
-    let parsed: Vec<_> = parse_one(name, text, &mut report).into_iter().collect();
+    parse_all(&[PolicyText {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    }])
+}
+
+/// Loads texts that were read before.
+pub fn parse_all(texts: &[PolicyText]) -> Result<PolicySet, PolicyErrors> {
+    parse_texts(texts, Report::default())
+}
+
+fn parse_texts(texts: &[PolicyText], mut report: Report) -> Result<PolicySet, PolicyErrors> {
+    let parsed: Vec<_> = texts
+        .iter()
+        .filter_map(|file| parse_one(&file.name, &file.text, &mut report))
+        .collect();
     finish(&parsed, report)
 }
 
@@ -112,7 +141,7 @@ impl Trouble {
 
 fn cannot_read(name: &str, error: &io::Error) -> Diagnostic {
     let help = match error.kind() {
-        io::ErrorKind::NotFound => "look at the path; policies usually lie in /etc/exeat/policies",
+        io::ErrorKind::NotFound => "look at the path; policies usually lie in /etc/exeat/policy.d",
         io::ErrorKind::PermissionDenied => "run the command as a user who may read it",
         _ => "look at the path and the file system",
     };

@@ -5,6 +5,7 @@ use crate::cgroup;
 use crate::disk::BPFFS;
 use crate::ns::Ns;
 use crate::world::{NAME_SERVER, World, open_to_all};
+use crate::puppet::{self, Puppet};
 use crate::{unique, wait};
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
@@ -435,6 +436,32 @@ impl Daemon {
             },
         )?;
         Ok(holder)
+    }
+
+    /// A puppet as an agent and an ordinary user.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn puppet(&self, agent: &str) -> anyhow::Result<Puppet> {
+        Puppet::start(self.run_command(agent, PLAIN_USER, &puppet::arguments()))
+    }
+
+    /// Writes a policy and has it put in force.
+    ///
+    /// # Errors
+    /// With what `exeat reload` said.
+    pub fn enforce(&self, policy: &str) -> anyhow::Result<()> {
+        self.write_policy(policy)?;
+        let output = self.reload()?;
+        if !output.status.success() {
+            bail!("reload: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Where the metrics page is.
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics)
     }
 
     /// How attacks are started as the agent `agent` of this daemon.

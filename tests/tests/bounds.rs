@@ -203,7 +203,7 @@ fn a_name_with_too_many_addresses_is_bounded_and_what_is_left_out_is_refused() {
     }
     let health = stage.daemon.status().expect("status")["health"].to_string();
     assert!(
-        health.contains("allowed.example") && health.contains("64"),
+        health.contains("allowed.example has 16 more addresses than the 64"),
         "status does not say that addresses were left out: {health}"
     );
 }
@@ -227,4 +227,79 @@ fn more_agents_than_there_is_room_for_is_a_clear_error_that_changes_nothing() {
     agent
         .value("udp().sendto(b'x', ('203.0.113.40', 4000))")
         .expect("allowed");
+}
+
+#[test]
+fn as_many_agents_as_there_is_room_for_work_within_the_usual_limit_of_open_files() {
+    let stage = Stage::new(TWO, "").expect("stage");
+    // What a login shell and many service managers give.
+    let daemon = Pid::from_raw(stage.daemon.pid().expect("pid") as i32);
+    let (soft, hard) = limit_files(daemon, 1024, 524_288);
+    assert!(soft >= 1024 && hard >= 1024);
+    let mut text = "version: 1\nagents:\n".to_owned();
+    for number in 0..256 {
+        text += &format!(
+            "  agent-{number}:\n    allow:\n      - {{ cidr: 203.0.113.40, protocol: udp, ports: [{}] }}\n",
+            4000 + number
+        );
+    }
+    stage.daemon.enforce(&text).expect("enforce");
+    for number in [0, 128, 255] {
+        let mut agent = stage.daemon.puppet(&format!("agent-{number}")).expect("puppet");
+        for (port, expected) in [(4000 + number, 0), (4300, libc::EPERM)] {
+            let code = format!("udp().sendto(b'x', ('203.0.113.40', {port}))");
+            assert_eq!(agent.errno(&code).expect("ask"), expected, "{number} {port}");
+        }
+    }
+    let status = stage.daemon.status().expect("status");
+    assert_eq!(status["agents"].as_array().map(Vec::len), Some(256));
+}
+
+/// Sets the limit of open files of a process that runs; gives the old ones.
+fn limit_files(pid: Pid, soft: u64, hard: u64) -> (u64, u64) {
+    let new = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let mut old = new;
+    // SAFETY: both pointers are to whole values.
+    let code = unsafe { libc::prlimit(pid.as_raw(), libc::RLIMIT_NOFILE, &new, &mut old) };
+    assert_eq!(code, 0, "prlimit");
+    (old.rlim_cur, old.rlim_max)
+}
+
+#[test]
+fn addresses_that_no_name_may_stand_for_are_dropped_and_counted() {
+    let policy =
+        "version: 1\nagents:\n  worker:\n    allow:\n      - { host: allowed.example, ports: [9] }\n";
+    let stage = Stage::new(policy, "").expect("stage");
+    stage
+        .dns
+        .set(ALLOWED, &["127.0.0.1", "169.254.169.254", "::1", "203.0.113.12"], 60);
+    stage.daemon.reload().expect("reload");
+    let dropped = wait::until("the dropped addresses to be counted", wait::PATIENCE, || {
+        let count = stage
+            .daemon
+            .metric("exeat_dns_rebind_answers_dropped_total", &[])
+            .ok()?;
+        (count > 0.0).then_some(count)
+    });
+    let dropped = dropped.expect("metric");
+    wait::until("the address that is left", wait::PATIENCE, || {
+        let status = stage.daemon.status().ok()?;
+        let addresses = status["names"][0]["addresses"].as_array()?.clone();
+        addresses.iter().any(|a| a == "203.0.113.12").then_some(())
+    })
+    .expect("lease");
+    assert_eq!(dropped, 3.0, "each once");
+    let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
+    for (address, expected) in [
+        ("127.0.0.1", libc::EPERM),
+        ("169.254.169.254", libc::EPERM),
+        ("::1", libc::EPERM),
+        ("203.0.113.12", libc::ECONNREFUSED),
+    ] {
+        let errno = agent.errno(&format!("tcp({address:?}, 9)")).expect("ask");
+        assert_eq!(errno, expected, "{address}");
+    }
 }

@@ -20,7 +20,8 @@ fn words(argv: &[&str]) -> Vec<String> {
 
 fn command(stage: &Stage, argv: &[&str]) -> Command {
     let mut command = stage.daemon.run_command(AGENT, PLAIN_USER, &words(argv));
-    command.stdin(Stdio::null());
+    // A folder of the PATH that the user may not read would be EACCES, and thus 126.
+    command.stdin(Stdio::null()).env("PATH", "/usr/bin:/bin");
     command
 }
 
@@ -130,11 +131,13 @@ fn what_a_program_inherits_is_kept() {
         &words(&["sh", "-c", script, "name", "two words", "", "-x", "--"]),
     );
     command
-        .current_dir(stage.world.folder())
         .env("MARK", "kept as it is")
         .stdin(std::fs::File::open("/etc/hostname").expect("file"))
         .stdout(Stdio::piped());
-    let limit = || -> std::io::Result<()> {
+    let folder = stage.world.folder().to_owned();
+    let limit = move || -> std::io::Result<()> {
+        // Here and not by `current_dir`, because entering the laptop's mounts resets it.
+        nix::unistd::chdir(folder.as_path())?;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o027));
         nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 333, 333)?;
         Ok(())

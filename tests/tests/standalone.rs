@@ -155,8 +155,15 @@ fn a_wrong_start_says_what_is_wrong_and_leaves_nothing() {
     assert_eq!(output.status.code(), Some(125), "{said}");
     assert!(said.contains("root"), "{said}");
 
+    // A policy that can be read but does not fit the tables fails in the daemon itself.
+    let ports: Vec<String> = (1..=65).map(|n| (n * 2).to_string()).collect();
+    let too_many = format!(
+        "version: 1\nagents:\n  a:\n    allow:\n      - {{ cidr: 10.0.0.0/8, ports: [{}] }}\n",
+        ports.join(", ")
+    );
     for (text, words) in [
-        ("version: 1\nagents: {}\n", "no agent"),
+        (too_many.as_str(), "65 different port ranges"),
+        ("version: 1\nagents: {}\n", "names no agent"),
         ("version: 1\nagents:\n  a: {}\n  b: {}\n", "--agent"),
         ("version: 1\nagents:\n  a:\n    alow: []\n", "alow"),
     ] {

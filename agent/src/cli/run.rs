@@ -91,7 +91,10 @@ fn only_agent(file: &Path, named: Option<&str>) -> Result<String, Failure> {
         (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
         (_, []) => Err(Failure::new(
             Exit::RunFailed,
-            format!("{} names no agent: give it one below `agents:`", file.display()),
+            format!(
+                "{} names no agent: give it one below `agents:`",
+                file.display()
+            ),
         )),
         (Some(name), names) => Err(Failure::new(
             Exit::RunFailed,

@@ -94,7 +94,10 @@ fn check_says_what_is_wrong_where_and_all_of_it() {
         (9, "99999"),
         (10, "alow"),
     ] {
-        assert!(said.contains(&format!("policy.yaml:{line}:")), "line {line}: {said}");
+        assert!(
+            said.contains(&format!("policy.yaml:{line}:")),
+            "line {line}: {said}"
+        );
         assert!(said.contains(words), "{words}: {said}");
     }
     let output = bench.run(&["check", "--output", "json", &file]);
@@ -106,7 +109,11 @@ fn check_says_what_is_wrong_where_and_all_of_it() {
     for line in [4, 6, 8, 9, 10] {
         assert!(lines.contains(&line), "{lines:?}");
     }
-    assert!(errors.iter().all(|e| e["help"].as_str().is_some_and(|h| !h.is_empty())));
+    assert!(
+        errors
+            .iter()
+            .all(|e| e["help"].as_str().is_some_and(|h| !h.is_empty()))
+    );
 
     let missing = bench.run(&["check", "/nowhere/policy.yaml"]);
     assert_eq!(missing.status.code(), Some(2));
@@ -116,12 +123,16 @@ fn check_says_what_is_wrong_where_and_all_of_it() {
 fn explain_names_the_rule_that_decides() {
     let bench = Bench::new();
     let file = bench.policy(POLICY);
-    let explain = |target: &str| {
-        bench.run(&["explain", "--policy", &file, "--agent", AGENT, target])
-    };
+    let explain =
+        |target: &str| bench.run(&["explain", "--policy", &file, "--agent", AGENT, target]);
     let output = explain("tcp://allowed.example:443");
     let said = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{said}{}", text(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{said}{}",
+        text(&output.stderr)
+    );
     assert!(said.contains("the one that is allowed"), "{said}");
     for target in [
         "tcp://allowed.example:22",
@@ -129,7 +140,12 @@ fn explain_names_the_rule_that_decides() {
         "tcp://127.0.0.1:443",
     ] {
         let output = explain(target);
-        assert_eq!(output.status.code(), Some(1), "{target}: {}", text(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{target}: {}",
+            text(&output.stdout)
+        );
     }
     let output = explain("not a target");
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
@@ -140,7 +156,11 @@ fn schema_completions_and_help_are_printed() {
     let bench = Bench::new();
     let schema = json(&bench.run(&["schema"]));
     assert!(schema["properties"]["agents"].is_object(), "{schema}");
-    for (shell, word) in [("bash", "complete"), ("zsh", "#compdef"), ("fish", "complete")] {
+    for (shell, word) in [
+        ("bash", "complete"),
+        ("zsh", "#compdef"),
+        ("fish", "complete"),
+    ] {
         let output = bench.run(&["completions", shell]);
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains(word), "{shell}");
@@ -151,14 +171,23 @@ fn schema_completions_and_help_are_printed() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(!output.stdout.is_empty());
     }
-    for arguments in [["nonsense"].as_slice(), &["status", "--nonsense"], &["run"], &[]] {
+    for arguments in [
+        ["nonsense"].as_slice(),
+        &["status", "--nonsense"],
+        &["run"],
+        &[],
+    ] {
         assert_eq!(bench.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
     // The completion is one that the shell itself takes.
     let script = bench.run(&["completions", "bash"]).stdout;
     let path = bench.folder.path().join("completion");
     std::fs::write(&path, script).expect("write");
-    let checked = Command::new("bash").arg("-n").arg(&path).output().expect("bash");
+    let checked = Command::new("bash")
+        .arg("-n")
+        .arg(&path)
+        .output()
+        .expect("bash");
     assert!(checked.status.success(), "{}", text(&checked.stderr));
 }
 
@@ -170,7 +199,10 @@ fn without_a_daemon_the_commands_say_so() {
         let output = bench.run(&[command]);
         assert_eq!(output.status.code(), Some(4), "{command}");
         let said = text(&output.stderr);
-        assert!(said.contains("the daemon is not running"), "{command}: {said}");
+        assert!(
+            said.contains("the daemon is not running"),
+            "{command}: {said}"
+        );
     }
     let output = bench.run(&["doctor", "--output", "json"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
@@ -179,7 +211,11 @@ fn without_a_daemon_the_commands_say_so() {
     assert_eq!(report["enforcing"], Value::Null);
     let findings = report["findings"].as_array().expect("findings");
     assert!(findings.len() > 10);
-    assert!(findings.iter().all(|f| f["feature"].is_string() && f["grade"].is_string()));
+    assert!(
+        findings
+            .iter()
+            .all(|f| f["feature"].is_string() && f["grade"].is_string())
+    );
     let output = bench.run(&["doctor"]);
     assert!(text(&output.stdout).contains("This kernel can enforce"));
     assert!(text(&output.stdout).contains("What this version does not stop"));
@@ -192,7 +228,10 @@ fn a_bad_configuration_names_its_line() {
     let output = bench.run(&["status"]);
     assert_eq!(output.status.code(), Some(2));
     let said = text(&output.stderr);
-    assert!(said.contains("metrcs") && said.contains("config.yaml"), "{said}");
+    assert!(
+        said.contains("metrcs") && said.contains("config.yaml"),
+        "{said}"
+    );
     let output = bench.run(&["daemon"]);
     assert_eq!(output.status.code(), Some(2));
 }
@@ -215,7 +254,12 @@ fn every_view_of_a_running_daemon_is_for_people_and_for_programs() {
     ] {
         let output = cli(&[command]);
         let said = text(&output.stdout);
-        assert_eq!(output.status.code(), Some(0), "{command}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{command}: {}",
+            text(&output.stderr)
+        );
         for word in words {
             assert!(said.contains(word), "{command}: no {word:?} in {said}");
         }
@@ -232,7 +276,14 @@ fn every_view_of_a_running_daemon_is_for_people_and_for_programs() {
     }
     let status = stage.daemon.status().expect("status");
     let walls = status["enforcement"]["walls"].as_array().expect("walls");
-    for hook in ["connect4", "connect6", "sendmsg4", "sendmsg6", "sock_create", "egress"] {
+    for hook in [
+        "connect4",
+        "connect6",
+        "sendmsg4",
+        "sendmsg6",
+        "sock_create",
+        "egress",
+    ] {
         let wall = walls.iter().find(|wall| wall["name"] == hook);
         assert_eq!(wall.expect("wall")["state"], "up", "{hook}");
     }
@@ -247,7 +298,15 @@ fn a_reader_that_goes_away_is_no_panic() {
     stage.curl_as(AGENT, "https://203.0.113.20/").expect("run");
     let exeat = program();
     let config = stage.daemon.config();
-    for command in ["status", "events", "leases", "doctor", "schema", "completions zsh", "--help"] {
+    for command in [
+        "status",
+        "events",
+        "leases",
+        "doctor",
+        "schema",
+        "completions zsh",
+        "--help",
+    ] {
         let line = format!(
             "set -o pipefail; {} --config {} {command} | true",
             exeat.display(),
@@ -261,7 +320,10 @@ fn a_reader_that_goes_away_is_no_panic() {
             .output()
             .expect("bash");
         let said = text(&output.stderr);
-        assert!(!said.contains("panicked") && said.is_empty(), "{command}: {said}");
+        assert!(
+            !said.contains("panicked") && said.is_empty(),
+            "{command}: {said}"
+        );
         let code = output.status.code();
         assert!([Some(0), Some(141)].contains(&code), "{command}: {code:?}");
     }
@@ -310,13 +372,18 @@ fn an_ordinary_user_may_look_but_not_touch() {
         let output = cli(arguments);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(5), "{arguments:?}: {said}");
-        assert!(said.contains("root") || said.contains("sudo"), "{arguments:?}: {said}");
+        assert!(
+            said.contains("root") || said.contains("sudo"),
+            "{arguments:?}: {said}"
+        );
         assert!(!said.contains("panicked"));
     }
     assert_eq!(cli(&["status"]).status.code(), Some(0));
     assert!(!stage.daemon.links().expect("links").is_empty());
     assert_eq!(
-        stage.curl_as(AGENT, "http://allowed.example/").expect("run"),
+        stage
+            .curl_as(AGENT, "http://allowed.example/")
+            .expect("run"),
         Some(0)
     );
 }
@@ -329,7 +396,10 @@ fn a_second_daemon_and_a_teardown_find_the_first() {
     let second = stage.daemon.cli(&["daemon"]).output().expect("run");
     let said = text(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains(&pid.to_string()), "which one runs is not said: {said}");
+    assert!(
+        said.contains(&pid.to_string()),
+        "which one runs is not said: {said}"
+    );
     for arguments in [
         ["teardown"].as_slice(),
         &["teardown", "--kill"],
@@ -352,13 +422,20 @@ fn teardown_does_not_free_what_runs_unless_told_to() {
     let output = stage.daemon.cli(&["teardown"]).output().expect("run");
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("--kill") && said.contains("--release"), "{said}");
+    assert!(
+        said.contains("--kill") && said.contains("--release"),
+        "{said}"
+    );
     assert_eq!(
         agent.errno("tcp('203.0.113.20', 80)").expect("ask"),
         libc::EPERM,
         "still enforced"
     );
-    let output = stage.daemon.cli(&["teardown", "--kill"]).output().expect("run");
+    let output = stage
+        .daemon
+        .cli(&["teardown", "--kill"])
+        .output()
+        .expect("run");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(agent.ask("1").is_err(), "it still runs");
     assert!(!stage.daemon.bpffs().exists());

@@ -34,12 +34,7 @@ const SERVERS: [&str; 4] = [
     "::ffff:203.0.113.53",
 ];
 
-const WAYS: [&str; 4] = [
-    "dns_unconnected",
-    "dns_connected",
-    "dns_message",
-    "dns_tcp",
-];
+const WAYS: [&str; 4] = ["dns_unconnected", "dns_connected", "dns_message", "dns_tcp"];
 
 fn puppet(stage: &Stage) -> Puppet {
     stage.daemon.puppet(AGENT).expect("puppet")
@@ -51,7 +46,9 @@ fn strays(stage: &Stage, token: &str) -> usize {
     let to_53 = |p: &exeat_tests::sniff::Packet| p.ports.is_some_and(|(_, to)| to == 53);
     let server = NAME_SERVER.parse().expect("address");
     stage.sniffer.count(|p| {
-        (to_53(p) && !p.is_to(server)) || p.contains(b"\x05other\x07example") || p.contains(token.as_bytes())
+        (to_53(p) && !p.is_to(server))
+            || p.contains(b"\x05other\x07example")
+            || p.contains(token.as_bytes())
     })
 }
 
@@ -113,7 +110,10 @@ fn the_resolvers_of_programs_work() {
     let stage = Stage::new(POLICY, "").expect("stage");
     let mut agent = puppet(&stage);
     let glibc = "sorted({r[4][0] for r in getaddrinfo('allowed.example', 80, type=SOCK_STREAM)})";
-    assert_eq!(agent.value(glibc).expect("getaddrinfo"), json!([ALLOWED_V4]));
+    assert_eq!(
+        agent.value(glibc).expect("getaddrinfo"),
+        json!([ALLOWED_V4])
+    );
     let error = agent
         .ask("getaddrinfo('other.example', 80)")
         .expect_err("a refused name resolves");
@@ -129,13 +129,19 @@ fn the_resolvers_of_programs_work() {
     for server in ["@203.0.113.53", "@2001:db8::53"] {
         for transport in ["+notcp", "+tcp"] {
             let said = run(&["dig", server, ALLOWED, transport, "+tries=1", "+timeout=5"]);
-            assert!(said.contains("status: NOERROR"), "{server} {transport}: {said}");
+            assert!(
+                said.contains("status: NOERROR"),
+                "{server} {transport}: {said}"
+            );
             assert!(said.contains(ALLOWED_V4), "{server} {transport}: {said}");
             // dig checks that the answer comes from where it asked.
             let from = format!("SERVER: {}#53", &server[1..]);
             assert!(said.contains(&from), "{server} {transport}: {said}");
             let said = run(&["dig", server, OTHER, transport, "+tries=1", "+timeout=5"]);
-            assert!(said.contains("status: REFUSED"), "{server} {transport}: {said}");
+            assert!(
+                said.contains("status: REFUSED"),
+                "{server} {transport}: {said}"
+            );
         }
     }
     assert_eq!(stage.dns.asked(OTHER), 0);
@@ -167,10 +173,15 @@ fn bytes_to_port_53_that_are_no_question_never_leave() {
 
 /// Index and ports of an agent's gate, as the daemon keeps them for its restart.
 fn gate(stage: &Stage, agent: &str) -> (String, u64, u64) {
-    let text = std::fs::read_to_string(stage.daemon.runtime_dir().join("state.json")).expect("state");
+    let text =
+        std::fs::read_to_string(stage.daemon.runtime_dir().join("state.json")).expect("state");
     let state: Value = serde_json::from_str(&text).expect("JSON");
     let agent = &state["agents"][agent];
-    let number = |key: &str| agent[key].as_u64().unwrap_or_else(|| panic!("{key} in {text}"));
+    let number = |key: &str| {
+        agent[key]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{key} in {text}"))
+    };
     (
         format!("127.64.0.{}", number("index") + 1),
         number("gate4"),
@@ -208,9 +219,16 @@ fn the_gates_of_others_are_closed_even_where_loopback_is_allowed() {
         .event(|e| e["dest"]["ip"] == v4.as_str() && e["dest"]["port"] == port4)
         .expect("event");
     assert_eq!(event["reason"], "gate");
-    let (mine, six) = (format!("tcp({own:?}, {own4})"), format!("tcp('::1', {own6})"));
+    let (mine, six) = (
+        format!("tcp({own:?}, {own4})"),
+        format!("tcp('::1', {own6})"),
+    );
     assert_eq!(agent.errno(&mine).expect("ask"), 0, "the agent's own gate");
-    assert_eq!(agent.errno(&six).expect("ask"), 0, "the agent's own gate at ::1");
+    assert_eq!(
+        agent.errno(&six).expect("ask"),
+        0,
+        "the agent's own gate at ::1"
+    );
     // What the policy allows of loopback is open: only nobody listens there.
     for addr in ["127.0.0.1", "127.65.0.1", "::1"] {
         assert_eq!(
@@ -244,8 +262,16 @@ fn each_agent_is_answered_from_its_own_policy() {
                         .clone()
                 })
             };
-            assert_eq!(codes(&mut first), [0, REFUSED].map(Value::from), "{way} {server}");
-            assert_eq!(codes(&mut second), [REFUSED, 0].map(Value::from), "{way} {server}");
+            assert_eq!(
+                codes(&mut first),
+                [0, REFUSED].map(Value::from),
+                "{way} {server}"
+            );
+            assert_eq!(
+                codes(&mut second),
+                [REFUSED, 0].map(Value::from),
+                "{way} {server}"
+            );
         }
     }
 }
@@ -283,4 +309,21 @@ fn without_the_daemon_names_are_closed_and_after_a_restart_they_work_again() {
             assert_eq!(answer, json!([[server, 53], 0, [ALLOWED_V4]]), "{way}");
         }
     }
+}
+
+#[test]
+fn a_monitored_agents_questions_go_where_they_went_before_and_are_told() {
+    let stage = Stage::new(&POLICY.replace("enforce", "monitor"), "").expect("stage");
+    let mut agent = puppet(&stage);
+    let glibc = "sorted({r[4][0] for r in getaddrinfo('other.example', 80, AF_INET)})";
+    assert_eq!(
+        agent.value(glibc).expect("getaddrinfo"),
+        json!(["203.0.113.20"])
+    );
+    assert!(stage.dns.asked(OTHER) > 0);
+    let event = stage
+        .daemon
+        .event(|e| e["dest"]["ip"] == NAME_SERVER && e["dest"]["port"] == 53)
+        .expect("event");
+    assert_eq!(event["verdict"], "would_deny", "{event}");
 }

@@ -79,7 +79,9 @@ fn with_a_rule_ping_reaches_the_named_places_only() {
     ] {
         for connected in ["False", "True"] {
             let code = format!("ping({host:?}, {connected})");
-            let got = agent.value(&code).unwrap_or_else(|e| panic!("{code}: {e:#}"));
+            let got = agent
+                .value(&code)
+                .unwrap_or_else(|e| panic!("{code}: {e:#}"));
             assert_eq!(got, answer, "{code}");
         }
     }

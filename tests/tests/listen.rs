@@ -63,7 +63,9 @@ fn a_listener_answers_the_peers_of_its_rule_and_nobody_else() {
     let stage = stage(POLICY);
     let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
     let mut peer = peer(&stage.world);
-    agent.value("l = listener('0.0.0.0', 8080)").expect("listen");
+    agent
+        .value("l = listener('0.0.0.0', 8080)")
+        .expect("listen");
     agent.value("l6 = socket(AF_INET6); l6.setsockopt(IPPROTO_IPV6, IPV6_V6ONLY, 1); l6.bind(('::', 8080)); l6.listen(); l6.settimeout(5)").expect("listen");
     for (source, laptop, listener) in [
         ("203.0.113.30", LAPTOP_V4, "l"),
@@ -74,7 +76,9 @@ fn a_listener_answers_the_peers_of_its_rule_and_nobody_else() {
         peer.value(&format!("c = tcp({laptop:?}, 8080, ({source:?}, 0))"))
             .unwrap_or_else(|e| panic!("{source}: {e:#}"));
         agent
-            .value(&format!("s, who = {listener}.accept(); s.settimeout(5); s.sendall(b'welcome' * 10000)"))
+            .value(&format!(
+                "s, who = {listener}.accept(); s.settimeout(5); s.sendall(b'welcome' * 10000)"
+            ))
             .expect("accept");
         assert_eq!(agent.value("who[0]").expect("who"), source);
         assert_eq!(

@@ -69,7 +69,10 @@ impl Server {
             .laptop
             .command("prometheus")
             .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.join("data").display()
+            ))
             .arg(format!("--web.listen-address={LISTEN}"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log"))

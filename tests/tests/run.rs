@@ -5,7 +5,7 @@ use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::pty::Pty;
 use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::wait;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
@@ -86,7 +86,9 @@ fn a_shell_at_a_terminal_has_its_job_control() {
 #[test]
 fn signals_of_the_terminal_reach_a_program_that_is_not_a_shell() {
     let stage = stage();
-    let cat = stage.daemon.run_command(AGENT, PLAIN_USER, &words(&["cat"]));
+    let cat = stage
+        .daemon
+        .run_command(AGENT, PLAIN_USER, &words(&["cat"]));
     let mut pty = Pty::start(cat).expect("terminal");
     pty.keys("echoed\n").expect("type");
     // Once by the terminal, once by the program.
@@ -266,8 +268,7 @@ fn two_runs_of_an_agent_are_apart_and_the_cgroup_goes_with_the_last() {
     let mut second = stage.daemon.puppet(AGENT).expect("puppet");
     let runs = || {
         let status = stage.daemon.status().expect("status");
-        let runs = status["agents"][0]["runs"].as_array().expect("runs").len();
-        runs
+        status["agents"][0]["runs"].as_array().map_or(0, Vec::len)
     };
     assert_eq!(runs(), 2);
     let cgroup = "open('/proc/self/cgroup').read()";
@@ -339,7 +340,11 @@ fn without_a_wall_nothing_starts_and_the_daemon_puts_it_back() {
         assert_ne!(stage.daemon.links().expect("links")[&pin], before);
     } else {
         assert_eq!(output.status.code(), Some(125));
-        assert!(stderr(&output).contains("is not attached"), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("is not attached"),
+            "{}",
+            stderr(&output)
+        );
     }
     wait::until("the wall to be back", wait::PATIENCE, || {
         let status = stage.daemon.status().ok()?;
@@ -353,11 +358,7 @@ fn without_a_wall_nothing_starts_and_the_daemon_puts_it_back() {
 #[test]
 fn standard_input_ends_when_the_writer_does() {
     let stage = stage();
-    let mut pipe = [0; 2];
-    // SAFETY: `pipe` has room for the two descriptors.
-    assert_eq!(unsafe { libc::pipe2(pipe.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    // SAFETY: both were just made and belong to nobody.
-    let [read, write] = pipe.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let (read, mut write) = std::io::pipe().expect("pipe");
     let mut command = command(&stage, &["wc", "-c"]);
     let child = command
         .stdin(Stdio::from(read))
@@ -365,7 +366,8 @@ fn standard_input_ends_when_the_writer_does() {
         .spawn()
         .expect("run");
     drop(command);
-    std::io::Write::write_all(&mut std::fs::File::from(write), &[b'x'; 100_000]).expect("write");
+    std::io::Write::write_all(&mut write, &[b'x'; 100_000]).expect("write");
+    drop(write);
     let output = child.wait_with_output().expect("wait");
     assert_eq!(output.stdout, b"100000\n");
 }

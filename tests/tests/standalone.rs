@@ -76,7 +76,9 @@ fn traces(pid: u32) -> [PathBuf; 3] {
     [
         Path::new("/run").join(&name),
         Path::new(BPFFS).join(&name),
-        cgroup::root().expect("cgroup2").join(format!("{name}.slice")),
+        cgroup::root()
+            .expect("cgroup2")
+            .join(format!("{name}.slice")),
     ]
 }
 
@@ -150,7 +152,10 @@ except ChildProcessError: print('no children')";
 fn a_wrong_start_says_what_is_wrong_and_leaves_nothing() {
     let scene = scene();
     let before: Vec<_> = leftovers();
-    let output = scene.command(65_534, &["echo", "ran"]).output().expect("run");
+    let output = scene
+        .command(65_534, &["echo", "ran"])
+        .output()
+        .expect("run");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(125), "{said}");
     assert!(said.contains("root"), "{said}");

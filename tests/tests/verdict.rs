@@ -77,7 +77,9 @@ const ADDRESSES: &[&str] = &[
 
 const BITS4: &[u8] = &[0, 1, 8, 9, 15, 16, 24, 25, 31, 32];
 const BITS6: &[u8] = &[0, 3, 16, 32, 33, 48, 63, 64, 127, 128];
-const PORTS: &[u16] = &[1, 79, 80, 81, 443, 1023, 1024, 4000, 4005, 8080, 65534, 65535];
+const PORTS: &[u16] = &[
+    1, 79, 80, 81, 443, 1023, 1024, 4000, 4005, 8080, 65534, 65535,
+];
 const HOSTS: [&str; 3] = ["a.example", "b.example", "c.example"];
 
 /// A port rule as YAML.
@@ -132,7 +134,9 @@ fn random_policy(random: &mut Random) -> String {
             text += &match key {
                 "listen" => format!("      - {{ {selector}, ports: {ports} }}\n"),
                 "deny" if random.chance(30) => format!("      - {{ {selector} }}\n"),
-                "deny" if random.chance(30) => format!("      - {{ {selector}, ports: {ports} }}\n"),
+                "deny" if random.chance(30) => {
+                    format!("      - {{ {selector}, ports: {ports} }}\n")
+                }
                 _ => format!("      - {{ {selector}, protocol: {protocol}, ports: {ports} }}\n"),
             };
         }
@@ -184,7 +188,10 @@ impl Scene {
             agent,
             generation: 0,
         };
-        scene.kernel.admit(scene.run.agent_id, AGENT).expect("admit");
+        scene
+            .kernel
+            .admit(scene.run.agent_id, AGENT)
+            .expect("admit");
         scene.agent.value(FLOWS).expect("define");
         scene
     }
@@ -311,11 +318,7 @@ fn random_flow(random: &mut Random) -> Flow {
 }
 
 /// What a flow may meet that is not a refusal.
-const NO_REFUSAL: [i64; 3] = [
-    0,
-    libc::EINPROGRESS as i64,
-    libc::ECONNREFUSED as i64,
-];
+const NO_REFUSAL: [i64; 3] = [0, libc::EINPROGRESS as i64, libc::ECONNREFUSED as i64];
 
 fn compare(scene: &mut Scene, compiled: &Compiled, flows: &[Flow], text: &str) -> [usize; 2] {
     let list: Vec<Value> = flows
@@ -342,7 +345,10 @@ fn compare(scene: &mut Scene, compiled: &Compiled, flows: &[Flow], text: &str) -
     }
     // Each refusal was counted once: no packet of an allowed flow met a wall further down.
     let refused = scene.blocked() - before;
-    assert_eq!(refused, outcomes[0] as u64, "refusals counted under\n{text}");
+    assert_eq!(
+        refused, outcomes[0] as u64,
+        "refusals counted under\n{text}"
+    );
     outcomes
 }
 
@@ -425,7 +431,11 @@ fn agree(seed: u64, policies: usize, flows_each: usize) {
         }
         // Leases that come and go change the table in force.
         for (addr, names) in leases(&mut random) {
-            let names = if random.chance(40) { BTreeSet::new() } else { names };
+            let names = if random.chance(40) {
+                BTreeSet::new()
+            } else {
+                names
+            };
             let change = tables.lease(addr, &names).expect("lease");
             let leased = scene
                 .kernel
@@ -441,7 +451,10 @@ fn agree(seed: u64, policies: usize, flows_each: usize) {
     let [refused, allowed] = outcomes;
     assert_eq!(refused + allowed, policies * flows_each);
     // A comparison of which one side hardly ever occurs would prove little.
-    assert!(refused.min(allowed) * 5 > policies * flows_each, "{outcomes:?}");
+    assert!(
+        refused.min(allowed) * 5 > policies * flows_each,
+        "{outcomes:?}"
+    );
 }
 
 #[test]
@@ -497,7 +510,10 @@ fn a_table_that_is_full_refuses_and_takes_again_once_there_is_room() {
     );
     // An address that is already held needs no room.
     assert_eq!(put(&mut scene, &addresses[0], &host), Leased::Held);
-    assert_eq!(put(&mut scene, &addresses[1], &BTreeSet::new()), Leased::Held);
+    assert_eq!(
+        put(&mut scene, &addresses[1], &BTreeSet::new()),
+        Leased::Held
+    );
     assert_eq!(put(&mut scene, &addresses[5], &host), Leased::Held);
     assert_eq!(errnos(&mut scene), [true, false, true, true, false, true]);
 }

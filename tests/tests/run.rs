@@ -52,8 +52,11 @@ fn a_shell_at_a_terminal_has_its_job_control() {
     pty.until("ready> ").expect("prompt");
 
     pty.keys("sleep 1000\n").expect("type");
-    let shell = pty.pid() as i32;
-    let sleeps = |pty: &Pty| pty.foreground().is_ok_and(|group| group != shell);
+    // Not the shell's child before it executes: that one still has the shell's handlers.
+    let sleeps = |pty: &Pty| {
+        let leader = pty.foreground().unwrap_or_default();
+        std::fs::read_to_string(format!("/proc/{leader}/comm")).is_ok_and(|c| c == "sleep\n")
+    };
     wait::until("the program in the foreground", wait::PATIENCE, || {
         sleeps(&pty).then_some(())
     })

@@ -374,3 +374,68 @@ fn standard_input_ends_when_the_writer_does() {
     let output = child.wait_with_output().expect("wait");
     assert_eq!(output.stdout, b"100000\n");
 }
+
+#[test]
+fn eighty_runs_side_by_side_are_all_confined() {
+    let stage = stage();
+    let script = "exec 3<>/dev/tcp/203.0.113.20/80";
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let output = run(&stage, &["bash", "-c", script]);
+                    let said = stderr(&output);
+                    assert_eq!(output.status.code(), Some(1), "{said}");
+                    assert!(said.contains("Operation not permitted"), "{said}");
+                }
+            });
+        }
+    });
+    assert!(stage.forbidden(|_| false).expect("settle").is_empty());
+    let blocked = stage.daemon.metric(
+        "exeat_flows_blocked_total",
+        &["agent=\"worker\"", "reason=\"no_rule\"", "protocol=\"tcp\""],
+    );
+    assert_eq!(blocked.expect("metrics"), 80.0);
+    let launches = stage
+        .daemon
+        .metric("exeat_sandbox_launches_total", &["outcome=\"ok\""]);
+    assert_eq!(launches.expect("metrics"), 80.0);
+    let folder = stage.daemon.slice().expect("slice").join(AGENT);
+    wait::until("every cgroup to go", wait::PATIENCE, || {
+        (!folder.exists()).then_some(())
+    })
+    .expect("collected");
+}
+
+#[test]
+fn an_event_names_the_program_and_who_started_it() {
+    let stage = stage();
+    let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
+    assert_eq!(
+        agent.errno("tcp('203.0.113.20', 80)").expect("ask"),
+        libc::EPERM
+    );
+    let event = stage
+        .daemon
+        .event(|e| e["dest"]["ip"] == "203.0.113.20")
+        .expect("event");
+    let process = &event["process"];
+    let path = |path: std::path::PathBuf| path.display().to_string();
+    let python = std::fs::canonicalize("/usr/bin/python3").expect("python");
+    let this = std::env::current_exe().expect("this test");
+    assert_eq!(process["pid"], agent.pid(), "{event}");
+    assert_eq!(process["exe"], path(python), "{event}");
+    assert_eq!(process["ppid"], std::process::id(), "{event}");
+    assert_eq!(process["parent_exe"], path(this), "{event}");
+    let cgroup = std::fs::metadata(
+        stage
+            .daemon
+            .slice()
+            .expect("slice")
+            .join(AGENT)
+            .join("run-0"),
+    );
+    let id = std::os::unix::fs::MetadataExt::ino(&cgroup.expect("cgroup"));
+    assert_eq!(event["cgroup"], id, "{event}");
+}

@@ -158,14 +158,18 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Finds the agents that the maps and the cgroup tree know from an earlier daemon.
+    /// Finds the agents of an earlier daemon by their cgroups. Maps of a new layout do not know
+    /// them yet; their index is then the one that was kept.
     fn recognise(&mut self) -> Result<(), KernelError> {
         let known: BTreeMap<u64, u32> = self.kernel.known_agents().into_iter().collect();
         for (name, id) in self.kernel.slice().agents()? {
-            if let Some(index) = known.get(&id) {
-                self.retired.insert(name.clone(), *index);
-                self.admitted.insert(name, id);
-            }
+            let kept = || self.last.agents.get(&name).map(|agent| agent.index);
+            let Some(index) = known.get(&id).copied().or_else(kept) else {
+                continue;
+            };
+            self.kernel.admit(id, index)?;
+            self.retired.insert(name.clone(), index);
+            self.admitted.insert(name, id);
         }
         Ok(())
     }

@@ -295,6 +295,13 @@ fn health(
             ));
         }
     }
+    let over = engine.leases.counters().names_over_bound;
+    if over > 0 {
+        reasons.push(format!(
+            "{over} names are beyond the {} that are resolved, and stay refused",
+            engine.leases.config().max_names
+        ));
+    }
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

@@ -58,6 +58,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             snapshot.policy_rules[kind.index()] += 1;
         }
     }
+    snapshot.governed = engine.agents.len() as u64;
     snapshot.agents = agents(shared, engine);
     snapshot.maps = maps(engine);
     snapshot.programs = status

@@ -91,7 +91,7 @@ fn daemon(r: &Builder, s: &Snapshot) -> Result<()> {
 fn agents(r: &Builder, s: &Snapshot) -> Result<()> {
     r.gauge("exeat_agents", "Agents that have a policy.", &[])?
         .with_label_values::<&str>(&[])
-        .set(gauge(s.agents.len() as u64));
+        .set(gauge(s.governed));
     let blocked = r.counter(
         "exeat_flows_blocked_total",
         "Flows refused (in monitor mode: that would be), by reason and protocol.",

@@ -105,6 +105,7 @@ pub(super) fn one_of_each() -> Result<Snapshot> {
             state: WallState::Up,
             detail: String::new(),
         }],
+        governed: 1,
         agents: vec![AgentSample {
             name: "agent".into(),
             ..AgentSample::default()

@@ -152,7 +152,9 @@ pub struct Snapshot {
     pub degraded: Vec<String>,
     /// The walls.
     pub walls: Vec<Wall>,
-    /// The agents.
+    /// Agents that a policy governs.
+    pub governed: u64,
+    /// Their samples, and one for processes in the slice that belong to no agent.
     pub agents: Vec<AgentSample>,
     /// Duration of upstream queries: a clone of the one that the resolver observes into
     /// ([`dns_latency`]). None before there is a resolver.

@@ -65,8 +65,6 @@ use crate::{
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Records of the gates that may wait to be told.
-const GATE_QUEUE: usize = 4096;
 /// Resolutions that may wait for the engine.
 const RESOLUTION_QUEUE: usize = 256;
 /// How long a daemon that serves one run waits for it to begin.
@@ -86,6 +84,8 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
+    /// Why events are not written to the configured file.
+    file_error: Option<String>,
     dns: Arc<DnsStats>,
     refresh: RefreshHandle,
     events: Arc<EventCounts>,
@@ -134,7 +134,6 @@ pub fn slice_of(config: &Config) -> anyhow::Result<Slice> {
 async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let lock = DaemonLock::acquire(&config.runtime_dir)?;
     let cancel = CancellationToken::new();
-    let (gate_records, gate_queue) = mpsc::channel(GATE_QUEUE);
     let (names, names_wanted) = channel::channel(Arc::default());
     let dns = Arc::new(DnsStats::default());
     let directory = Arc::new(Directory::default());
@@ -148,7 +147,25 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     };
     let mut kernel = Kernel::load(slice_of(&config)?, pins.clone(), throttle)?;
     let ring = kernel.take_ring().context("the event ring is taken")?;
-    let gates = Gates::new(gate_records, Arc::clone(&dns), cancel.clone());
+    let mut file_error = None;
+    let file = config.events.file.as_ref().and_then(|path| {
+        // No verdict waits for a log: without its file the daemon enforces all the same, and
+        // says so.
+        FileSink::open(path, config.events.file_max_bytes)
+            .inspect_err(|e| {
+                error!(error = chain(e), "events are not written to the file");
+                file_error = Some(chain(e));
+            })
+            .ok()
+    });
+    let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let gates = Gates::new(
+        Arc::clone(&directory),
+        Arc::clone(&hub),
+        throttle,
+        Arc::clone(&dns),
+        cancel.clone(),
+    );
     let gate_tasks = gates.tasks();
     let mut engine = Engine::new(
         kernel,
@@ -182,13 +199,10 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let (refresher, refresh) =
         Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
 
-    let file = match &config.events.file {
-        Some(path) => Some(FileSink::open(path, config.events.file_max_bytes)?),
-        None => None,
-    };
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
-        hub: Arc::new(Hub::new(config.events.keep as usize, file)),
+        hub,
+        file_error,
         dns,
         refresh,
         events: Arc::default(),
@@ -203,15 +217,9 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let reader = EventReader::new(ring).context("cannot watch the event ring")?;
     tasks.spawn(watch::events(
         reader,
-        Arc::clone(&directory),
-        Arc::clone(&shared.hub),
-        Arc::clone(&shared.events),
-        cancel.clone(),
-    ));
-    tasks.spawn(watch::gate_refusals(
-        gate_queue,
         directory,
         Arc::clone(&shared.hub),
+        Arc::clone(&shared.events),
         cancel.clone(),
     ));
 

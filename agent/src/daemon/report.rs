@@ -302,6 +302,9 @@ fn health(
             engine.leases.config().max_names
         ));
     }
+    if let Some(error) = &shared.file_error {
+        reasons.push(format!("events are not written to their file: {error}"));
+    }
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

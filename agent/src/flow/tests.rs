@@ -13,7 +13,6 @@ pub(crate) fn event() -> FlowEvent {
         sequence: 1,
         pid: 1235,
         tgid: 1234,
-        ppid: 1000,
         uid: 1000,
         gid: 100,
         agent: 3,
@@ -30,7 +29,6 @@ pub(crate) fn event() -> FlowEvent {
         source: Addr::from_v4([10, 0, 0, 1]),
         dest: Addr::from_v4([203, 0, 113, 9]),
         comm,
-        _zero: 0,
     }
 }
 

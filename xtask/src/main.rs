@@ -4,6 +4,7 @@
 //! holds its `Args`, and an arm in [`main`].
 
 mod build;
+mod docs;
 mod project;
 mod setup;
 mod step;
@@ -26,6 +27,7 @@ enum Task {
     Setup(setup::Args),
     Build(build::Args),
     Test(test::Args),
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&project, &args),
         Task::Build(args) => build::run(&project, &args),
         Task::Test(args) => test::run(&project, &args),
+        Task::Docs(args) => docs::run(&project, &args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

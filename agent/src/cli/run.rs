@@ -19,7 +19,7 @@ use crate::{
 /// What to run, and as whom.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The agent whose policy holds (may be left out where --policy has only one)
+    /// The agent whose policy holds (may be left out where the --policy file has only one)
     #[arg(long, value_name = "NAME", required_unless_present = "policy")]
     pub agent: Option<String>,
     /// Enforce this policy for this run alone, without a daemon (needs root)
@@ -111,8 +111,31 @@ fn only_agent(file: &Path, named: Option<&str>) -> Result<String, Failure> {
 }
 
 fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+    let text = error.to_string();
+    match error.source().map(ToString::to_string) {
+        // Some errors say their source themselves.
+        Some(source) if !text.contains(&source) => format!("{text}: {source}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::{Forbidden, LaunchError};
+
+    #[test]
+    fn an_error_is_said_once_with_its_cause() {
+        let socket = Forbidden {
+            descriptor: 0,
+            what: "a network socket".into(),
+        };
+        let text = describe(&LaunchError::from(socket));
+        assert_eq!(text.matches("descriptor 0").count(), 1, "{text}");
+        let text = describe(&LaunchError::NotExecutable {
+            command: "/etc".into(),
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        });
+        assert_eq!(text, "/etc: cannot be executed: permission denied");
     }
 }

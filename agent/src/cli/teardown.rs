@@ -55,7 +55,11 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(
             Exit::Failed,
             format!(
-                "{running} processes of agents still run, and would be free: end them, or say --kill to kill them or --release to let them go"
+                "{} of agents still running would be free: end them, or say --kill to kill them or --release to let them go",
+                match running {
+                    1 => "1 process".to_owned(),
+                    n => format!("{n} processes"),
+                }
             ),
         ));
     }

@@ -4,6 +4,7 @@
 //! holds its `Args`, and an arm in [`main`].
 
 mod build;
+mod demo;
 mod project;
 mod setup;
 mod step;
@@ -25,6 +26,7 @@ struct Cli {
 enum Task {
     Setup(setup::Args),
     Build(build::Args),
+    Demo(demo::Args),
     Test(test::Args),
 }
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let outcome = Project::find().and_then(|project| match cli.task {
         Task::Setup(args) => setup::run(&project, &args),
         Task::Build(args) => build::run(&project, &args),
+        Task::Demo(args) => demo::run(&project, &args),
         Task::Test(args) => test::run(&project, &args),
     });
     match outcome {

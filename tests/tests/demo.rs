@@ -2,9 +2,10 @@
 
 use exeat_tests::daemon::program;
 use exeat_tests::wait;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -67,7 +68,8 @@ fn it_shows_everything_and_leaves_nothing() {
 
 #[test]
 fn interrupted_in_the_middle_it_cleans_up() {
-    let mut child = demo().spawn().expect("start the demo");
+    // A group of its own, signalled as a whole: what a terminal does at Ctrl-C.
+    let mut child = demo().process_group(0).spawn().expect("start the demo");
     let pid = child.id();
     let mut said = String::new();
     let mut lines = BufReader::new(child.stdout.take().expect("stdout"));
@@ -81,7 +83,7 @@ fn interrupted_in_the_middle_it_cleans_up() {
         Vec::<String>::new(),
         "there is nothing to clean up"
     );
-    kill(Pid::from_raw(pid as i32), Signal::SIGINT).expect("signal");
+    killpg(Pid::from_raw(pid as i32), Signal::SIGINT).expect("signal");
     lines.read_to_string(&mut said).expect("the rest");
     let status = wait::until("the demo to end", wait::PATIENCE, || {
         child.try_wait().ok().flatten()

@@ -5,6 +5,7 @@ use super::signals;
 use crate::wait;
 use anyhow::Context;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +28,8 @@ impl Follow {
             .stdin(Stdio::null())
             .stdout(write.try_clone().context("copy a pipe")?)
             .stderr(write)
+            // Ctrl-C is ours: this one is ended when we clean up.
+            .process_group(0)
             .spawn()
             .context("start exeat events --follow")?;
         // It holds the ends for the child, and the reader would never see the end.

@@ -65,7 +65,9 @@ fn run(show: &Arc<Show>) -> anyhow::Result<()> {
     signals::catch()?;
 
     let mut ledger = Ledger::default();
-    let told = story::tell(show, &mut ledger, &mut traces);
+    // Ctrl-C reaches the daemon too, whose end may be noticed first.
+    let told = story::tell(show, &mut ledger, &mut traces)
+        .or_else(|error| signals::check().and(Err(error)));
     // Everything that the story made has been dropped here, whatever came of it.
     let removed = folder.close().context("remove the demo's folder");
     match &told {

@@ -5,6 +5,7 @@ use crate::technique::read_lines;
 use crate::unique;
 use anyhow::{Context, bail};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ impl Shell {
             .stdin(Stdio::piped())
             .stdout(write.try_clone().context("copy a pipe")?)
             .stderr(write)
+            // Ctrl-C is ours: this one is ended when we clean up.
+            .process_group(0)
             .spawn()
             .context("start a shell")?;
         // It holds the ends for the child, and the reader would never see the end.

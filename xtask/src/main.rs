@@ -4,6 +4,7 @@
 //! holds its `Args`, and an arm in [`main`].
 
 mod build;
+mod demo;
 mod docs;
 mod project;
 mod setup;
@@ -26,6 +27,7 @@ struct Cli {
 enum Task {
     Setup(setup::Args),
     Build(build::Args),
+    Demo(demo::Args),
     Test(test::Args),
     Docs(docs::Args),
 }
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = Project::find().and_then(|project| match cli.task {
         Task::Setup(args) => setup::run(&project, &args),
         Task::Build(args) => build::run(&project, &args),
+        Task::Demo(args) => demo::run(&project, &args),
         Task::Test(args) => test::run(&project, &args),
         Task::Docs(args) => docs::run(&project, &args),
     });

@@ -4,15 +4,18 @@ use crate::attack::{Launch, PLAIN_USER};
 use crate::cgroup;
 use crate::disk::BPFFS;
 use crate::ns::Ns;
+use crate::puppet::{self, Puppet};
 use crate::world::{NAME_SERVER, World, open_to_all};
 use crate::{unique, wait};
 use anyhow::{Context, anyhow, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -113,8 +116,16 @@ impl Daemon {
             .create(true)
             .append(true)
             .open(self.folder.join("daemon.log"))?;
-        let child = self
-            .cli(&["daemon"])
+        let mut command = self.cli(&["daemon"]);
+        // The soft limit that service managers give, whatever this shell has.
+        let usual = || -> std::io::Result<()> {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, 1024.min(hard), hard)?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(usual) };
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -440,6 +451,32 @@ impl Daemon {
             },
         )?;
         Ok(holder)
+    }
+
+    /// A puppet as an agent and an ordinary user.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn puppet(&self, agent: &str) -> anyhow::Result<Puppet> {
+        Puppet::start(self.run_command(agent, PLAIN_USER, &puppet::arguments()))
+    }
+
+    /// Writes a policy and has it put in force.
+    ///
+    /// # Errors
+    /// With what `exeat reload` said.
+    pub fn enforce(&self, policy: &str) -> anyhow::Result<()> {
+        self.write_policy(policy)?;
+        let output = self.reload()?;
+        if !output.status.success() {
+            bail!("reload: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Where the metrics page is.
+    pub fn metrics_address(&self) -> String {
+        format!("127.0.0.1:{}", self.metrics)
     }
 
     /// How attacks are started as the agent `agent` of this daemon.

@@ -140,9 +140,24 @@ fn serve_udp(stop: &Stop, socket: &UdpSocket, state: &Mutex<State>) {
             continue;
         };
         if let Some(reply) = reply(&buffer[..length], state) {
-            let _ = socket.send_to(&reply, from);
+            let _ = socket.send_to(&fitted(&buffer[..length], reply), from);
         }
     }
+}
+
+/// The reply, or where it is larger than the asker takes over UDP (512 bytes, or what its
+/// EDNS record says) an empty one that says so.
+fn fitted(query: &[u8], reply: Vec<u8>) -> Vec<u8> {
+    let Ok(query) = Message::from_vec(query) else {
+        return reply;
+    };
+    if reply.len() <= usize::from(query.max_payload()) {
+        return reply;
+    }
+    let mut short = query.into_response();
+    short.metadata.recursion_available = true;
+    short.metadata.truncation = true;
+    short.to_vec().unwrap_or(reply)
 }
 
 fn serve_tcp(stop: &Stop, mut stream: TcpStream, state: &Mutex<State>) {

@@ -20,6 +20,8 @@ pub mod disk;
 pub mod dns;
 pub mod http;
 pub mod ns;
+pub mod pty;
+pub mod puppet;
 pub mod service;
 pub mod sink;
 pub mod sniff;

@@ -89,6 +89,13 @@ fn only_agent(file: &Path, named: Option<&str>) -> Result<String, Failure> {
     let names: Vec<&str> = set.agents.keys().map(|name| name.as_str()).collect();
     match (named, names.as_slice()) {
         (Some(name), names) if names.contains(&name) => Ok(name.to_owned()),
+        (_, []) => Err(Failure::new(
+            Exit::RunFailed,
+            format!(
+                "{} names no agent: give it one below `agents:`",
+                file.display()
+            ),
+        )),
         (Some(name), names) => Err(Failure::new(
             Exit::RunFailed,
             format!(

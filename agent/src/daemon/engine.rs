@@ -198,6 +198,7 @@ impl Engine {
             }
             Err(error) => {
                 self.loads_failed += 1;
+                self.close_idle_gates();
                 let text = chain(error);
                 warn!(error = text, "the policy was not changed");
                 self.last_error = Some(text);
@@ -418,6 +419,16 @@ impl Engine {
             overflow,
             published,
             hosts,
+        }
+    }
+
+    /// Closes gates that were opened for a policy that then was not put in force.
+    fn close_idle_gates(&mut self) {
+        let used: BTreeSet<u32> = self.agents.values().map(|agent| agent.index).collect();
+        for index in self.gates.ports().keys() {
+            if !used.contains(index) {
+                self.gates.close(*index);
+            }
         }
     }
 

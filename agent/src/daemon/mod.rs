@@ -112,8 +112,20 @@ impl Shared {
     }
 }
 
+/// Lifts the soft limit of open files to the hard one: an agent takes eight descriptors for
+/// its gate and tables, and the usual soft limit of 1024 would end at half of the agents.
+fn lift_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let lifted = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = lifted {
+        warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs the daemon until it is told to stop.
 pub fn run(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
+    lift_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -277,6 +277,23 @@ fn health(
             NameState::Pending | NameState::Ok => {}
         }
     }
+    for name in engine.leases.status(clock::now()) {
+        if name.left_out > 0 {
+            reasons.push(format!(
+                "{} has {} more addresses than the {} that a name may have; they stay refused",
+                name.name,
+                name.left_out,
+                engine.leases.config().max_addresses_per_name
+            ));
+        }
+    }
+    let nameless = engine.leases.counters().names_over_bound;
+    if nameless > 0 {
+        reasons.push(format!(
+            "{nameless} names of the policy are beyond the {} that are resolved, and stay refused",
+            engine.leases.config().max_names
+        ));
+    }
     for agent in agents {
         for (map, fill) in &agent.maps {
             if fill.used * 100 >= fill.max * NEARLY_FULL {

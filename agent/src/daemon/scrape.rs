@@ -22,7 +22,8 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         revision: report::REVISION.to_owned(),
         enforcing: status.enforcement.active,
         degraded: status.health.reasons,
-        rebind_dropped: engine.leases.counters().rebind_dropped,
+        rebind_dropped: shared.dns.rebind_dropped.load(Relaxed)
+            + engine.leases.counters().rebind_dropped,
         policy_digest: engine.digest.clone(),
         policy_sources: shared
             .config

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use nix::unistd::ForkResult;
 
 use crate::{
     config::Config,
@@ -64,7 +65,11 @@ impl Standalone {
         fs::write(&config, text.to_string())
             .with_context(|| format!("cannot write {}", config.display()))?;
         let standalone = Self { folder };
-        standalone.spawn(&config)?;
+        if let Err(error) = standalone.spawn(&config) {
+            // Its last words are in the error, and nothing runs in it.
+            collect_leftovers();
+            return Err(error);
+        }
         Ok(standalone)
     }
 
@@ -74,7 +79,9 @@ impl Standalone {
     }
 
     /// The daemon leads a session of its own, so that the terminal's signals go to the
-    /// command alone; its first words are read until it is ready, the rest goes to a log.
+    /// command alone, and is nobody's child: a command that waits for all of its children
+    /// would otherwise wait for a daemon that waits for the command. Its first words are
+    /// read until it is ready, the rest goes to a log.
     fn spawn(&self, config: &Path) -> anyhow::Result<()> {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
         let log = self.folder.join("daemon.log");
@@ -91,14 +98,19 @@ impl Standalone {
             .stdin(Stdio::null())
             .stdout(writer)
             .stderr(file);
-        // SAFETY: setsid is async-signal-safe and touches no memory.
+        // SAFETY: only system calls between fork and exec, no memory is touched; the process
+        // in between ends by `_exit`, which runs nothing of ours.
         unsafe {
             command.pre_exec(|| {
                 nix::unistd::setsid()?;
-                Ok(())
+                match nix::unistd::fork()? {
+                    ForkResult::Parent { .. } => libc::_exit(0),
+                    ForkResult::Child => Ok(()),
+                }
             });
         }
-        command.spawn().context("cannot start the daemon")?;
+        let mut between = command.spawn().context("cannot start the daemon")?;
+        between.wait().context("cannot start the daemon")?;
         drop(command);
         let mut line = String::new();
         BufReader::new(reader)

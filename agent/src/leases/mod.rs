@@ -136,6 +136,8 @@ struct Entry {
     refresh_at: Duration,
     last_success: Option<Duration>,
     failing: Option<Failing>,
+    /// Addresses of the latest answer that were too many.
+    left_out: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -234,10 +236,12 @@ impl Leases {
             }
         }
         self.counters.rebind_dropped += dropped;
+        let mut left_out = 0;
         while usable.len() > self.config.max_addresses_per_name {
             usable.pop_last();
-            self.counters.answers_over_bound += 1;
+            left_out += 1;
         }
+        self.counters.answers_over_bound += left_out as u64;
         let Some(ttl) = usable.values().min().copied() else {
             let kind = if dropped > 0 {
                 FailKind::Rebind
@@ -253,6 +257,7 @@ impl Leases {
 
         entry.last_success = Some(now);
         entry.failing = None;
+        entry.left_out = left_out;
         entry.refresh_at = now + self.config.refresh_interval(ttl);
         for lease in entry.addresses.values_mut() {
             lease.fresh = false;

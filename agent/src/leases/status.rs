@@ -61,6 +61,8 @@ pub struct NameStatus {
     pub next_refresh: Duration,
     /// Its addresses.
     pub addresses: Vec<LeaseView>,
+    /// Addresses of its latest answer beyond the bound of a name: they are refused.
+    pub left_out: usize,
 }
 
 fn state(entry: &Entry, any_address: bool) -> NameState {
@@ -96,6 +98,7 @@ impl Leases {
                     last_failure: entry.failing.map(|failing| failing.kind),
                     next_refresh: entry.refresh_at,
                     addresses,
+                    left_out: entry.left_out,
                 }
             })
             .collect()

@@ -25,6 +25,9 @@ pub struct RunArgs {
     /// Enforce this policy for this run alone, without a daemon (needs root)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Become this user before the command starts (needs root)
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -38,7 +41,12 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
             for warning in &ticket.warnings {
                 eprintln!("exeat: {}", printable_lines(warning));
             }
-            match launch::execute(&ticket.cgroup, &args.command) {
+            if args.user.is_none() && nix::unistd::geteuid().is_root() {
+                eprintln!(
+                    "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
+                );
+            }
+            match launch::execute(&ticket.cgroup, args.user.as_deref(), &args.command) {
                 Ok(never) => match never {},
                 Err(error) => {
                     eprintln!("exeat: {}", printable_lines(&describe(&error)));

@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(75);
 pub enum ClientError {
     /// No socket, or nobody listens.
     #[error(
-        "the daemon is not running (no socket at {path}): start it with `sudo exeat daemon`",
+        "the daemon is not running (nobody answers at {path}): start it with `sudo exeat daemon`",
         path = .0.display()
     )]
     NotRunning(PathBuf),
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(
             missing,
             format!(
-                "the daemon is not running (no socket at {}): start it with `sudo exeat \
+                "the daemon is not running (nobody answers at {}): start it with `sudo exeat \
                  daemon`",
                 path.display()
             )

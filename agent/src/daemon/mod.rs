@@ -84,6 +84,8 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
+    /// How long names took to resolve, by upstream.
+    latency: Option<prometheus::HistogramVec>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     dns: Arc<DnsStats>,
@@ -214,6 +216,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub,
+        latency: crate::metrics::dns_latency().ok(),
         file_error,
         dns,
         refresh,
@@ -283,6 +286,13 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     } else {
         info!("stopped; what was enforced stays enforced");
     }
+    // Every task has ended, so this is the last one who has it.
+    if let Some(Shared { hub, engine, .. }) = Arc::into_inner(shared) {
+        drop(engine);
+        if let Some(hub) = Arc::into_inner(hub) {
+            hub.close();
+        }
+    }
     Ok(())
 }
 
@@ -317,6 +327,11 @@ async fn apply_resolutions(
                 None => return,
             },
         };
+        if let Some(latency) = &shared.latency {
+            latency
+                .with_label_values(&[resolution.upstream.as_str()])
+                .observe(resolution.elapsed.as_secs_f64());
+        }
         shared.with(|engine| engine.resolved(&resolution, clock::now()));
     }
 }

@@ -376,6 +376,11 @@ impl Daemon {
         .with_context(|| format!("{} events: {all:#?}", all.len()))
     }
 
+    /// Port of its metrics page, at 127.0.0.1 of the laptop.
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics
+    }
+
     /// The metrics page.
     ///
     /// # Errors

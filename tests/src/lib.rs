@@ -15,6 +15,7 @@
 pub mod attack;
 pub mod cgroup;
 pub mod daemon;
+pub mod demo;
 pub mod disk;
 pub mod dns;
 pub mod http;

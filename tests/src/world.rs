@@ -57,8 +57,19 @@ impl World {
         open_to_all(&resolv)?;
         // Before the laptop\'s mounts are made, because it gets a copy of what is there now.
         crate::disk::mount_bpffs()?;
-        let laptop =
-            Ns::new()?.with_mounts(|| bind_mount(&resolv, Path::new("/etc/resolv.conf")))?;
+        let switch = folder.path().join("nsswitch.conf");
+        std::fs::write(&switch, "passwd: files\ngroup: files\nhosts: files dns\n")?;
+        open_to_all(&switch)?;
+        let laptop = Ns::new()?.with_mounts(|| {
+            bind_mount(&resolv, Path::new("/etc/resolv.conf"))?;
+            // The machine's own may ask systemd-resolved over its Unix socket, which a
+            // network namespace does not keep out.
+            let machines = Path::new("/etc/nsswitch.conf");
+            match machines.exists() {
+                true => bind_mount(&switch, machines),
+                false => Ok(()),
+            }
+        })?;
         let world = Self {
             laptop,
             internet: Ns::new()?,

@@ -183,3 +183,38 @@ fn the_control_socket_is_closed_to_agents_of_any_user() {
     }
     assert_eq!(generation(&stage), after);
 }
+
+#[test]
+fn a_start_without_a_readable_policy_goes_on_with_the_last_good_one() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    works_as_before(&stage);
+    for torn_down in [false, true] {
+        stage.daemon.stop().expect("stop");
+        if torn_down {
+            stage.daemon.teardown().expect("teardown");
+        }
+        stage
+            .daemon
+            .write_policy("version: 1\nagents: [\n")
+            .expect("write");
+        stage.daemon.restart().expect("restart");
+        let status = stage.daemon.status().expect("status");
+        assert_eq!(status["health"]["state"], "degraded", "{status}");
+        assert!(
+            status["policy"]["last_error"]
+                .as_str()
+                .is_some_and(|error| error.contains("test.yaml")),
+            "{status}"
+        );
+        wait::until("the name again", wait::PATIENCE, || {
+            let name = name_status(&stage.daemon.status().ok()?)?;
+            (!name["addresses"].as_array()?.is_empty()).then_some(())
+        })
+        .expect("the name of the last good policy is resolved");
+        works_as_before(&stage);
+    }
+    stage.daemon.write_policy(POLICY).expect("write");
+    assert!(stage.daemon.reload().expect("reload").status.success());
+    let status = stage.daemon.status().expect("status");
+    assert_eq!(status["health"]["state"], "ok", "{status}");
+}

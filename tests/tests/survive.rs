@@ -163,3 +163,47 @@ fn teardown_removes_everything() {
         .teardown()
         .expect("a second teardown finds nothing to do");
 }
+
+#[test]
+fn a_wall_that_is_taken_down_from_outside_is_put_back() {
+    let stage = Stage::new(POLICY, "").expect("stage");
+    let refused = || {
+        stage.curl_as(AGENT, "https://203.0.113.20/").expect("run") == Some(7)
+            && stage
+                .daemon
+                .event(|event| event["hook"] == "connect4" && event["reason"] == "no_rule")
+                .is_ok()
+    };
+    assert!(refused());
+    // A pin is what holds a link: without it the program is detached.
+    let links = stage.daemon.links().expect("links");
+    for link in links.keys() {
+        std::fs::remove_file(link).expect("unpin");
+    }
+    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+        let status = stage.daemon.status().ok()?;
+        let up = status["enforcement"]["active"] == true;
+        (up && stage.daemon.links().ok()?.len() == links.len()).then_some(())
+    })
+    .expect("the walls are up again");
+    assert!(refused());
+
+    // The slice itself goes as soon as nothing runs in it: another one has another id.
+    let slice = stage.daemon.slice().expect("slice");
+    exeat_tests::wait::until("an empty slice", exeat_tests::wait::PATIENCE, || {
+        std::fs::remove_dir(&slice).ok()
+    })
+    .expect("the slice is removed");
+    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+        let status = stage.daemon.status().ok()?;
+        (status["enforcement"]["active"] == true && slice.is_dir()).then_some(())
+    })
+    .expect("the slice and the walls are there again");
+    assert!(refused());
+    assert!(
+        stage
+            .forbidden(|p| p.is_to(exeat_tests::stage::ALLOWED_V4.parse().expect("address")))
+            .expect("settle")
+            .is_empty()
+    );
+}

@@ -4,6 +4,8 @@
 //! holds its `Args`, and an arm in [`main`].
 
 mod build;
+mod demo;
+mod docs;
 mod project;
 mod setup;
 mod step;
@@ -25,7 +27,9 @@ struct Cli {
 enum Task {
     Setup(setup::Args),
     Build(build::Args),
+    Demo(demo::Args),
     Test(test::Args),
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +37,9 @@ fn main() -> ExitCode {
     let outcome = Project::find().and_then(|project| match cli.task {
         Task::Setup(args) => setup::run(&project, &args),
         Task::Build(args) => build::run(&project, &args),
+        Task::Demo(args) => demo::run(&project, &args),
         Task::Test(args) => test::run(&project, &args),
+        Task::Docs(args) => docs::run(&project, &args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,8 +16,8 @@ pub struct CheckArgs {
     /// Policy files, or folders of `*.yaml` files
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// Print for people, or JSON for programs
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 /// How to print.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct DoctorArgs {
-    /// How to print
+    /// Print for people, or JSON for programs
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     pub output: Format,
 }

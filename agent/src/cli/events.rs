@@ -44,7 +44,12 @@ pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
         client.wait_forever()?;
     }
     let (style, zone) = (Style::stdout(), TimeZone::system());
-    while let Some(answer) = client.next()? {
+    let broken = |error| match error {
+        // Killed: it had no time for a last word.
+        ClientError::Closed(_) if args.follow => ended("the daemon has ended without a word"),
+        error => Failure::from(error),
+    };
+    while let Some(answer) = client.next().map_err(broken)? {
         match (args.output.output, &answer) {
             // Losses and the last number are for programs too: see `type`.
             (Format::Json, _) => print_json_line(&answer)?,
@@ -57,14 +62,16 @@ pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
         if matches!(answer, Response::End { .. }) {
             return match args.follow {
                 false => Ok(Exit::Ok),
-                true => Err(Failure::new(
-                    Exit::NotRunning,
-                    "the daemon has stopped; enforcement goes on without it",
-                )),
+                true => Err(ended("the daemon has stopped")),
             };
         }
     }
-    Err(ClientError::Closed(socket.to_owned()).into())
+    Err(broken(ClientError::Closed(socket.to_owned())))
+}
+
+fn ended(how: &str) -> Failure {
+    let text = format!("{how}; enforcement goes on without it");
+    Failure::new(Exit::NotRunning, text)
 }
 
 fn text(record: &FlowRecord, style: Style, zone: &TimeZone) -> String {
@@ -105,6 +112,37 @@ mod tests {
             plain.replace("  deny  ", "  \x1b[31mdeny\x1b[0m  ")
         );
         assert_ne!(coloured, plain);
+    }
+
+    /// What a reader is told when the daemon takes the request and closes.
+    fn cut_off(follow: bool) -> Failure {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("control.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let daemon = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().expect("accept");
+            let mut line = String::new();
+            std::io::BufRead::read_line(&mut std::io::BufReader::new(stream), &mut line)
+                .expect("a request");
+        });
+        let args = EventsArgs {
+            follow,
+            ..EventsArgs::default()
+        };
+        let failure = run(&path, &args).expect_err("no end was said");
+        daemon.join().expect("daemon");
+        failure
+    }
+
+    #[test]
+    fn a_follower_of_a_killed_daemon_hears_that_enforcement_goes_on() {
+        let failure = cut_off(true);
+        assert_eq!(failure.exit, Exit::NotRunning);
+        assert_eq!(
+            failure.message,
+            "the daemon has ended without a word; enforcement goes on without it"
+        );
+        assert_eq!(cut_off(false).exit, Exit::Failed);
     }
 
     #[test]

@@ -67,6 +67,39 @@ impl Exit {
     pub const fn code(self) -> u8 {
         self as u8
     }
+
+    /// The codes that a subcommand ends with, and what each says there; all of them for the
+    /// name "".
+    pub fn meanings(subcommand: &str) -> Vec<(u8, &'static str)> {
+        let numbers: &[u8] = match subcommand {
+            "" => &[0, 1, 2, 3, 4, 5, 125, 126, 127],
+            "run" => &[125, 126, 127],
+            "status" => &[0, 1, 2, 3, 4, 5],
+            "events" | "leases" | "reload" => &[0, 1, 2, 4, 5],
+            "doctor" => &[0, 1, 2, 3],
+            "daemon" | "teardown" => &[0, 1, 2, 5],
+            _ => &[0, 1, 2],
+        };
+        let all = Self::ALL.iter().map(|(exit, text)| (exit.code(), *text));
+        all.filter(|(code, _)| numbers.contains(code))
+            .map(|(code, text)| match (subcommand, code) {
+                ("explain", 0) => (code, "the flow is allowed"),
+                ("explain", 1) => (code, "the flow is refused"),
+                ("explain", 2) => (code, "the question or the policy is wrong"),
+                ("check", 0) => (code, "the files are sound"),
+                ("doctor", 0) => (code, "Exeat can enforce here"),
+                ("doctor", 3) => (
+                    code,
+                    "something required is missing, or a running daemon does not enforce",
+                ),
+                ("daemon", 0) => (code, "it was told to stop; what it enforced stays enforced"),
+                ("run", _) => (code, text.strip_prefix("run: ").unwrap_or(text)),
+                ("status" | "", _) => (code, text),
+                (_, 0) => (code, "done"),
+                (_, _) => (code, text),
+            })
+            .collect()
+    }
 }
 
 impl TryFrom<u8> for Exit {

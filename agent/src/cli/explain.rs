@@ -29,15 +29,15 @@ const DNS: u16 = 53;
 /// judged by the rules that name it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// The agent
+    /// The agent whose policy is asked
     #[arg(long, value_name = "NAME")]
     pub agent: String,
     /// Policy file or folder of `*.yaml` files, may be repeated [default: those of the
     /// configuration]
     #[arg(long, value_name = "FILE")]
     pub policy: Vec<PathBuf>,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// Print for people, or JSON for programs
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub output: Output,
     /// The flow: tcp://host:443, udp://10.0.0.1:4000, tcp://[2001:db8::1]:22, icmp://host
     #[arg(value_name = "FLOW")]
@@ -76,7 +76,8 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
     };
     let verdict = judge(&compiled, &query);
     let (Verdict::Allow { rule } | Verdict::Deny { rule, .. }) = verdict;
-    if flow.port == DNS {
+    // A monitored agent's questions go where they would go without Exeat.
+    if flow.port == DNS && policy.mode == Mode::Enforce {
         notes.push("port 53 is steered to Exeat's gate, which answers for the policy's own host names; no rule is asked".to_owned());
     }
     if policy.mode == Mode::Monitor && !verdict.is_allow() {

@@ -8,6 +8,7 @@ pub mod events;
 pub mod exit;
 pub mod explain;
 pub mod leases;
+pub mod man;
 pub mod output;
 pub mod reload;
 pub mod run;
@@ -26,11 +27,21 @@ pub use output::Format as Output;
 
 use crate::config::Config;
 
-/// What follows the help of every command.
-const AFTER_HELP: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage or bad policy, \
-    3 degraded, 4 the daemon is not running, 5 not permitted.";
+/// What follows the help of the command itself.
+const AFTER_HELP: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, bad configuration \
+    or bad policy, 3 degraded, 4 the daemon is not running, 5 not permitted. `run` has its own: see \
+    `exeat run --help`.";
 
-/// Nothing leaves without one: egress enforcement for agents on this machine
+/// What follows the help of `run`.
+const AFTER_RUN: &str = "The command runs as the user who asks: `sudo` is for --policy only, and \
+    then the command is root's too.\n\nExit codes: the command's own; 125 Exeat failed and the \
+    command was not started, 126 the command cannot be executed, 127 there is no such command.";
+
+/// What follows the help of `explain`.
+const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused, 2 the question or \
+    the policy is wrong.";
+
+/// Egress enforcement for agents: a program reaches only what its policy names
 #[derive(Debug, Parser)]
 #[command(name = "exeat", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
@@ -46,6 +57,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a program as an agent: confined to what its policy names
+    #[command(after_help = AFTER_RUN)]
     Run(run::RunArgs),
     /// Show agents, walls, names, counters and health (exit 0 healthy, 3 degraded, 4 not running)
     Status(output::OutputArgs),
@@ -56,6 +68,7 @@ pub enum Command {
     /// Check policy files: every error at once, with file, line and what to write instead
     Check(check::CheckArgs),
     /// Say what would happen to a flow, and which rule decides
+    #[command(after_help = AFTER_EXPLAIN)]
     Explain(explain::ExplainArgs),
     /// Compile the policy anew and swap it in; a policy with an error changes nothing
     Reload(output::OutputArgs),
@@ -69,6 +82,9 @@ pub enum Command {
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 impl Command {
@@ -109,6 +125,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Daemon(args) => daemon::run(config()?, args),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Run(_) => Ok(Exit::Usage),
     }
 }

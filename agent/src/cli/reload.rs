@@ -29,10 +29,10 @@ fn render(r: &ReloadReport) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "in force: generation {}, {} agents, {} rules, digest {}, from {}",
+        "in force: generation {}, {}, {}, digest {}, from {}",
         r.generation,
-        r.agents,
-        r.rules,
+        counted(r.agents, "agent"),
+        counted(r.rules, "rule"),
         printable(&digest),
         match sources.is_empty() {
             true => "no file".into(),
@@ -48,6 +48,13 @@ fn render(r: &ReloadReport) -> String {
     out
 }
 
+fn counted(n: u32, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,7 +64,7 @@ mod tests {
         let report = ReloadReport {
             generation: 3,
             digest: "0123456789abcdef01".into(),
-            agents: 2,
+            agents: 1,
             rules: 9,
             sources: vec!["/etc/exeat/policy.d/a.yaml".into()],
             changes: vec!["build-bot: 2 rules added".into()],
@@ -65,7 +72,7 @@ mod tests {
         };
         assert_eq!(
             render(&report),
-            "in force: generation 3, 2 agents, 9 rules, digest 0123456789abcdef, from \
+            "in force: generation 3, 1 agent, 9 rules, digest 0123456789abcdef, from \
              /etc/exeat/policy.d/a.yaml\n  build-bot: 2 rules added\n  warning: rule 3 can \
              never decide\\u{7}\n"
         );

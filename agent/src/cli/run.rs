@@ -19,12 +19,15 @@ use crate::{
 /// What to run, and as whom.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// The agent whose policy holds (may be left out where --policy has only one)
+    /// The agent whose policy holds (may be left out where the --policy file has only one)
     #[arg(long, value_name = "NAME", required_unless_present = "policy")]
     pub agent: Option<String>,
     /// Enforce this policy for this run alone, without a daemon (needs root)
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// Become this user before the command starts (needs root)
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -38,7 +41,12 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
             for warning in &ticket.warnings {
                 eprintln!("exeat: {}", printable_lines(warning));
             }
-            match launch::execute(&ticket.cgroup, &args.command) {
+            if args.user.is_none() && nix::unistd::geteuid().is_root() {
+                eprintln!(
+                    "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
+                );
+            }
+            match launch::execute(&ticket.cgroup, args.user.as_deref(), &args.command) {
                 Ok(never) => match never {},
                 Err(error) => {
                     eprintln!("exeat: {}", printable_lines(&describe(&error)));
@@ -118,8 +126,31 @@ fn only_agent(file: &Path, named: Option<&str>) -> Result<String, Failure> {
 }
 
 fn describe(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
+    let text = error.to_string();
+    match error.source().map(ToString::to_string) {
+        // Some errors say their source themselves.
+        Some(source) if !text.contains(&source) => format!("{text}: {source}"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::{Forbidden, LaunchError};
+
+    #[test]
+    fn an_error_is_said_once_with_its_cause() {
+        let socket = Forbidden {
+            descriptor: 0,
+            what: "a network socket".into(),
+        };
+        let text = describe(&LaunchError::from(socket));
+        assert_eq!(text.matches("descriptor 0").count(), 1, "{text}");
+        let text = describe(&LaunchError::NotExecutable {
+            command: "/etc".into(),
+            source: std::io::ErrorKind::PermissionDenied.into(),
+        });
+        assert_eq!(text, "/etc: cannot be executed: permission denied");
     }
 }

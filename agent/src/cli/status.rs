@@ -53,7 +53,11 @@ fn health(out: &mut String, s: &Status, style: Style) {
     };
     let _ = writeln!(out, "health     {word}");
     for reason in &s.health.reasons {
-        let _ = writeln!(out, "           - {}", printable(reason));
+        // A policy error has lines of its own.
+        for (n, line) in reason.lines().enumerate() {
+            let dash = if n == 0 { "- " } else { "  " };
+            let _ = writeln!(out, "           {dash}{}", printable(line));
+        }
     }
     let enforcing = match s.enforcement.active {
         true => style.paint(Tone::Good, "yes"),
@@ -299,12 +303,12 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
             state: WallState::Failed,
             detail: "the link is gone".into(),
         });
-        s.health = Health::from_reasons(vec!["wall egress failed".into()]);
+        s.health = Health::from_reasons(vec!["wall egress failed".into(), "a\nb".into()]);
         s.policy.last_error = Some("a.yaml:1:2: unknown field\n  | x".into());
         s.events.lost_ring = 4;
         let text = render(&s, Style::default());
         for part in [
-            "health     DEGRADED\n           - wall egress failed\n",
+            "health     DEGRADED\n           - wall egress failed\n           - a\n             b\n",
             "enforcing  NO; walls: 1 up, 0 missing, 1 failed\n",
             "failed egress (cgroup_skb/egress): the link is gone\n",
             "the last reload changed nothing:\n           a.yaml:1:2: unknown field\n",

@@ -40,9 +40,9 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
     }
     let _lock = DaemonLock::acquire(&config.runtime_dir).map_err(|error| {
         let text = match &error {
-            StartError::Running { detail } => format!(
-                "the daemon is running ({detail}): stop it first with `systemctl stop exeat`, then tear down"
-            ),
+            StartError::Running { detail } => {
+                format!("the daemon is running ({detail}): stop it first (SIGTERM), then tear down")
+            }
             _ => error.to_string(),
         };
         Failure::new(Exit::Failed, text)
@@ -55,7 +55,11 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
         return Err(Failure::new(
             Exit::Failed,
             format!(
-                "{running} processes of agents still run, and would be free: end them, or say --kill to kill them or --release to let them go"
+                "{} of agents still running would be free: end them, or say --kill to kill them or --release to let them go",
+                match running {
+                    1 => "1 process".to_owned(),
+                    n => format!("{n} processes"),
+                }
             ),
         ));
     }

@@ -34,7 +34,7 @@ resolver:
   upstreams: [192.0.2.1, '[2001:db8::1]:5353']
   timeout_ms: 100
   attempts: 3
-  grace_seconds: 0
+  grace_seconds: 3601
   min_ttl_seconds: 7
   max_ttl_seconds: 70
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
@@ -57,7 +57,7 @@ control: {group: wheel}
             ],
             timeout_ms: 100,
             attempts: 3,
-            grace_seconds: 0,
+            grace_seconds: 3601,
             min_ttl_seconds: 7,
             max_ttl_seconds: 70,
         },

@@ -26,8 +26,7 @@ const ANSWER: Duration = Duration::from_secs(75);
 pub enum ClientError {
     /// No socket, or nobody listens.
     #[error(
-        "the daemon is not running (no socket at {path}): start it with `sudo exeat daemon` \
-         or `systemctl start exeat`",
+        "the daemon is not running (nobody answers at {path}): start it with `sudo exeat daemon`",
         path = .0.display()
     )]
     NotRunning(PathBuf),
@@ -40,15 +39,15 @@ pub enum ClientError {
     Forbidden(PathBuf),
     /// It listens but does not answer.
     #[error(
-        "the daemon at {path} does not answer in time: look at `journalctl -u exeat`, or \
-         restart it (`systemctl restart exeat`; enforcement goes on meanwhile)",
+        "the daemon at {path} does not answer in time: look at its log, or restart it \
+         (enforcement goes on meanwhile)",
         path = .0.display()
     )]
     TimedOut(PathBuf),
     /// It ended in the middle.
     #[error(
         "the daemon at {path} closed the connection without an answer: see `exeat status` \
-         and `journalctl -u exeat`",
+         and the daemon's log",
         path = .0.display()
     )]
     Closed(PathBuf),
@@ -216,8 +215,8 @@ mod tests {
         assert_eq!(
             missing,
             format!(
-                "the daemon is not running (no socket at {}): start it with `sudo exeat \
-                 daemon` or `systemctl start exeat`",
+                "the daemon is not running (nobody answers at {}): start it with `sudo exeat \
+                 daemon`",
                 path.display()
             )
         );

@@ -124,7 +124,7 @@ impl CountsReader {
 pub enum StartError {
     /// Another daemon holds the lock or answers at the socket.
     #[error(
-        "another exeat daemon is running ({detail}): stop it first (`systemctl stop exeat`), \
+        "another exeat daemon is running ({detail}): stop it first, \
          or talk to it with `exeat status`"
     )]
     Running {

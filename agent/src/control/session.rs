@@ -271,7 +271,7 @@ async fn within<T>(
         Problem::new(
             Code::Busy,
             format!("the daemon did not finish within {} s", limit.as_secs()),
-            "look at `journalctl -u exeat`, then try again",
+            "look at the daemon's log, then try again",
         )
     })
 }

@@ -66,7 +66,7 @@ impl Directory {
             .and_then(|(policy, number)| policy.rule(number))
             .map(|rule| RuleText {
                 number: rule.number,
-                text: rule.to_string(),
+                text: rule.without_reason().to_string(),
                 reason: rule.reason.as_deref().map(str::to_owned),
             });
         let name = agent.map_or_else(|| UNKNOWN.to_owned(), |agent| agent.name.clone());

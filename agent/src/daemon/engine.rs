@@ -86,6 +86,14 @@ impl Agent {
     }
 }
 
+/// Policies that did not come into force, by what was wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LoadFailures {
+    pub(super) invalid: u64,
+    pub(super) too_large: u64,
+    pub(super) kernel: u64,
+}
+
 /// What is in force, and what it was made from.
 pub(super) struct Engine {
     pub(super) kernel: Kernel,
@@ -104,7 +112,7 @@ pub(super) struct Engine {
     pub(super) generation: u32,
     pub(super) digest: String,
     pub(super) loaded_at: Timestamp,
-    pub(super) loads_failed: u64,
+    pub(super) loads_failed: LoadFailures,
     pub(super) last_error: Option<String>,
     boot_id: String,
     /// The names that are to be resolved.
@@ -146,7 +154,7 @@ impl Engine {
             last,
             digest: String::new(),
             loaded_at: Timestamp::UNIX_EPOCH,
-            loads_failed: 0,
+            loads_failed: LoadFailures::default(),
             last_error: None,
             boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .unwrap_or_default()
@@ -158,14 +166,18 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Finds the agents that the maps and the cgroup tree know from an earlier daemon.
+    /// Finds the agents of an earlier daemon by their cgroups. Maps of a new layout do not know
+    /// them yet; their index is then the one that was kept.
     fn recognise(&mut self) -> Result<(), KernelError> {
         let known: BTreeMap<u64, u32> = self.kernel.known_agents().into_iter().collect();
         for (name, id) in self.kernel.slice().agents()? {
-            if let Some(index) = known.get(&id) {
-                self.retired.insert(name.clone(), *index);
-                self.admitted.insert(name, id);
-            }
+            let kept = || self.last.agents.get(&name).map(|agent| agent.index);
+            let Some(index) = known.get(&id).copied().or_else(kept) else {
+                continue;
+            };
+            self.kernel.admit(id, index)?;
+            self.retired.insert(name.clone(), index);
+            self.admitted.insert(name, id);
         }
         Ok(())
     }
@@ -193,7 +205,14 @@ impl Engine {
                 );
             }
             Err(error) => {
-                self.loads_failed += 1;
+                let count = match error {
+                    EngineError::Policy(_) => &mut self.loads_failed.invalid,
+                    EngineError::Compile(_) => &mut self.loads_failed.too_large,
+                    EngineError::Kernel(_) | EngineError::Gate { .. } => {
+                        &mut self.loads_failed.kernel
+                    }
+                };
+                *count += 1;
                 self.close_idle_gates();
                 let text = chain(error);
                 warn!(error = text, "the policy was not changed");

@@ -10,11 +10,22 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::directory::Published;
-use crate::dns::{
-    gate::{GateEvent, GatePorts, GateSockets},
-    stats::DnsStats,
+use super::{
+    directory::{Directory, Published},
+    watch,
 };
+use crate::{
+    dns::{
+        gate::{GatePorts, GateSockets},
+        stats::DnsStats,
+    },
+    kernel::object::Throttle,
+    sink::Hub,
+};
+
+/// Records of one gate that may wait to be told. Each gate has its own queue, so that one
+/// agent's questions cannot crowd out another's.
+const QUEUE: usize = 1024;
 
 struct Gate {
     ports: GatePorts,
@@ -25,7 +36,9 @@ struct Gate {
 /// Every gate that is open.
 pub(super) struct Gates {
     open: BTreeMap<u32, Gate>,
-    records: mpsc::Sender<GateEvent>,
+    directory: Arc<Directory>,
+    hub: Arc<Hub>,
+    throttle: Throttle,
     stats: Arc<DnsStats>,
     cancel: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
@@ -33,13 +46,17 @@ pub(super) struct Gates {
 
 impl Gates {
     pub(super) fn new(
-        records: mpsc::Sender<GateEvent>,
+        directory: Arc<Directory>,
+        hub: Arc<Hub>,
+        throttle: Throttle,
         stats: Arc<DnsStats>,
         cancel: CancellationToken,
     ) -> Self {
         Self {
             open: BTreeMap::new(),
-            records,
+            directory,
+            hub,
+            throttle,
             stats,
             cancel,
             tasks: Arc::default(),
@@ -59,13 +76,21 @@ impl Gates {
         let ports = sockets.ports();
         let published = Arc::new(Published::default());
         let stop = self.cancel.child_token();
+        let (records, queue) = mpsc::channel(QUEUE);
         let serve = sockets.serve(
             Arc::clone(&published) as Arc<dyn crate::dns::gate::Answers + Send + Sync>,
-            self.records.clone(),
+            records,
             self.stats.gate(agent),
             stop.clone(),
         );
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(watch::gate_refusals(
+            queue,
+            self.throttle,
+            Arc::clone(&self.directory),
+            Arc::clone(&self.hub),
+            stop.clone(),
+        ));
         tasks.spawn(async move {
             if let Err(error) = serve.await {
                 error!(agent, %error, "the DNS gate failed; the agent's names are refused");

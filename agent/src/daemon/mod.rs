@@ -65,8 +65,6 @@ use crate::{
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How long tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Records of the gates that may wait to be told.
-const GATE_QUEUE: usize = 4096;
 /// Resolutions that may wait for the engine.
 const RESOLUTION_QUEUE: usize = 256;
 /// How long a daemon that serves one run waits for it to begin.
@@ -86,6 +84,10 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
+    /// How long names took to resolve, by upstream.
+    latency: Option<prometheus::HistogramVec>,
+    /// Why events are not written to the configured file.
+    file_error: Option<String>,
     dns: Arc<DnsStats>,
     refresh: RefreshHandle,
     events: Arc<EventCounts>,
@@ -146,7 +148,6 @@ pub fn slice_of(config: &Config) -> anyhow::Result<Slice> {
 async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let lock = DaemonLock::acquire(&config.runtime_dir)?;
     let cancel = CancellationToken::new();
-    let (gate_records, gate_queue) = mpsc::channel(GATE_QUEUE);
     let (names, names_wanted) = channel::channel(Arc::default());
     let dns = Arc::new(DnsStats::default());
     let directory = Arc::new(Directory::default());
@@ -160,7 +161,25 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     };
     let mut kernel = Kernel::load(slice_of(&config)?, pins.clone(), throttle)?;
     let ring = kernel.take_ring().context("the event ring is taken")?;
-    let gates = Gates::new(gate_records, Arc::clone(&dns), cancel.clone());
+    let mut file_error = None;
+    let file = config.events.file.as_ref().and_then(|path| {
+        // No verdict waits for a log: without its file the daemon enforces all the same, and
+        // says so.
+        FileSink::open(path, config.events.file_max_bytes)
+            .inspect_err(|e| {
+                error!(error = chain(e), "events are not written to the file");
+                file_error = Some(chain(e));
+            })
+            .ok()
+    });
+    let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let gates = Gates::new(
+        Arc::clone(&directory),
+        Arc::clone(&hub),
+        throttle,
+        Arc::clone(&dns),
+        cancel.clone(),
+    );
     let gate_tasks = gates.tasks();
     let mut engine = Engine::new(
         kernel,
@@ -194,13 +213,11 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let (refresher, refresh) =
         Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
 
-    let file = match &config.events.file {
-        Some(path) => Some(FileSink::open(path, config.events.file_max_bytes)?),
-        None => None,
-    };
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
-        hub: Arc::new(Hub::new(config.events.keep as usize, file)),
+        hub,
+        latency: crate::metrics::dns_latency().ok(),
+        file_error,
         dns,
         refresh,
         events: Arc::default(),
@@ -215,15 +232,9 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let reader = EventReader::new(ring).context("cannot watch the event ring")?;
     tasks.spawn(watch::events(
         reader,
-        Arc::clone(&directory),
-        Arc::clone(&shared.hub),
-        Arc::clone(&shared.events),
-        cancel.clone(),
-    ));
-    tasks.spawn(watch::gate_refusals(
-        gate_queue,
         directory,
         Arc::clone(&shared.hub),
+        Arc::clone(&shared.events),
         cancel.clone(),
     ));
 
@@ -275,6 +286,13 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     } else {
         info!("stopped; what was enforced stays enforced");
     }
+    // Every task has ended, so this is the last one who has it.
+    if let Some(Shared { hub, engine, .. }) = Arc::into_inner(shared) {
+        drop(engine);
+        if let Some(hub) = Arc::into_inner(hub) {
+            hub.close();
+        }
+    }
     Ok(())
 }
 
@@ -309,6 +327,11 @@ async fn apply_resolutions(
                 None => return,
             },
         };
+        if let Some(latency) = &shared.latency {
+            latency
+                .with_label_values(&[resolution.upstream.as_str()])
+                .observe(resolution.elapsed.as_secs_f64());
+        }
         shared.with(|engine| engine.resolved(&resolution, clock::now()));
     }
 }

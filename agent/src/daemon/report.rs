@@ -312,6 +312,16 @@ fn health(
             ));
         }
     }
+    let over = engine.leases.counters().names_over_bound;
+    if over > 0 {
+        reasons.push(format!(
+            "{over} names are beyond the {} that are resolved, and stay refused",
+            engine.leases.config().max_names
+        ));
+    }
+    if let Some(error) = &shared.file_error {
+        reasons.push(format!("events are not written to their file: {error}"));
+    }
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

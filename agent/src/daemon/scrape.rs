@@ -34,9 +34,13 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         policy_loaded_at: engine.loaded_at.as_millisecond() as f64 / 1000.0,
         sinks: shared.hub.counts(),
         process: ProcessSample::read(),
+        dns_latency: shared.latency.clone(),
         ..Snapshot::default()
     };
-    snapshot.policy_load_failures[LoadFailure::Invalid.index()] = engine.loads_failed;
+    let failed = engine.loads_failed;
+    snapshot.policy_load_failures[LoadFailure::Invalid.index()] = failed.invalid;
+    snapshot.policy_load_failures[LoadFailure::TooLarge.index()] = failed.too_large;
+    snapshot.policy_load_failures[LoadFailure::Kernel.index()] = failed.kernel;
     snapshot.launches[Launch::Ok.index()] = shared.launches.ok.load(Relaxed);
     snapshot.launches[Launch::Refused.index()] = shared.launches.refused.load(Relaxed);
     snapshot.events_lost[LossStage::Kernel.index()] = status.events.lost_kernel;
@@ -59,6 +63,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             snapshot.policy_rules[kind.index()] += 1;
         }
     }
+    snapshot.governed = engine.agents.len() as u64;
     snapshot.agents = agents(shared, engine);
     snapshot.maps = maps(engine);
     snapshot.programs = status

@@ -17,7 +17,7 @@ use super::directory::Directory;
 use crate::{
     dns::gate::{GateEvent, Transport, Verdict},
     flow::{BootClock, DnsQuestion, FlowRecord, GateRefusal},
-    kernel::events::EventReader,
+    kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
 };
@@ -93,13 +93,48 @@ pub(super) async fn events(
     }
 }
 
-/// Records the names that gates refused until cancelled.
+/// The throttle of one gate: the same rate as the kernel keeps for an agent and a reason.
+struct Bucket {
+    throttle: Throttle,
+    credit: f64,
+    refilled: Instant,
+    suppressed: u64,
+}
+
+impl Bucket {
+    fn new(throttle: Throttle) -> Self {
+        Self {
+            throttle,
+            credit: f64::from(throttle.burst),
+            refilled: Instant::now(),
+            suppressed: 0,
+        }
+    }
+
+    /// The number kept back before this record; nothing if this one is kept back too.
+    fn pass(&mut self, now: Instant) -> Option<u64> {
+        let passed = now.duration_since(self.refilled).as_secs_f64();
+        self.refilled = now;
+        self.credit = (self.credit + passed * f64::from(self.throttle.per_second))
+            .min(f64::from(self.throttle.burst));
+        if self.credit < 1.0 {
+            self.suppressed += 1;
+            return None;
+        }
+        self.credit -= 1.0;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// Records the names that one gate refused until cancelled.
 pub(super) async fn gate_refusals(
     mut records: mpsc::Receiver<GateEvent>,
+    throttle: Throttle,
     directory: Arc<Directory>,
     hub: Arc<Hub>,
     cancel: CancellationToken,
 ) {
+    let mut bucket = Bucket::new(throttle);
     loop {
         let event = tokio::select! {
             () = cancel.cancelled() => return,
@@ -111,6 +146,9 @@ pub(super) async fn gate_refusals(
         if event.record.verdict != Verdict::Refused {
             continue;
         }
+        let Some(suppressed) = bucket.pass(Instant::now()) else {
+            continue;
+        };
         let (agent, generation) = directory.agent(event.agent);
         hub.publish(FlowRecord::from_gate(GateRefusal {
             time: jiff::Timestamp::now(),
@@ -124,7 +162,25 @@ pub(super) async fn gate_refusals(
             generation,
             monitored: false,
             reason: Reason::Name,
-            suppressed: 0,
+            suppressed,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_throttled_and_counted() {
+        let mut bucket = Bucket::new(Throttle {
+            per_second: 10,
+            burst: 20,
+        });
+        let begun = bucket.refilled;
+        let told = (0..100).filter(|_| bucket.pass(begun).is_some()).count();
+        assert_eq!(told, 20);
+        assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(80));
+        assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(0));
     }
 }

@@ -106,7 +106,10 @@ fn sockets_options_binds_and_other_protocols_read_well() {
         e.protocol = 136;
         e.detail = [2, 2 | 136 << 8];
     });
-    assert!(socket.contains("socket family 2 type 2 protocol 136"), "{socket}");
+    assert!(
+        socket.contains("socket family 2 type 2 protocol 136"),
+        "{socket}"
+    );
     let option = line(|e| {
         e.hook = Hook::Setsockopt.number();
         e.detail = [41, 57];

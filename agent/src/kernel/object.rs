@@ -157,7 +157,8 @@ impl Kernel {
                 Put::Updated => info!(hook = attachment.hook, "updated in place"),
             }
         }
-        Ok(())
+        // No program uses maps of another layout any more.
+        self.pins.remove_other_layouts()
     }
 
     /// What the kernel says of every hook now.

@@ -75,6 +75,24 @@ impl Pins {
         Ok(())
     }
 
+    /// Removes maps of other layouts. Call it once every link runs a program of this one.
+    pub fn remove_other_layouts(&self) -> Result<(), KernelError> {
+        let entries = fs::read_dir(&self.root).map_err(KernelError::path("list", &self.root))?;
+        let current = format!("v{LAYOUT_VERSION}");
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let layout = name
+                .strip_prefix('v')
+                .is_some_and(|number| number.parse::<u32>().is_ok());
+            if layout && name != current.as_str() {
+                let path = entry.path();
+                fs::remove_dir_all(&path).map_err(KernelError::path("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes everything that is pinned, links first: they go at once, and with the last
     /// reference the programs and maps.
     pub fn remove(&self) -> Result<(), KernelError> {

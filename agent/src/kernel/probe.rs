@@ -165,6 +165,12 @@ fn program(feature: &'static str, kind: ProgramType, grade: Grade) -> Finding {
             "the kernel refuses programs of this type",
             "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL",
         ),
+        Err(e) if grade == Grade::Missing => lacks(
+            feature,
+            grade,
+            format!("refused here: {}", chain(&e)),
+            "boot a kernel that has it with `lsm=…,bpf`; nothing of this version rests on it",
+        ),
         Err(e) => lacks(
             feature,
             grade,

@@ -11,8 +11,10 @@
 //! 3. we read back where we are, and go no further if it is not there;
 //! 4. every descriptor from 3 on is closed (`close_range`: the only cure for an inherited
 //!    io_uring, whose kernel thread would go on sending);
-//! 5. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
-//! 6. signals as they are for a fresh program, then `execvp`.
+//! 5. with `--user`: groups, group and user, in this order, because the last takes away the
+//!    right to the others;
+//! 6. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
+//! 7. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
 
 mod descriptors;
 pub mod standalone;
@@ -29,8 +31,9 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
-        signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask},
+        signal::{SigHandler, Signal, signal},
     },
+    unistd::{User, initgroups, setgid, setuid},
 };
 
 pub use descriptors::Forbidden;
@@ -58,6 +61,12 @@ pub enum LaunchError {
         step: &'static str,
         /// Why not.
         source: io::Error,
+    },
+    /// There is no such user.
+    #[error("there is no user `{name}`: refusing to start the command")]
+    NoUser {
+        /// The name.
+        name: String,
     },
     /// The command has a NUL byte in it.
     #[error("the command holds a NUL byte")]
@@ -103,21 +112,52 @@ pub fn check_descriptors() -> Result<(), LaunchError> {
     Ok(descriptors::check(0..3)?)
 }
 
-/// Steps 3 to 6: never returns if it succeeds. `cgroup` is the folder that the daemon put
-/// us in.
-pub fn execute(cgroup: &Path, command: &[OsString]) -> Result<Infallible, LaunchError> {
+/// Steps 3 to 7: never returns if it succeeds. `cgroup` is the folder that the daemon put
+/// us in; `user` is whom the command runs as, if not as the caller.
+pub fn execute(
+    cgroup: &Path,
+    user: Option<&str>,
+    command: &[OsString],
+) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
+    let user = user.map(find_user).transpose()?;
     // SAFETY: closes only; every object of ours that owned one of them is never used again,
     // because this function ends in exec or exit.
     Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })
         .map_err(step("close inherited descriptors"))?;
+    if let Some(user) = &user {
+        become_user(user)?;
+    }
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // Rust programs start with SIGPIPE ignored, and exec would hand that on.
     // SAFETY: no handler is installed.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
-    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
-        .map_err(step("reset the signal mask"))?;
     exec(command)
+}
+
+fn find_user(name: &str) -> Result<User, LaunchError> {
+    User::from_name(name)
+        .map_err(step("read the user database"))?
+        .ok_or_else(|| LaunchError::NoUser {
+            name: name.to_owned(),
+        })
+}
+
+fn become_user(user: &User) -> Result<(), LaunchError> {
+    let name = CString::new(user.name.as_bytes()).map_err(|_| LaunchError::Nul)?;
+    initgroups(&name, user.gid).map_err(step("take the groups of the user (needs root)"))?;
+    setgid(user.gid).map_err(step("become the user's group (needs root)"))?;
+    setuid(user.uid).map_err(step("become the user (needs root)"))?;
+    let home = user.dir.as_os_str();
+    for (variable, value) in [
+        ("HOME", home),
+        ("USER", user.name.as_ref()),
+        ("LOGNAME", user.name.as_ref()),
+    ] {
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var(variable, value) };
+    }
+    Ok(())
 }
 
 /// Reads our own cgroup back from the kernel.

@@ -19,7 +19,7 @@ pub use reference::reference;
 pub use server::{Page, PageError};
 pub use snapshot::{
     AgentSample, DnsVerdict, Launch, LoadFailure, LossStage, MapSample, ProcessSample, Rcode,
-    RuleKind, Snapshot, Transport, UpstreamFailure, dns_latency,
+    RuleKind, Snapshot, UpstreamFailure, dns_latency,
 };
 
 use crate::control::status::WallState;
@@ -27,7 +27,7 @@ use crate::control::status::WallState;
 /// Name and help of the histogram that lives beyond a scrape.
 const DNS_LATENCY: (&str, &str) = (
     "exeat_dns_upstream_request_duration_seconds",
-    "Time that an upstream took to answer.",
+    "Time that a name took to resolve, all attempts of it, by the upstream that said so last.",
 );
 
 /// The page's text.
@@ -91,7 +91,7 @@ fn daemon(r: &Builder, s: &Snapshot) -> Result<()> {
 fn agents(r: &Builder, s: &Snapshot) -> Result<()> {
     r.gauge("exeat_agents", "Agents that have a policy.", &[])?
         .with_label_values::<&str>(&[])
-        .set(gauge(s.agents.len() as u64));
+        .set(gauge(s.governed));
     let blocked = r.counter(
         "exeat_flows_blocked_total",
         "Flows refused (in monitor mode: that would be), by reason and protocol.",

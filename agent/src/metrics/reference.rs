@@ -74,7 +74,6 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
             "`reason` of `exeat_dns_upstream_failures_total`",
             UpstreamFailure::ALL.map(|v| v.as_str()).into(),
         ),
-        ("`transport`", Transport::ALL.map(|v| v.as_str()).into()),
         (
             "`kind` of `exeat_policy_rules`",
             RuleKind::ALL.map(|v| v.as_str()).into(),
@@ -96,6 +95,8 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
 
 /// A snapshot with one of everything that can be several, so that no family is empty.
 pub(super) fn one_of_each() -> Result<Snapshot> {
+    let latency = dns_latency()?;
+    latency.with_label_values(&["192.0.2.53:53"]);
     Ok(Snapshot {
         version: "0".into(),
         revision: "0".into(),
@@ -105,11 +106,12 @@ pub(super) fn one_of_each() -> Result<Snapshot> {
             state: WallState::Up,
             detail: String::new(),
         }],
+        governed: 1,
         agents: vec![AgentSample {
             name: "agent".into(),
             ..AgentSample::default()
         }],
-        dns_latency: Some(dns_latency()?),
+        dns_latency: Some(latency),
         policy_digest: "0".into(),
         policy_sources: vec!["0".into()],
         programs: vec![("connect4".into(), 1)],

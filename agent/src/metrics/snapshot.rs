@@ -76,16 +76,6 @@ labels! {
 }
 
 labels! {
-    /// How a query travelled.
-    Transport {
-        /// UDP.
-        Udp = "udp",
-        /// TCP.
-        Tcp = "tcp",
-    }
-}
-
-labels! {
     /// What a rule does.
     RuleKind {
         /// Lets out.
@@ -100,11 +90,7 @@ labels! {
 labels! {
     /// Why a policy did not come into force.
     LoadFailure {
-        /// A file could not be read.
-        Read = "read",
-        /// The text is no policy.
-        Parse = "parse",
-        /// The policy contradicts itself or names what is not there.
+        /// The files are not a policy.
         Invalid = "invalid",
         /// It does not fit into the maps.
         TooLarge = "too_large",
@@ -152,7 +138,9 @@ pub struct Snapshot {
     pub degraded: Vec<String>,
     /// The walls.
     pub walls: Vec<Wall>,
-    /// The agents.
+    /// Agents that a policy governs.
+    pub governed: u64,
+    /// Their samples, and one for processes in the slice that belong to no agent.
     pub agents: Vec<AgentSample>,
     /// Duration of upstream queries: a clone of the one that the resolver observes into
     /// ([`dns_latency`]). None before there is a resolver.
@@ -253,16 +241,12 @@ impl ProcessSample {
     }
 }
 
-/// The histogram that the resolver observes into, seconds by [`Transport`]. The bounds
+/// The histogram of resolving a name, all attempts of it, in seconds by upstream. The bounds
 /// reach from an answer of the same machine to the longest timeout.
 pub fn dns_latency() -> Result<HistogramVec, prometheus::Error> {
     let bounds = vec![
         0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     ];
     let opts = HistogramOpts::new(super::DNS_LATENCY.0, super::DNS_LATENCY.1).buckets(bounds);
-    let histogram = HistogramVec::new(opts, &["transport"])?;
-    for transport in Transport::ALL {
-        histogram.with_label_values(&[transport.as_str()]);
-    }
-    Ok(histogram)
+    HistogramVec::new(opts, &["upstream"])
 }

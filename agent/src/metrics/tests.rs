@@ -26,7 +26,7 @@ fn full() -> Snapshot {
     a.stats.sent_bytes = 9000;
     a.dns[DnsVerdict::Deny.index()][Rcode::Refused.index()] = 4;
     let latency = s.dns_latency.as_ref().expect("histogram");
-    latency.with_label_values(&["udp"]).observe(0.003);
+    latency.with_label_values(&["192.0.2.53:53"]).observe(0.003);
     s
 }
 
@@ -63,12 +63,11 @@ fn numbers_arrive_under_their_names() {
         "exeat_flows_allowed_total{agent=\"build-bot\",protocol=\"udp\"} 8",
         "exeat_sent_bytes_total{agent=\"build-bot\"} 9000",
         "exeat_dns_queries_total{agent=\"build-bot\",rcode=\"refused\",verdict=\"deny\"} 4",
-        "exeat_dns_upstream_request_duration_seconds_count{transport=\"udp\"} 1",
-        "exeat_dns_upstream_request_duration_seconds_count{transport=\"tcp\"} 0",
+        "exeat_dns_upstream_request_duration_seconds_count{upstream=\"192.0.2.53:53\"} 1",
         "exeat_dns_upstream_failures_total{reason=\"timeout\"} 0",
         "exeat_dns_rebind_answers_dropped_total 3",
         "exeat_policy_last_load_success_timestamp_seconds 1772625600.5",
-        "exeat_policy_load_failures_total{reason=\"parse\"} 0",
+        "exeat_policy_load_failures_total{reason=\"invalid\"} 0",
         "exeat_bpf_map_entries{map=\"exact\"} 9",
         "exeat_bpf_map_max_entries{map=\"exact\"} 1024",
         "exeat_events_lost_total{stage=\"ring\"} 5",

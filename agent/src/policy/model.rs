@@ -192,6 +192,16 @@ impl fmt::Display for Rule {
     }
 }
 
+impl Rule {
+    /// The same rule with its reason left out, for places that give the reason beside it.
+    pub fn without_reason(&self) -> Self {
+        Self {
+            reason: None,
+            ..self.clone()
+        }
+    }
+}
+
 impl Policy {
     /// The rule of this number.
     pub fn rule(&self, number: u32) -> Option<&Rule> {

@@ -70,6 +70,37 @@ impl Scene {
     }
 }
 
+#[test]
+fn the_command_can_be_another_users() {
+    let scene = scene();
+    let output = scene
+        .world
+        .laptop
+        .command_as(0, program())
+        .env_remove("EXEAT_CONFIG")
+        .args(["run", "--user", "nobody", "--policy"])
+        .arg(&scene.policy)
+        .args(["--", "sh", "-c", "id -u; id -g; id -G; echo $HOME"])
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "65534\n65534\n65534\n/nonexistent\n", "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let output = scene
+        .world
+        .laptop
+        .command_as(0, program())
+        .env_remove("EXEAT_CONFIG")
+        .args(["run", "--user", "no-such-user", "--policy"])
+        .arg(&scene.policy)
+        .args(["--", "true"])
+        .output()
+        .expect("run");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("there is no user `no-such-user`"), "{said}");
+}
+
 /// What an instance that process `pid` started has on this machine.
 fn traces(pid: u32) -> [PathBuf; 3] {
     let name = format!("exeat-run-{pid}");

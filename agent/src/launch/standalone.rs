@@ -150,7 +150,13 @@ fn collect_leftovers() {
     };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with(PREFIX) {
+        let Some(pid) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        // Whose it is lives: it may be starting at this moment, and then its daemon holds no
+        // lock and its slice is not there yet. A number that another process has now only
+        // puts the collection off.
+        if Path::new("/proc").join(pid).exists() {
             continue;
         }
         let folder = entry.path();

@@ -73,29 +73,29 @@ impl Scene {
 #[test]
 fn the_command_can_be_another_users() {
     let scene = scene();
-    let output = scene
-        .world
-        .laptop
-        .command_as(0, program())
-        .env_remove("EXEAT_CONFIG")
-        .args(["run", "--user", "nobody", "--policy"])
-        .arg(&scene.policy)
-        .args(["--", "sh", "-c", "id -u; id -g; id -G; echo $HOME"])
-        .output()
-        .expect("run");
+    let run = |user: &str, script: &str| {
+        let child = scene
+            .world
+            .laptop
+            .command_as(0, program())
+            .env_remove("EXEAT_CONFIG")
+            .args(["run", "--user", user, "--policy"])
+            .arg(&scene.policy)
+            .args(["--", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run");
+        let pid = child.id();
+        let output = child.wait_with_output().expect("output");
+        gone(pid);
+        output
+    };
+    let output = run("nobody", "id -u; id -g; id -G; echo $HOME");
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said, "65534\n65534\n65534\n/nonexistent\n", "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
-    let output = scene
-        .world
-        .laptop
-        .command_as(0, program())
-        .env_remove("EXEAT_CONFIG")
-        .args(["run", "--user", "no-such-user", "--policy"])
-        .arg(&scene.policy)
-        .args(["--", "true"])
-        .output()
-        .expect("run");
+    let output = run("no-such-user", "true");
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("there is no user `no-such-user`"), "{said}");

@@ -60,6 +60,9 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
 /// Everything before the command: from here on we are the agent.
 fn confine(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> {
     launch::check_descriptors().map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
+    if let Some(user) = &args.user {
+        launch::check_user(user).map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
+    }
     match &args.policy {
         None => {
             let agent = args.agent.as_deref().unwrap_or_default();

@@ -106,6 +106,11 @@ fn step(step: &'static str) -> impl FnOnce(Errno) -> LaunchError {
     }
 }
 
+/// Refuses a user who does not exist before anything is set up for them.
+pub fn check_user(user: &str) -> Result<(), LaunchError> {
+    find_user(user).map(drop)
+}
+
 /// Step 1: refuses descriptors that lead out. Do this before asking to be moved, so that a
 /// refusal leaves the caller where it was.
 pub fn check_descriptors() -> Result<(), LaunchError> {

@@ -156,7 +156,8 @@ fn collect_leftovers() {
         // Whose it is lives: it may be starting at this moment, and then its daemon holds no
         // lock and its slice is not there yet. A number that another process has now only
         // puts the collection off.
-        if Path::new("/proc").join(pid).exists() {
+        let own = pid == std::process::id().to_string();
+        if !own && Path::new("/proc").join(pid).exists() {
             continue;
         }
         let folder = entry.path();

@@ -165,10 +165,11 @@ fn section(field: &Field, exeat: &BTreeMap<Key, Series>, empty: &BTreeMap<Key, S
         all.map(|key| net(&key).median()).fold(f64::MIN, f64::max)
     };
     let every: Vec<usize> = (0..=last).collect();
-    let cached = every
+    // It looks nothing up, so the lists are three measurements of the same.
+    let cached: Series = every
         .iter()
         .map(|index| net(&(Probe::Cached, *index, Ask::ExactHot)).median())
-        .fold(f64::MIN, f64::max);
+        .collect();
     Section {
         name: "verdict",
         title: "Nanoseconds a verdict",
@@ -205,7 +206,12 @@ fn section(field: &Field, exeat: &BTreeMap<Key, Series>, empty: &BTreeMap<Key, S
                 worst(&[Ask::NetCold], &[last]),
                 "ns",
             ),
-            Target::at_most("cached packet over an empty program", 30.0, cached, "ns"),
+            Target::at_most(
+                "cached packet over an empty program",
+                30.0,
+                cached.median(),
+                "ns",
+            ),
         ],
     }
 }

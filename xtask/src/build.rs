@@ -32,14 +32,16 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds `target/bpf/exeat-ebpf`.
+/// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`: the programs that do
+/// nothing, which the benchmarks measure against.
 pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     step::loud(&mut bpf_cargo(project, tools, "build"))?;
     let target = bpf_target();
     let folder = project.target().join("bpf");
-    let built = folder.join(target).join("release/exeat-ebpf");
+    let built = folder.join(target).join("release");
     let object = folder.join("exeat-ebpf");
-    copy_if_changed(&built, &object)?;
+    copy_if_changed(&built.join("exeat-ebpf"), &object)?;
+    copy_if_changed(&built.join("exeat-empty"), &folder.join("empty"))?;
     Ok(object)
 }
 

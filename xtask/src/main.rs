@@ -3,6 +3,7 @@
 //! A file a subcommand. To add one: `mod name;`, a variant of [`Task`] that
 //! holds its `Args`, and an arm in [`main`].
 
+mod bench;
 mod build;
 mod demo;
 mod docs;
@@ -30,6 +31,7 @@ enum Task {
     Demo(demo::Args),
     Test(test::Args),
     Docs(docs::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&project, &args),
         Task::Test(args) => test::run(&project, &args),
         Task::Docs(args) => docs::run(&project, &args),
+        Task::Bench(args) => bench::run(&project, &args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

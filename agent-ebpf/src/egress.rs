@@ -83,7 +83,8 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                 }
             }
             if refusal.is_none() || monitored {
-                if packet.opens || !same_destination(&state, &packet) {
+                // A SYN that is sent again is no new flow.
+                if !same_destination(&state, &packet) {
                     report::count_allowed(agent.index, packet.protocol);
                 }
                 report::count_sent(agent.index, packet.len);

@@ -50,8 +50,8 @@ impl Directory {
         }
     }
 
-    /// Everything that is known of an event.
-    pub(super) fn known(&self, event: &FlowEvent) -> Known {
+    /// Everything that is known of an event; `paths` are those of its process.
+    pub(super) fn known(&self, event: &FlowEvent, paths: process::Paths) -> Known {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
         let agent = agents.get(&event.agent);
         let names = agent
@@ -71,11 +71,6 @@ impl Directory {
             });
         let name = agent.map_or_else(|| UNKNOWN.to_owned(), |agent| agent.name.clone());
         drop(agents);
-        let paths = if event.has_task() {
-            process::paths(event.tgid, event.boot_ns)
-        } else {
-            process::Paths::default()
-        };
         Known {
             agent: name,
             names,

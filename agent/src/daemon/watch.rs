@@ -1,6 +1,7 @@
 //! The tasks that turn what happens into records: kernel events and the gates' refusals.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::Reason;
+use agent_common::{FlowEvent, Reason, event::COMM_BYTES};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -59,6 +60,47 @@ impl Clock {
     }
 }
 
+/// What `/proc` said of a process a moment ago, by number and name: a process that executes
+/// another program takes its name. A flood comes from few processes, and
+/// reading four files of `/proc` an event would make the reader the bottleneck.
+#[derive(Default)]
+struct PathCache {
+    known: HashMap<(u32, [u8; COMM_BYTES]), (Instant, process::Paths)>,
+}
+
+impl PathCache {
+    /// How long an answer holds. The kernel hands out process numbers in turn, so the number
+    /// does not come back within it.
+    const AGE: Duration = Duration::from_secs(1);
+    /// Processes that are remembered.
+    const ROOM: usize = 1024;
+
+    fn of(&mut self, event: &FlowEvent) -> process::Paths {
+        if !event.has_task() {
+            return process::Paths::default();
+        }
+        let now = Instant::now();
+        let key = (event.tgid, event.comm);
+        if let Some((read, paths)) = self.known.get(&key)
+            && now.duration_since(*read) < Self::AGE
+        {
+            return paths.clone();
+        }
+        if self.known.len() >= Self::ROOM {
+            self.known
+                .retain(|_, (read, _)| now.duration_since(*read) < Self::AGE);
+            if self.known.len() >= Self::ROOM {
+                self.known.clear();
+            }
+        }
+        let paths = process::paths(event.tgid, event.boot_ns);
+        if paths.exe.is_some() {
+            self.known.insert(key, (now, paths.clone()));
+        }
+        paths
+    }
+}
+
 /// Reads the ring until cancelled.
 pub(super) async fn events(
     mut reader: EventReader,
@@ -67,6 +109,7 @@ pub(super) async fn events(
     counts: Arc<EventCounts>,
     cancel: CancellationToken,
 ) {
+    let mut paths = PathCache::default();
     let Ok(mut clock) = Clock::new() else {
         error!("no boot clock: events are not read");
         return;
@@ -75,7 +118,7 @@ pub(super) async fn events(
         let read = reader.read(|event| match event {
             Ok(event) => {
                 counts.received.fetch_add(1, Relaxed);
-                let known = directory.known(&event);
+                let known = directory.known(&event, paths.of(&event));
                 hub.publish(FlowRecord::from_event(&event, clock.get(), known));
             }
             Err(error) => {

@@ -191,10 +191,10 @@ fn storage(socket: *mut bpf_sock, initial: Option<&mut FlowState>) -> *mut FlowS
 #[inline(always)]
 fn state_of(socket: *mut bpf_sock) -> Option<FlowState> {
     let state = storage(socket, None);
-    // SAFETY: points to a whole value where it is not null.
     if state.is_null() {
         None
     } else {
+        // SAFETY: not null, so it points to a whole value.
         Some(unsafe { *state })
     }
 }

@@ -115,6 +115,8 @@ pub(super) struct Engine {
     pub(super) loads_failed: LoadFailures,
     pub(super) last_error: Option<String>,
     boot_id: String,
+    /// Names whose latest attempt failed.
+    failing: BTreeSet<Name>,
     /// The names that are to be resolved.
     names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
 }
@@ -160,6 +162,7 @@ impl Engine {
                 .unwrap_or_default()
                 .trim()
                 .to_owned(),
+            failing: BTreeSet::new(),
             names,
         };
         engine.recognise()?;
@@ -307,6 +310,7 @@ impl Engine {
         for change in self.leases.set_names(&names, now) {
             self.apply(&change, now);
         }
+        self.failing.retain(|name| names.contains(name));
         // The receiver lives as long as the daemon does.
         let _ = self.names.send(Arc::new(names));
         self.generation = generation;
@@ -533,11 +537,25 @@ impl Engine {
     ) {
         match &resolution.result {
             Ok(addresses) => {
+                if self.failing.remove(&resolution.name) {
+                    info!(name = %resolution.name, "resolves again");
+                }
                 for change in self.leases.answered(&resolution.name, addresses, now) {
                     self.apply(&change, now);
                 }
             }
-            Err(kind) => self.leases.failed(&resolution.name, *kind, now),
+            Err(kind) => {
+                // Once for each time that it begins: the retries are in status and metrics.
+                if self.failing.insert(resolution.name.clone()) {
+                    warn!(
+                        name = %resolution.name,
+                        error = kind.as_str(),
+                        upstream = resolution.upstream,
+                        "does not resolve; its addresses stay until their grace ends"
+                    );
+                }
+                self.leases.failed(&resolution.name, *kind, now);
+            }
         }
         self.publish(&resolution.name, now);
         self.remember_leases();

@@ -224,7 +224,9 @@ fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
     let binary = build::binary(project)?;
     let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
     let mut cargo = project.cargo();
-    cargo.args(["test", "--release", "--package", "exeat-tests"]);
+    // Not --release: link-time optimisation of two dozen test programs takes ten minutes on two
+    // cores, and what is under test is the release binary that EXEAT_BIN names.
+    cargo.args(["test", "--package", "exeat-tests"]);
     cargo.env("EXEAT_BIN", &binary).env("PATH", &path);
     if !setup::is_root() {
         let mut sudo = Command::new("sudo");

@@ -3,34 +3,26 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use agent_common::{Addr, layout::Bank};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
-    directory::{Directory, Published},
+    agents::Agent,
+    directory::Directory,
     gates::Gates,
     state::{AgentState, Keeper, State},
 };
 use crate::{
     control::protocol::ReloadReport,
-    kernel::{Kernel, KernelError, object::Leased, tables::Image},
-    leases::{Change, ChangeKind, LeaseConfig, Leases, Name},
-    policy::{self, Compiled, HostName, Policy, PolicyErrors, PolicySet},
+    kernel::{Kernel, KernelError},
+    leases::{LeaseConfig, Leases, Name},
+    policy::{self, PolicyErrors, PolicySet},
 };
-
-/// Addresses that leases may add to a table in force, beyond those that it starts with: at
-/// least this many.
-const SPARE_LEAST: u32 = 1024;
-/// And at the most: 64Ki elements of 24 bytes and their overhead are about 5 MB of kernel
-/// memory.
-const SPARE_MOST: u32 = 65_536;
 
 /// Why a policy was not put in force.
 #[derive(Debug, thiserror::Error)]
@@ -54,38 +46,6 @@ pub enum EngineError {
     },
 }
 
-/// One agent of the policy.
-pub(super) struct Agent {
-    pub(super) index: u32,
-    pub(super) policy: Arc<Policy>,
-    compiled: Compiled,
-    pub(super) generation: u32,
-    /// The names that each address stands for, as the kernel holds it.
-    held: BTreeMap<Addr, BTreeSet<HostName>>,
-    /// Addresses that found no room.
-    pub(super) overflow: BTreeSet<Addr>,
-    published: Arc<Published>,
-    hosts: BTreeSet<HostName>,
-}
-
-impl Agent {
-    /// The names of its policy.
-    pub(super) fn hosts(&self) -> &BTreeSet<HostName> {
-        &self.hosts
-    }
-
-    pub(super) fn leases(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Names held for an address.
-    pub(super) fn holds(&self, addr: IpAddr, name: &str) -> bool {
-        self.held
-            .get(&Addr::from(addr))
-            .is_some_and(|names| names.iter().any(|held| held.as_str() == name))
-    }
-}
-
 /// Policies that did not come into force, by what was wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LoadFailures {
@@ -97,7 +57,7 @@ pub(super) struct LoadFailures {
 /// What is in force, and what it was made from.
 pub(super) struct Engine {
     pub(super) kernel: Kernel,
-    paths: Vec<PathBuf>,
+    pub(super) paths: Vec<PathBuf>,
     pub(super) agents: BTreeMap<String, Agent>,
     /// Agents that left the policy while something of theirs still ran: refused, but their
     /// index is not given away.
@@ -107,28 +67,18 @@ pub(super) struct Engine {
     pub(super) leases: Leases,
     pub(super) gates: Gates,
     pub(super) directory: Arc<Directory>,
-    keeper: Keeper,
-    last: State,
+    pub(super) keeper: Keeper,
+    pub(super) last: State,
     pub(super) generation: u32,
     pub(super) digest: String,
     pub(super) loaded_at: Timestamp,
     pub(super) loads_failed: LoadFailures,
     pub(super) last_error: Option<String>,
-    boot_id: String,
+    pub(super) boot_id: String,
     /// Names whose latest attempt failed.
-    failing: BTreeSet<Name>,
+    pub(super) failing: BTreeSet<Name>,
     /// The names that are to be resolved.
-    names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
-}
-
-/// A policy that is ready to be put in force.
-struct Candidate {
-    index: u32,
-    policy: Arc<Policy>,
-    compiled: Compiled,
-    held: BTreeMap<Addr, BTreeSet<HostName>>,
-    overflow: BTreeSet<Addr>,
-    image: Image,
+    pub(super) names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
 }
 
 impl Engine {
@@ -329,118 +279,6 @@ impl Engine {
         })
     }
 
-    /// Compiles one policy with the leases that its names have now, and opens its gate.
-    fn candidate(
-        &mut self,
-        index: u32,
-        policy: Arc<Policy>,
-        generation: u32,
-        now: Duration,
-    ) -> Result<Candidate, EngineError> {
-        let mut compiled = Compiled::new(&policy)?;
-        let hosts = policy.hosts();
-        let mut held: BTreeMap<Addr, BTreeSet<HostName>> = BTreeMap::new();
-        for host in &hosts {
-            for (addr, ..) in self.leases.addresses(&Name::from(host.as_str()), now) {
-                held.entry(addr.into()).or_default().insert(host.clone());
-            }
-        }
-        let mut overflow = BTreeSet::new();
-        held.retain(|addr, names| match compiled.lease(*addr, names) {
-            Ok(_) => true,
-            Err(error) => {
-                warn!(agent = policy.name.as_str(), %error, "an address has no room in the tables and stays refused");
-                overflow.insert(*addr);
-                false
-            }
-        });
-        let remembered = self
-            .last
-            .agents
-            .get(policy.name.as_str())
-            .copied()
-            .unwrap_or_default();
-        let ports = self
-            .gates
-            .open(index, remembered.gate4, remembered.gate6)
-            .map_err(|source| EngineError::Gate {
-                agent: policy.name.to_string(),
-                source,
-            })?;
-        let room = (hosts.len() as u32)
-            .saturating_mul(self.leases.config().max_addresses_per_name as u32)
-            .clamp(SPARE_LEAST, SPARE_MOST);
-        let image = Image {
-            exact: compiled.exact().collect(),
-            prefixes: compiled.prefixes().collect(),
-            entries: compiled.entries().to_vec(),
-            bank: Bank {
-                generation,
-                mode: policy.mode as u8,
-                icmp: u8::from(compiled.icmp()),
-                gate4_port: ports.v4,
-                gate6_port: ports.v6,
-                listeners: compiled.listeners(),
-                ..Bank::default()
-            },
-            spare: room,
-        };
-        Ok(Candidate {
-            index,
-            policy,
-            compiled,
-            held,
-            overflow,
-            image,
-        })
-    }
-
-    /// Makes a candidate that is in force the agent.
-    fn settle(&mut self, candidate: Candidate, generation: u32) -> Agent {
-        let Candidate {
-            index,
-            policy,
-            compiled,
-            held,
-            overflow,
-            ..
-        } = candidate;
-        let published = self.gates.published(index);
-        let hosts = policy.hosts();
-        let denied: BTreeSet<String> = policy
-            .rules
-            .iter()
-            .filter(|rule| rule.action == agent_common::verdict::Action::Deny)
-            .filter_map(|rule| match &rule.selector {
-                policy::Selector::Host(host) => Some(host.as_str().to_owned()),
-                policy::Selector::Net(_) => None,
-            })
-            .collect();
-        let allowed = policy
-            .allowed_hosts()
-            .into_iter()
-            .map(|host| host.as_str().to_owned())
-            .filter(|host| !denied.contains(host))
-            .collect();
-        published.set_names(&allowed);
-        self.directory.update(index, |agent| {
-            agent.name = policy.name.as_str().to_owned();
-            agent.generation = generation;
-            agent.policy = Some(Arc::clone(&policy));
-            agent.names = names_of(&held);
-        });
-        Agent {
-            index,
-            policy,
-            compiled,
-            generation,
-            held,
-            overflow,
-            published,
-            hosts,
-        }
-    }
-
     /// Closes gates that were opened for a policy that then was not put in force.
     fn close_idle_gates(&mut self) {
         let used: BTreeSet<u32> = self.agents.values().map(|agent| agent.index).collect();
@@ -503,187 +341,6 @@ impl Engine {
         Ok(found)
     }
 
-    /// Brings leases back that an earlier daemon had. Call it before the first reload.
-    pub(super) fn restore_leases(&mut self, now: Duration) {
-        let Some(json) = self.keeper.load_leases() else {
-            return;
-        };
-        // Only names that are wanted are restored, so the names of the policy come first. If
-        // the files do not load, `begin` will say why.
-        let set = policy::load(&self.paths).ok().or_else(|| {
-            let texts = self.keeper.load_policy()?;
-            policy::parse_all(&texts).ok()
-        });
-        if let Some(set) = set {
-            let names = set
-                .agents
-                .values()
-                .flat_map(|policy| policy.hosts())
-                .map(|host| Name::from(host.as_str()))
-                .collect();
-            self.leases.set_names(&names, now);
-        }
-        match self.leases.restore(&json, &self.boot_id, now) {
-            Ok(changes) => info!(addresses = changes.len(), "leases of the last daemon"),
-            Err(error) => warn!(%error, "the last daemon's leases cannot be used"),
-        }
-    }
-
-    /// What the resolver found. The gate says it only after the kernel holds it.
-    pub(super) fn resolved(
-        &mut self,
-        resolution: &crate::dns::resolver::Resolution,
-        now: Duration,
-    ) {
-        match &resolution.result {
-            Ok(addresses) => {
-                if self.failing.remove(&resolution.name) {
-                    info!(name = %resolution.name, "resolves again");
-                }
-                for change in self.leases.answered(&resolution.name, addresses, now) {
-                    self.apply(&change, now);
-                }
-            }
-            Err(kind) => {
-                // Once for each time that it begins: the retries are in status and metrics.
-                if self.failing.insert(resolution.name.clone()) {
-                    warn!(
-                        name = %resolution.name,
-                        error = kind.as_str(),
-                        upstream = resolution.upstream,
-                        "does not resolve; its addresses stay until their grace ends"
-                    );
-                }
-                self.leases.failed(&resolution.name, *kind, now);
-            }
-        }
-        self.publish(&resolution.name, now);
-        self.remember_leases();
-    }
-
-    /// Ends leases whose time has come.
-    pub(super) fn expire(&mut self, now: Duration) {
-        let changes = self.leases.expire(now);
-        if changes.is_empty() {
-            return;
-        }
-        for change in &changes {
-            self.apply(change, now);
-            self.publish(&change.name, now);
-        }
-        self.remember_leases();
-    }
-
-    /// Brings one change of a lease to every agent whose policy has the name.
-    fn apply(&mut self, change: &Change, now: Duration) {
-        let addr = Addr::from(change.addr);
-        let wanted: Vec<String> = self
-            .agents
-            .iter()
-            .filter(|(_, agent)| {
-                agent
-                    .hosts
-                    .iter()
-                    .any(|host| host.as_str() == change.name.as_ref())
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in wanted {
-            if let Err(error) = self.apply_to(&name, addr, change, now) {
-                warn!(agent = name, %error, "a lease could not be written; the address stays refused");
-            }
-        }
-    }
-
-    fn apply_to(
-        &mut self,
-        name: &str,
-        addr: Addr,
-        change: &Change,
-        now: Duration,
-    ) -> Result<(), EngineError> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
-        };
-        let mut names = agent.held.get(&addr).cloned().unwrap_or_default();
-        let Ok(host) = change.name.parse::<HostName>() else {
-            return Ok(());
-        };
-        match change.kind {
-            ChangeKind::Added => names.insert(host),
-            ChangeKind::Removed => names.remove(&host),
-        };
-        let update = match agent.compiled.lease(addr, &names) {
-            Ok(update) => update,
-            // Entries are only ever added to a table in force. A new table has room again,
-            // if the policy itself leaves any.
-            Err(_) => return self.rebuild(name, now),
-        };
-        let leased = self.kernel.lease(
-            agent.index,
-            addr,
-            update.set,
-            agent.compiled.entries(),
-            update.appended,
-        )?;
-        match leased {
-            Leased::Held => {
-                agent.overflow.remove(&addr);
-                if names.is_empty() {
-                    agent.held.remove(&addr);
-                } else {
-                    agent.held.insert(addr, names);
-                }
-            }
-            Leased::Full => {
-                warn!(agent = name, address = %change.addr, "the table of addresses is full; the address stays refused");
-                agent.held.remove(&addr);
-                agent.overflow.insert(addr);
-            }
-        }
-        let held = names_of(&agent.held);
-        self.directory
-            .update(agent.index, |agent| agent.names = held);
-        Ok(())
-    }
-
-    /// Compiles an agent's policy anew and swaps it in.
-    fn rebuild(&mut self, name: &str, now: Duration) -> Result<(), EngineError> {
-        let Some(agent) = self.agents.get(name) else {
-            return Ok(());
-        };
-        let (index, policy, generation) =
-            (agent.index, Arc::clone(&agent.policy), agent.generation);
-        let candidate = self.candidate(index, policy, generation, now)?;
-        let prepared = self.kernel.prepare(index, &candidate.image)?;
-        self.kernel.flip(prepared)?;
-        let agent = self.settle(candidate, generation);
-        self.agents.insert(name.to_owned(), agent);
-        Ok(())
-    }
-
-    /// Tells the gates what they may answer for a name: only what the kernel holds.
-    fn publish(&self, name: &Name, now: Duration) {
-        for agent in self.agents.values() {
-            let addresses = self
-                .leases
-                .answer(name, now)
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(addr, _)| agent.holds(*addr, name))
-                .map(|(addr, left)| (addr, now + left))
-                .collect();
-            agent.published.set(name, addresses);
-        }
-    }
-
-    fn publish_all(&self, now: Duration) {
-        let names = self.names.borrow().clone();
-        for name in names.iter() {
-            self.publish(name, now);
-        }
-    }
-
     fn remember(&mut self) {
         let ports = self.gates.ports();
         let mut agents: BTreeMap<String, AgentState> = self
@@ -713,28 +370,6 @@ impl Engine {
             warn!(%error, "the daemon's state could not be saved; a restart will resolve names anew");
         }
     }
-
-    pub(super) fn remember_leases(&self) {
-        let saved = self
-            .leases
-            .snapshot(&self.boot_id)
-            .map_err(io::Error::from)
-            .and_then(|json| self.keeper.save_leases(&json));
-        if let Err(error) = saved {
-            warn!(%error, "the leases could not be saved; a restart will resolve names anew");
-        }
-    }
-}
-
-fn names_of(
-    held: &BTreeMap<Addr, BTreeSet<HostName>>,
-) -> std::collections::HashMap<Addr, BTreeSet<String>> {
-    held.iter()
-        .map(|(addr, names)| {
-            let names = names.iter().map(|name| name.as_str().to_owned()).collect();
-            (*addr, names)
-        })
-        .collect()
 }
 
 /// An error with its causes, in one line.

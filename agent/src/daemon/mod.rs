@@ -7,10 +7,12 @@
 //! Nothing is attached before its tables are filled, and nothing is detached when the
 //! daemon ends: only `exeat teardown` does that.
 
+mod agents;
 mod directory;
 mod engine;
 mod gates;
 mod handle;
+mod names;
 mod report;
 mod runs;
 mod scrape;

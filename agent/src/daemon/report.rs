@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr};
 use agent_common::{Reason, layout::Stats, protocol::ProtocolClass};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{
-    Shared,
-    engine::{Agent, Engine},
-};
+use super::{Shared, agents::Agent, engine::Engine};
 use crate::{
     control::status::{
         AgentStatus, DaemonStatus, Enforcement, EventsStatus, Fill, Health, NameState, NameStatus,

@@ -207,3 +207,21 @@ fn a_wall_that_is_taken_down_from_outside_is_put_back() {
             .is_empty()
     );
 }
+
+#[test]
+fn a_lost_state_file_gives_no_old_number_to_a_new_policy() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    let generation = |stage: &Stage| {
+        let status = stage.daemon.status().expect("status");
+        status["policy"]["generation"].as_u64().expect("generation")
+    };
+    for _ in 0..3 {
+        assert!(stage.daemon.reload().expect("reload").status.success());
+    }
+    let before = generation(&stage);
+    stage.daemon.kill9().expect("kill");
+    std::fs::remove_file(stage.daemon.runtime_dir().join("state.json")).expect("remove");
+    stage.daemon.restart().expect("restart");
+    // Sockets carry verdicts of the old numbers: the same number would make them valid again.
+    assert!(generation(&stage) > before);
+}

@@ -92,6 +92,8 @@ impl Engine {
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
+        // The file that says it may be lost; what the kernel holds is not.
+        let generation = last.generation.max(kernel.newest_generation());
         let mut engine = Self {
             kernel,
             paths,
@@ -102,7 +104,7 @@ impl Engine {
             gates,
             directory,
             keeper,
-            generation: last.generation,
+            generation,
             last,
             digest: String::new(),
             loaded_at: Timestamp::UNIX_EPOCH,

@@ -180,6 +180,17 @@ impl Kernel {
         self.agents.iter().filter_map(Result::ok).collect()
     }
 
+    /// The newest generation of the tables that the maps hold; 0 if they hold none. Sockets
+    /// carry verdicts of it, so no later policy may have a number that is not above it.
+    pub fn newest_generation(&self) -> u32 {
+        self.banks
+            .iter()
+            .filter_map(Result::ok)
+            .map(|bank| bank.generation)
+            .max()
+            .unwrap_or(0)
+    }
+
     /// From now on tasks in this cgroup are this agent.
     pub fn admit(&mut self, cgroup: u64, agent: u32) -> Result<(), KernelError> {
         self.agents

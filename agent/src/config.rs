@@ -67,7 +67,7 @@ pub struct Config {
     /// The cgroup below the cgroup2 root that holds every agent. Default: `exeat.slice`.
     pub slice: Slice,
     /// Where cgroup2 is mounted. Default: found in `/proc/self/mountinfo`
-    /// ([`Config::find_cgroup_root`]).
+    /// ([`crate::kernel::cgroup::cgroup2_root`]).
     pub cgroup_root: Option<PathBuf>,
     /// Where programs, links and maps are pinned. Default: `/sys/fs/bpf/exeat`.
     pub bpffs: PathBuf,
@@ -426,24 +426,6 @@ impl Config {
     pub fn socket_path(&self) -> PathBuf {
         self.runtime_dir.join(crate::control::SOCKET_NAME)
     }
-
-    /// The cgroup2 root: [`Config::cgroup_root`] if it is set, else the whole-tree cgroup2
-    /// mount of this mount namespace. `None` if there is none.
-    pub fn find_cgroup_root(&self) -> Option<PathBuf> {
-        if let Some(path) = &self.cgroup_root {
-            return Some(path.clone());
-        }
-        let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-        cgroup2_mount(mounts)
-    }
-}
-
-/// The first mount of the whole tree: a bind mount of one of its folders is not the root.
-fn cgroup2_mount(mounts: procfs::process::MountInfos) -> Option<PathBuf> {
-    mounts
-        .into_iter()
-        .find(|m| m.fs_type == "cgroup2" && m.root == "/")
-        .map(|m| m.mount_point)
 }
 
 /// `file:line:column: what`, and the line with a mark under it.

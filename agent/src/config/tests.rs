@@ -156,14 +156,3 @@ fn the_admin_group_must_exist() {
         .to_string();
     assert!(text.contains("no group `no-such-group`"), "{text}");
 }
-
-#[test]
-fn the_cgroup_root_is_the_whole_tree() {
-    use procfs::FromBufRead;
-    let text: &[u8] = b"30 23 0:26 /sub /mnt/part rw - cgroup2 cgroup2 rw\n\
-        31 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
-    let mounts = procfs::process::MountInfos::from_buf_read(text).expect("mountinfo");
-    assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup".into()));
-    let none = procfs::process::MountInfos::from_buf_read(&b""[..]).expect("mountinfo");
-    assert_eq!(cgroup2_mount(none), None);
-}

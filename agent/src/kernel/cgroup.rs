@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use procfs::process::Process;
+use procfs::process::{MountInfos, Process};
 
 use super::KernelError;
 
@@ -17,13 +17,16 @@ pub fn cgroup2_root() -> Result<PathBuf, KernelError> {
     Process::myself()
         .and_then(|me| me.mountinfo())
         .ok()
-        .and_then(|mounts| {
-            mounts
-                .into_iter()
-                .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
-                .map(|mount| mount.mount_point)
-        })
+        .and_then(whole_tree)
         .ok_or(KernelError::NoCgroup2)
+}
+
+/// The first mount of the whole tree: a bind mount of one of its folders is not the root.
+fn whole_tree(mounts: MountInfos) -> Option<PathBuf> {
+    mounts
+        .into_iter()
+        .find(|mount| mount.fs_type == "cgroup2" && mount.root == "/")
+        .map(|mount| mount.mount_point)
 }
 
 /// The part of the tree that belongs to one instance.
@@ -116,11 +119,6 @@ impl Slice {
         count(&self.path.join(agent))
     }
 
-    /// Whether anything below the agent's cgroup runs (`cgroup.events`).
-    pub fn populated(&self, agent: &str) -> bool {
-        populated(&self.path.join(agent))
-    }
-
     /// Removes the cgroups of an agent that hold no process; true if the agent's own is
     /// gone too.
     pub fn collect(&self, agent: &str) -> Result<bool, KernelError> {
@@ -171,11 +169,6 @@ fn children(path: &Path) -> Result<Vec<PathBuf>, KernelError> {
         .collect())
 }
 
-fn populated(path: &Path) -> bool {
-    fs::read_to_string(path.join("cgroup.events"))
-        .is_ok_and(|text| text.lines().any(|line| line == "populated 1"))
-}
-
 fn count(path: &Path) -> Result<usize, KernelError> {
     let own = fs::read_to_string(path.join("cgroup.procs"))
         .map(|text| text.lines().count())
@@ -202,5 +195,21 @@ fn remove_empty(path: &Path) -> Result<bool, KernelError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(false),
         Err(e) => Err(KernelError::path("remove the cgroup", path)(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cgroup_root_is_the_whole_tree() {
+        use procfs::FromBufRead;
+        let text: &[u8] = b"30 23 0:26 /sub /mnt/part rw - cgroup2 cgroup2 rw\n\
+            31 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
+        let mounts = procfs::process::MountInfos::from_buf_read(text).expect("mountinfo");
+        assert_eq!(whole_tree(mounts), Some("/sys/fs/cgroup".into()));
+        let none = procfs::process::MountInfos::from_buf_read(&b""[..]).expect("mountinfo");
+        assert_eq!(whole_tree(none), None);
     }
 }

@@ -9,9 +9,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// The folder that is loaded when no file is named.
-pub const DEFAULT_FOLDER: &str = "/etc/exeat/policy.d";
-
 /// Loads files, and the `*.yaml` and `*.yml` files of folders in the order of their
 /// names. Groups of one file may be used in another; an agent or group in two files is
 /// an error.

@@ -27,7 +27,7 @@ mod tests;
 pub use compile::{Change, CompileError, Compiled};
 pub use diagnostic::{Diagnostic, PolicyErrors, Pos};
 pub use host::{HostError, HostName};
-pub use load::{DEFAULT_FOLDER, PolicyText, load, load_with_texts, parse, parse_all};
+pub use load::{PolicyText, load, load_with_texts, parse, parse_all};
 pub use model::{Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, action_str, mode_str};
 pub use name::{AgentName, NameError};
 pub use ports::{ALL_PORTS, PortRange};

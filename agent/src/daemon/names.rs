@@ -1,7 +1,7 @@
 //! Names: what the resolver finds becomes leases, leases become entries of the kernel's
 //! tables, and only what those hold is answered at the gates.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use agent_common::Addr;
 use tracing::{info, warn};
@@ -88,18 +88,36 @@ impl Engine {
         self.remember_leases();
     }
 
+    /// Takes an address from an agent whose tables could not be brought up to date: what they
+    /// hold of it may be wider than what is leased now.
+    fn give_up(&mut self, name: &str, addr: Addr) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        agent.held.remove(&addr);
+        agent.overflow.insert(addr);
+        let taken = agent
+            .compiled
+            .lease(addr, &BTreeSet::new())
+            .map_err(EngineError::from)
+            .and_then(|update| {
+                let entries = agent.compiled.entries();
+                self.kernel
+                    .lease(agent.index, addr, update.set, entries, update.appended)
+                    .map_err(EngineError::from)
+            });
+        if let Err(error) = taken {
+            warn!(agent = name, %error, "an address could not be taken from the kernel's table");
+        }
+    }
+
     /// Brings one change of a lease to every agent whose policy has the name.
     pub(super) fn apply(&mut self, change: &Change, now: Duration) {
         let addr = Addr::from(change.addr);
         let wanted: Vec<String> = self
             .agents
             .iter()
-            .filter(|(_, agent)| {
-                agent
-                    .hosts
-                    .iter()
-                    .any(|host| host.as_str() == change.name.as_ref())
-            })
+            .filter(|(_, agent)| agent.hosts.contains(change.name.as_ref()))
             .map(|(name, _)| name.clone())
             .collect();
         for name in wanted {
@@ -131,7 +149,11 @@ impl Engine {
             Ok(update) => update,
             // Entries are only ever added to a table in force. A new table has room again,
             // if the policy itself leaves any.
-            Err(_) => return self.rebuild(name, now),
+            Err(_) => {
+                return self
+                    .rebuild(name, now)
+                    .inspect_err(|_| self.give_up(name, addr));
+            }
         };
         let leased = self.kernel.lease(
             agent.index,

@@ -133,6 +133,18 @@ fn a_full_ring_changes_no_verdict_and_every_loss_is_counted() {
     let mut agent = puppet(&stage, AGENT);
     let daemon = Pid::from_raw(stage.daemon.pid().expect("pid") as i32);
     kill(daemon, Signal::SIGSTOP).expect("stop");
+    // Each thread stops when it next leaves the kernel: until then it may read the ring.
+    wait::until("every thread to have stopped", wait::PATIENCE, || {
+        let threads = std::fs::read_dir(format!("/proc/{daemon}/task")).ok()?;
+        threads
+            .flatten()
+            .all(|thread| {
+                std::fs::read_to_string(thread.path().join("status"))
+                    .is_ok_and(|status| status.contains("State:\tT"))
+            })
+            .then_some(())
+    })
+    .expect("the daemon stops");
     let refused = agent.value(&format!("flood({COUNT})"));
     let allowed = agent.value("udp().sendto(b'still allowed', ('203.0.113.40', 4000))");
     kill(daemon, Signal::SIGCONT).expect("continue");

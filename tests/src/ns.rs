@@ -3,6 +3,7 @@
 
 use anyhow::{Context, anyhow};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{SigHandler, Signal};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
@@ -109,7 +110,9 @@ impl Ns {
         self.command_as(0, program)
     }
 
-    /// The same under a user and group id, without supplementary groups.
+    /// The same under a user and group id, without supplementary groups. Signals of the
+    /// terminal do what they usually do, also where whoever started the tests (`nohup`, a
+    /// shell's `&`) had them ignored, which programs inherit.
     pub fn command_as(&self, uid: u32, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let (net, mount) = (self.net.clone(), self.mount.clone());
@@ -117,6 +120,10 @@ impl Ns {
             setns(net.as_fd(), CloneFlags::CLONE_NEWNET)?;
             if let Some(mount) = &mount {
                 setns(mount.as_fd(), CloneFlags::CLONE_NEWNS)?;
+            }
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                // SAFETY: the default action is no handler of ours.
+                unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
             }
             if uid != 0 {
                 nix::unistd::setgroups(&[])?;

@@ -11,6 +11,7 @@ use super::signals;
 use super::traces::Traces;
 use crate::attack::PLAIN_USER;
 use crate::daemon::Daemon;
+use crate::wait;
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,6 +142,9 @@ fn without(scene: &mut Scene, show: &Show, ledger: &mut Ledger) -> anyhow::Resul
     for flow in &all {
         let before = scene.reached()?;
         shell.run(&flow.command)?;
+        // A host has its own thread: the packet can be seen before the host has taken it.
+        let taken = || scene.reached().is_ok_and(|now| now.since(before).hosts > 0);
+        let _ = wait::until("a host", wait::PATIENCE, || taken().then_some(()));
         let reached = scene.reached()?.since(before);
         let told = match reached.hosts {
             0 => "did not get out",

@@ -53,10 +53,10 @@ const fn suite(name: &'static str, core: bool, seconds: u64) -> Suite {
 }
 
 /// The suites to run, and the filter for their tests: `filter` may be the name of a suite.
-pub(super) fn choose<'a>(
+pub(super) fn choose(
     core: bool,
-    filter: Option<&'a str>,
-) -> Result<(Vec<&'static Suite>, Option<&'a str>)> {
+    filter: Option<&str>,
+) -> Result<(Vec<&'static Suite>, Option<&str>)> {
     if let Some(name) = filter {
         if let Some(one) = SUITES.iter().find(|suite| suite.name == name) {
             return Ok((vec![one], None));

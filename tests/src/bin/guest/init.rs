@@ -93,7 +93,7 @@ pub(crate) fn system() -> anyhow::Result<()> {
         .status()
         .context("run ip")?;
     anyhow::ensure!(status.success(), "ip link set lo up: {status}");
-    nix::unistd::sethostname("exeat-guest").context("set the host name")
+    fs::write("/proc/sys/kernel/hostname", "exeat-guest").context("set the host name")
 }
 
 /// What this kernel is, and how long it took.

@@ -22,6 +22,7 @@ pub mod http;
 pub mod ns;
 pub mod pty;
 pub mod puppet;
+pub mod record;
 pub mod service;
 pub mod sink;
 pub mod sniff;

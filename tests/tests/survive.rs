@@ -180,7 +180,7 @@ fn a_wall_that_is_taken_down_from_outside_is_put_back() {
     for link in links.keys() {
         std::fs::remove_file(link).expect("unpin");
     }
-    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("every wall", exeat_tests::wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         let up = status["enforcement"]["active"] == true;
         (up && stage.daemon.links().ok()?.len() == links.len()).then_some(())
@@ -190,11 +190,11 @@ fn a_wall_that_is_taken_down_from_outside_is_put_back() {
 
     // The slice itself goes as soon as nothing runs in it: another one has another id.
     let slice = stage.daemon.slice().expect("slice");
-    exeat_tests::wait::until("an empty slice", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("an empty slice", exeat_tests::wait::patience(), || {
         std::fs::remove_dir(&slice).ok()
     })
     .expect("the slice is removed");
-    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("every wall", exeat_tests::wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         (status["enforcement"]["active"] == true && slice.is_dir()).then_some(())
     })

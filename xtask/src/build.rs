@@ -32,8 +32,9 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`: the programs that do
-/// nothing, which the benchmarks measure against.
+/// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`, the programs that do
+/// nothing, which the benchmarks measure against, and `target/bpf/broken`, the programs that
+/// a kernel refuses, for a test.
 pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     step::loud(&mut bpf_cargo(project, tools, "build"))?;
     let target = bpf_target();
@@ -42,6 +43,7 @@ pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     let object = folder.join("exeat-ebpf");
     copy_if_changed(&built.join("exeat-ebpf"), &object)?;
     copy_if_changed(&built.join("exeat-empty"), &folder.join("empty"))?;
+    copy_if_changed(&built.join("exeat-broken"), &folder.join("broken"))?;
     Ok(object)
 }
 

@@ -17,14 +17,14 @@ const PASS: i32 = 1;
 /// The kernel gives the task's number to programs at this hook since 6.10.
 #[cgroup_skb(egress)]
 pub fn broken_when_old(_ctx: SkBuffContext) -> i32 {
-    PASS | bpf_get_current_pid_tgid() as i32
+    PASS | (bpf_get_current_pid_tgid() as i32 & 2)
 }
 
 /// Only probes of kernel functions may call this.
 #[cgroup_skb(egress)]
 pub fn broken_always(_ctx: SkBuffContext) -> i32 {
     // SAFETY: it never runs, for no kernel takes it.
-    PASS | unsafe { bpf_override_return(core::ptr::null_mut(), 0) } as i32
+    PASS | (unsafe { bpf_override_return(core::ptr::null_mut(), 0) } as i32 & 2)
 }
 
 #[panic_handler]

@@ -29,7 +29,12 @@ fn assert_useful(error: &KernelError, program: &str, helper: &str) {
     assert_eq!(said.matches(program).count(), 1, "{said}");
     assert_eq!(said.matches(helper).count(), 1, "{said}");
     assert!(said.len() < 200, "{said}");
-    for noise in ["processed ", "verification time", "syscall", "Verifier output"] {
+    for noise in [
+        "processed ",
+        "verification time",
+        "syscall",
+        "Verifier output",
+    ] {
         assert!(!said.contains(noise), "{said}");
     }
 }
@@ -45,7 +50,10 @@ fn what_an_old_kernel_does_not_take_is_told_in_one_line() {
     let helper = BPF_FUNC_get_current_pid_tgid;
     let known = is_helper_supported(ProgramType::CgroupSkb, helper).expect("ask the kernel");
     match load("broken_when_old") {
-        Ok(()) => assert!(known, "the kernel took a helper that it says it does not know"),
+        Ok(()) => assert!(
+            known,
+            "the kernel took a helper that it says it does not know"
+        ),
         Err(error) => {
             assert!(!known, "{error}");
             assert_useful(&error, "broken_when_old", "bpf_get_current_pid_tgid");

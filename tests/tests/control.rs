@@ -85,6 +85,31 @@ const EXCEPTIONS: &[(&str, &[Effect], &str)] = &[
         "CONFIG_TUN; a module makes its device only when it is loaded",
     ),
     (
+        "accept-mptcp",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "mptcp4",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "mptcp6",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "uring-socket",
+        &[Unsupported(libc::EOPNOTSUPP), Out],
+        "since 5.19",
+    ),
+    (
+        "uring-udp-send-zc",
+        &[Unsupported(libc::EOPNOTSUPP), Out],
+        "since 6.0",
+    ),
+    (
         "bpf-links",
         &[Unsupported(libc::ENOENT), Out],
         "whether the machine has a BPF link is not ours to say",

@@ -17,7 +17,7 @@ fn load(program: &'static str) -> Result<(), KernelError> {
         .and_then(load)
         .map_err(|source| KernelError::Program {
             program,
-            source: Box::new(source),
+            source: source.into(),
         })
 }
 

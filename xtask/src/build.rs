@@ -55,20 +55,19 @@ pub(crate) fn binary(project: &Project) -> Result<PathBuf> {
     Ok(project.target().join("release/exeat"))
 }
 
-/// A cargo subcommand on what runs on the host, linked statically: such programs run as
+/// A cargo subcommand on what runs on the host, linked statically: such test programs run as
 /// they are in the guests of `cargo xtask vm-test`, and the tests here are the same files, so
-/// that nothing is built twice. Level 1 because an unoptimized `exeat` reads the BPF object
-/// and the kernel's types four times slower, and emulation ten times slower again.
+/// that nothing is built for the guests alone but `exeat`. Level 1 because an unoptimized
+/// `exeat` reads the BPF object and the kernel's types four times slower, and emulation ten
+/// times slower again.
 pub(crate) fn static_cargo(project: &Project, subcommand: &str) -> Command {
-    let flags = "-C target-feature=+crt-static";
     let mut cargo = project.cargo();
     cargo
         // With a target named, the flags leave build scripts and macros alone, which could
         // not be loaded.
         .args([subcommand, "--target", &project.compiler.host])
         .args(["--config", "profile.dev.opt-level=1"])
-        .env("RUSTFLAGS", flags)
-        .env("RUSTDOCFLAGS", flags);
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
     cargo
 }
 

@@ -41,16 +41,11 @@ pub(super) fn build(project: &Project, arch: Arch) -> Result<Programs> {
     );
     let tools = setup::bpf(project, Tell::Changes)?;
     build::object(project, &tools)?;
-    let mut cargo = project.cargo();
+    let mut cargo = build::static_cargo(project, "build");
     cargo
-        .args(["build", "--target", &project.compiler.host])
-        // A test that signs certificates under emulation takes minutes without optimisation.
-        .args(["--config", "profile.dev.opt-level=1"])
         .args(["--package", "exeat", "--package", "exeat-tests"])
         .args(["--bins", "--tests"])
-        .arg("--message-format=json-render-diagnostics")
-        // The guests' C library is not this machine's.
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .arg("--message-format=json-render-diagnostics");
     let mut programs = Programs::new();
     let mut unread = None;
     step::lines(&mut cargo, |line| match read(line) {

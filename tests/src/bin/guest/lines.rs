@@ -21,7 +21,6 @@ impl Lines {
         // Not a terminal for people: a line's end stays one byte.
         let mut mode = termios::tcgetattr(&port).with_context(|| format!("{device}: tcgetattr"))?;
         termios::cfmakeraw(&mut mode);
-        termios::cfsetspeed(&mut mode, termios::BaudRate::B115200).context("set the speed")?;
         termios::tcsetattr(&port, termios::SetArg::TCSANOW, &mode)
             .with_context(|| format!("{device}: tcsetattr"))?;
         Ok(Self(Mutex::new(port)))

@@ -22,8 +22,9 @@ fn load(program: &'static str) -> Result<(), KernelError> {
 }
 
 /// What a person is shown, which must be one line that names program and helper once.
-fn assert_useful(error: &KernelError, program: &str, helper: &str) {
-    let said = error.to_string();
+fn assert_useful(error: KernelError, program: &str, helper: &str) {
+    // With its causes, as `exeat` prints it.
+    let said = format!("{:#}", anyhow::Error::from(error));
     println!("{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert_eq!(said.matches(program).count(), 1, "{said}");
@@ -42,7 +43,7 @@ fn assert_useful(error: &KernelError, program: &str, helper: &str) {
 #[test]
 fn what_no_kernel_takes_is_told_in_one_line() {
     let error = load("broken_always").expect_err("the kernel took a program that it must not");
-    assert_useful(&error, "broken_always", "bpf_override_return");
+    assert_useful(error, "broken_always", "bpf_override_return");
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn what_an_old_kernel_does_not_take_is_told_in_one_line() {
         ),
         Err(error) => {
             assert!(!known, "{error}");
-            assert_useful(&error, "broken_when_old", "bpf_get_current_pid_tgid");
+            assert_useful(error, "broken_when_old", "bpf_get_current_pid_tgid");
         }
     }
 }

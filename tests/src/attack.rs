@@ -3,13 +3,13 @@
 use crate::sink::{TcpSink, UdpSink};
 use crate::sniff::{Packet, Sniffer};
 use crate::technique::{Technique, program, read_lines, ready_number};
-use crate::unique;
 use crate::world::{LAPTOP_V4, LAPTOP_V6, World};
+use crate::{unique, wait};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// No technique takes longer than a few time-outs of a second and a half.
-const PATIENCE: Duration = Duration::from_secs(30);
+fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(30))
+}
+
+/// How long a visitor from outside tries. Under enforcement nobody answers, so every such
+/// technique takes this long; that it is enough where somebody does, `control.rs` shows on
+/// the same machine.
+const VISIT: Duration = Duration::from_secs(2);
 
 /// What came of a technique.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +92,26 @@ pub trait Launch {
     /// # Errors
     /// When it cannot be moved.
     fn join(&self, pid: u32) -> anyhow::Result<()>;
+}
+
+/// Without enforcement.
+pub struct Free<'a>(pub &'a World);
+
+impl Launch for Free<'_> {
+    fn command(&self, root: bool, argv: &[String]) -> Command {
+        let uid = if root { 0 } else { PLAIN_USER };
+        let mut command = self.0.laptop.command_as(uid, &argv[0]);
+        command.args(&argv[1..]);
+        command
+    }
+
+    fn before(&self, root: bool, argv: &[String]) -> Command {
+        self.command(root, argv)
+    }
+
+    fn join(&self, _: u32) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 /// A user that is nobody else's: techniques that need no root run as this one.
@@ -339,13 +366,14 @@ impl<'a> Attack<'a> {
         // Kept open until the program has ended.
         let mut visitors: Vec<TcpStream> = Vec::new();
         loop {
-            let line = match lines.recv_timeout(PATIENCE) {
+            let line = match lines.recv_timeout(patience()) {
                 Ok(line) => line,
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                     return Err(anyhow!(
-                        "{} did not end within {PATIENCE:?}",
-                        technique.name
+                        "{} did not end within {:?}",
+                        technique.name,
+                        patience()
                     ));
                 }
             };
@@ -375,7 +403,7 @@ impl<'a> Attack<'a> {
         let to = SocketAddr::new(self.target.into(), self.port);
         self.world
             .laptop
-            .run(|| TcpStream::connect_timeout(&to, PATIENCE).context("connect for the agent"))
+            .run(|| TcpStream::connect_timeout(&to, patience()).context("connect for the agent"))
     }
 
     /// Sends an unconnected TCP socket of the laptop to the program.
@@ -405,15 +433,16 @@ impl<'a> Attack<'a> {
         Ok(())
     }
 
-    /// Connects to the laptop from outside. That nobody answers is what an enforced listener looks like.
+    /// Connects to the laptop from the target. That nobody answers is what an enforced
+    /// listener looks like; that nothing left for the target is seen by whoever counts.
     fn visit(&self, technique: &Technique, port: u16) -> Option<TcpStream> {
+        let (from, to): (IpAddr, &str) = match technique.name.ends_with('6') {
+            true => (self.target6.into(), LAPTOP_V6),
+            false => (self.target.into(), LAPTOP_V4),
+        };
         self.world
             .internet
-            .run(|| {
-                let v6 = technique.name.ends_with('6');
-                let to = SocketAddr::new(if v6 { LAPTOP_V6 } else { LAPTOP_V4 }.parse()?, port);
-                Ok(TcpStream::connect_timeout(&to, Duration::from_secs(2))?)
-            })
+            .run(|| connect_from(from, SocketAddr::new(to.parse()?, port), VISIT))
             .ok()
     }
 
@@ -425,6 +454,29 @@ impl<'a> Attack<'a> {
             Ok(())
         })
     }
+}
+
+/// A TCP connection from an address of the thread's namespace.
+fn connect_from(from: IpAddr, to: SocketAddr, limit: Duration) -> anyhow::Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+        sockopt,
+    };
+    use nix::sys::time::{TimeVal, TimeValLike};
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(
+        made.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(from, 0)),
+    )?;
+    // It bounds connect too.
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis())?);
+    setsockopt(&made, sockopt::SendTimeout, &limit)?;
+    connect(made.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(made.into())
 }
 
 fn judge(technique: &Technique, seen: usize, said: &str) -> Effect {

@@ -1,7 +1,7 @@
 //! A program that the kernel refuses is told in one line that says which and why.
 
 use aya::Ebpf;
-use aya::programs::{CgroupSkb, ProgramError, ProgramType};
+use aya::programs::{CgroupSkb, ProgramType};
 use aya::sys::is_helper_supported;
 use aya_obj::generated::bpf_func_id::BPF_FUNC_get_current_pid_tgid;
 use exeat::kernel::KernelError;
@@ -13,7 +13,6 @@ fn load(program: &'static str) -> Result<(), KernelError> {
     let found = ebpf.program_mut(program).expect("the program");
     let load = |skb: &mut CgroupSkb| skb.load();
     <&mut CgroupSkb>::try_from(found)
-        .map_err(ProgramError::from)
         .and_then(load)
         .map_err(|source| KernelError::Program {
             program,

@@ -22,7 +22,7 @@ const POLICY_TEXT: &str = "#!/bin/sh\n# Written by `cargo xtask setup` of Exeat 
     while it installs packages; remove it if no set-up runs.\nexit 101\n";
 
 /// A program, and the package that has it.
-struct Need {
+pub(super) struct Need {
     program: &'static str,
     debian: &'static str,
     fedora: &'static str,
@@ -30,7 +30,8 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 10] = [
+/// What the live tests, the demo and the benchmarks run.
+pub(super) const TESTS: [Need; 10] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -93,6 +94,47 @@ const NEEDS: [Need; 10] = [
     },
 ];
 
+/// What `cargo xtask vm-test` makes its disks with. QEMU is not here: the package conflicts
+/// with parts of other versions that a machine may have, so vm-test can unpack one for itself.
+pub(super) const VM: [Need; 6] = [
+    Need {
+        program: "apt-get",
+        debian: "apt",
+        fedora: "apt",
+        why: "kernels from Debian's signed suites",
+    },
+    Need {
+        program: "dpkg-deb",
+        debian: "dpkg",
+        fedora: "dpkg",
+        why: "unpacking them",
+    },
+    Need {
+        program: "mmdebstrap",
+        debian: "mmdebstrap",
+        fedora: "mmdebstrap",
+        why: "the guests' userland",
+    },
+    Need {
+        program: "mkfs.ext4",
+        debian: "e2fsprogs",
+        fedora: "e2fsprogs",
+        why: "the guests' disks",
+    },
+    Need {
+        program: "depmod",
+        debian: "kmod",
+        fedora: "kmod",
+        why: "the order of a kernel's modules",
+    },
+    Need {
+        program: "xz",
+        debian: "xz-utils",
+        fedora: "xz",
+        why: "compressed modules",
+    },
+];
+
 /// Units that would run from the next boot on. Tests start these programs by
 /// themselves.
 const SERVICES: [(&str, &str); 1] = [("prometheus", "prometheus.service")];
@@ -104,22 +146,22 @@ enum Manager {
 }
 
 /// Says that all are there, or which are not.
-pub(crate) fn check() -> Result<String> {
-    let missing = missing();
+pub(super) fn check(needs: &'static [Need]) -> Result<String> {
+    let missing = missing(needs);
     if missing.is_empty() {
-        return Ok(format!("there, {} programs", NEEDS.len()));
+        return Ok(format!("there, {} programs", needs.len()));
     }
     bail!("{}", advice(&missing, manager()))
 }
 
 /// Installs what is missing or says what to do.
-pub(crate) fn ensure(tell: Tell) -> Result<()> {
-    let absent = missing();
+pub(super) fn ensure(needs: &'static [Need], tell: Tell) -> Result<()> {
+    let absent = missing(needs);
     if absent.is_empty() {
         if tell == Tell::All {
             step::done(
                 "system packages",
-                &format!("there, {} programs", NEEDS.len()),
+                &format!("there, {} programs", needs.len()),
             );
         }
         return Ok(());
@@ -132,7 +174,7 @@ pub(crate) fn ensure(tell: Tell) -> Result<()> {
     let packages = packages(&absent, Some(manager));
     let what = format!("system packages {}", packages.join(", "));
     install(&what, manager, &packages)?;
-    let still = missing();
+    let still = missing(needs);
     if !still.is_empty() {
         bail!(
             "{what} were installed, and yet: {}",
@@ -221,9 +263,9 @@ impl Drop for NoServices {
     }
 }
 
-fn missing() -> Vec<&'static Need> {
+fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
     let folders = search_path();
-    NEEDS
+    needs
         .iter()
         .filter(|need| {
             !folders
@@ -328,7 +370,7 @@ mod tests {
 
     #[test]
     fn advice_names_each_package_once() {
-        let needs: Vec<&Need> = NEEDS
+        let needs: Vec<&Need> = TESTS
             .iter()
             .filter(|need| matches!(need.program, "prometheus" | "promtool" | "dig"))
             .collect();
@@ -353,7 +395,7 @@ mod tests {
     #[test]
     fn every_service_belongs_to_a_package() {
         for (package, _) in SERVICES {
-            assert!(NEEDS.iter().any(|need| need.debian == package));
+            assert!(TESTS.iter().any(|need| need.debian == package));
         }
     }
 }

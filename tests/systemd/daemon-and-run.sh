@@ -36,7 +36,7 @@ prove "alice reaches the other host still" as_alice $(page other.example)
 prove "alice's agent reaches the allowed host, by its name" alice_agent $(page allowed.example)
 refuted "alice's agent does not resolve the other host's name" alice_agent $(page other.example)
 refuted "alice's agent does not reach the other host by address" alice_agent $(page $OTHER)
-prove "alice's agent is alice" alice_agent test "$(id -u alice)" -eq \$UID
+same "alice's agent is alice" "alice" "$(alice_agent id -un)"
 same "alice's agent is in the slice" "0::/exeat.slice/worker" \
     "$(alice_agent cat /proc/self/cgroup | sed 's,/run-[0-9]*$,,')"
 same "an agent from a login shell (su) is in the slice too" "0::/exeat.slice/worker" \

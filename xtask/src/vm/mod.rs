@@ -9,6 +9,7 @@
 //! ```
 
 mod arch;
+mod cross;
 mod disk;
 mod fetch;
 mod initramfs;
@@ -280,7 +281,7 @@ impl Setting<'_> {
         }
         programs.retain(|name, _| needed(name));
         let guest = programs.get("guest").context("no guest program")?.clone();
-        let payload = payload::make(&self.work, &programs)?;
+        let payload = payload::make(&self.work, arch, &programs)?;
         let ground = Ground {
             qemu,
             guest,

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::arch::Arch;
 use super::disk;
+use super::fetch;
 use crate::project::Project;
 use crate::setup;
 use crate::step;
@@ -40,6 +41,46 @@ const PACKAGES: [&str; 14] = [
     // The kernel loads modules by its modprobe.
     "kmod",
     "util-linux",
+];
+
+/// Shell commands that make it ours: names are not those of the machine where this runs.
+const OWN: [&str; 4] = [
+    "echo exeat-guest > \"$1/etc/hostname\"",
+    "echo nameserver 127.0.0.1 > \"$1/etc/resolv.conf\"",
+    "mkdir -p \"$1/payload\" \"$1/out\" \"$1/usr/lib/modules\"",
+    "rm -rf \"$1/usr/share/doc\" \"$1/usr/share/locale\"",
+];
+
+// A userland of another architecture: no script of its packages can run here (that would need
+// an emulator registered with this machine's kernel), so packages are unpacked and no more.
+// What their scripts would have done is done here as far as a guest needs it.
+
+/// What nothing depends on because every Debian has it.
+const ESSENTIAL: [&str; 12] = [
+    "base-files",
+    "base-passwd",
+    "bash",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "findutils",
+    "grep",
+    "hostname",
+    "libc-bin",
+    "login",
+    "sed",
+];
+
+/// Before anything is unpacked.
+const MERGED_USR: [&str; 2] = [
+    "mkdir -p \"$1/usr/bin\" \"$1/usr/sbin\" \"$1/usr/lib\"",
+    "for f in bin sbin lib; do ln -s usr/$f \"$1/$f\"; done",
+];
+
+const UNCONFIGURED: [&str; 3] = [
+    "for f in passwd group; do cp \"$1/usr/share/base-passwd/$f.master\" \"$1/etc/$f\"; done",
+    "cp \"$1/usr/share/libc-bin/nsswitch.conf\" \"$1/etc/\"",
+    "echo 127.0.0.1 localhost > \"$1/etc/hosts\"",
 ];
 
 /// Finds the image or makes it.
@@ -80,16 +121,29 @@ fn make(arch: Arch, tree: &Path, image: &Path) -> Result<()> {
     let path = std::env::join_paths(setup::search_path()).context("PATH cannot be used")?;
     let mut word = std::ffi::OsString::from("PATH=");
     word.push(path);
+    bootstrap.arg(word).args(["mmdebstrap", "--mode=root"]);
+    let mut packages = PACKAGES.to_vec();
+    // Hooks of a stage that mmdebstrap has in this way of making one.
+    let hook = if fetch::host_arch() == Some(arch) {
+        bootstrap.arg("--variant=minbase");
+        "--customize-hook"
+    } else {
+        packages.extend(ESSENTIAL);
+        bootstrap.arg("--variant=extract");
+        for command in MERGED_USR {
+            bootstrap.arg(format!("--setup-hook={command}"));
+        }
+        for command in UNCONFIGURED {
+            bootstrap.arg(format!("--extract-hook={command}"));
+        }
+        "--extract-hook"
+    };
+    for command in OWN {
+        bootstrap.arg(format!("{hook}={command}"));
+    }
     bootstrap
-        .arg(word)
-        .args(["mmdebstrap", "--variant=minbase", "--mode=root"])
         .arg(format!("--architectures={}", arch.debian()))
-        .arg(format!("--include={}", PACKAGES.join(",")))
-        // Not those of the machine where this runs.
-        .arg("--customize-hook=echo exeat-guest > \"$1/etc/hostname\"")
-        .arg("--customize-hook=echo nameserver 127.0.0.1 > \"$1/etc/resolv.conf\"")
-        .arg("--customize-hook=mkdir -p \"$1/payload\" \"$1/out\" \"$1/usr/lib/modules\"")
-        .arg("--customize-hook=rm -rf \"$1/usr/share/doc\" \"$1/usr/share/locale\"")
+        .arg(format!("--include={}", packages.join(",")))
         .arg(SUITE)
         .arg(tree)
         .arg(setup::mirror_of(SUITE));

@@ -34,8 +34,8 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// Builds all of them.
-pub(super) fn build(project: &Project, arch: Arch) -> Result<Programs> {
+/// Builds all of them, or all but the suites.
+pub(super) fn build(project: &Project, arch: Arch, suites: bool) -> Result<Programs> {
     let tools = setup::bpf(project, Tell::Changes)?;
     // One object for all: it holds nothing of a processor.
     build::object(project, &tools)?;
@@ -50,11 +50,14 @@ pub(super) fn build(project: &Project, arch: Arch) -> Result<Programs> {
         // A test that signs certificates under emulation takes minutes without optimisation.
         .args(["--config", "profile.dev.opt-level=1"])
         .args(["--package", "exeat", "--package", "exeat-tests"])
-        // Not --tests: unit tests take minutes to build and no guest runs them.
-        .args(["--bins", "--test", "*"])
+        .arg("--bins")
         .arg("--message-format=json-render-diagnostics")
         // The guests' C library is not this machine's.
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    if suites {
+        // Not --tests: unit tests take minutes to build and no guest runs them.
+        cargo.args(["--test", "*"]);
+    }
     let mut programs = Programs::new();
     let mut unread = None;
     step::lines(&mut cargo, |line| match read(line) {

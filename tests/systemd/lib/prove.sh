@@ -11,8 +11,26 @@ shopt -s inherit_errexit
 PATIENCE=${EXEAT_PATIENCE:-1}
 EXEAT=${EXEAT_BIN:?names the exeat binary}
 
+proved=0
+
+# The last line is as of Rust's tests, for `cargo xtask vm-test` to count.
+finish() {
+    local code=$?
+    if [ $code -eq 0 ]; then
+        echo "test result: ok. $proved passed; 0 failed"
+    else
+        echo "test result: FAILED. $proved passed; 1 failed"
+    fi
+}
+trap finish EXIT
+
+passed() {
+    proved=$((proved + 1))
+    echo "proved: $*"
+}
+
 fail() {
-    echo "FAILED: $*"
+    echo "test $* ... FAILED"
     exit 1
 }
 
@@ -21,7 +39,7 @@ prove() {
     local claim=$1 said
     shift
     if said=$("$@" 2>&1); then
-        echo "proved: $claim"
+        passed "$claim"
     else
         local code=$?
         [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/    /'
@@ -38,13 +56,13 @@ refuted() {
         [ -z "$said" ] || printf '%s\n' "$said" | sed 's/^/    /'
         fail "$claim (\`$*\` succeeded)"
     fi
-    echo "proved: $claim"
+    passed "$claim"
 }
 
 # same CLAIM EXPECTED FOUND: both texts are equal.
 same() {
     [ "$2" = "$3" ] || fail "$1: expected \`$2\`, found \`$3\`"
-    echo "proved: $1"
+    passed "$1"
 }
 
 # until_true SECONDS COMMAND…: waits for a condition, no longer than this many

@@ -5,10 +5,11 @@
 ALLOWED=203.0.113.10
 OTHER=203.0.113.20
 
-# scene: brings both hosts up, HTTP on port 80, and logs alice in for good: her user
-# manager stays when no session of hers is left.
+# scene: brings both hosts up, HTTP on port 80, and logs alice in for good: her
+# user manager stays when no session of hers is left.
 scene() {
     loginctl enable-linger alice
+    [ ! -e /run/netns/outside ] || return 0
     ip netns add outside
     ip link add laptop type veth peer name router netns outside
     ip address add 198.51.100.2/24 dev laptop
@@ -18,8 +19,9 @@ scene() {
     ip -n outside link set router up
     for host in $ALLOWED $OTHER; do
         ip -n outside address add "$host/32" dev lo
-        ip netns exec outside python3 -m http.server --bind "$host" \
-            --directory "$(mktemp -d)" 80 >/dev/null 2>&1 &
+        # A service: what a script starts itself ends with the script.
+        systemd-run --quiet --unit="host-$host" ip netns exec outside \
+            python3 -m http.server --bind "$host" --directory "$(mktemp -d)" 80
     done
     ip route add 203.0.113.0/24 via 198.51.100.1
     printf '%s allowed.example\n%s other.example\n' $ALLOWED $OTHER >>/etc/hosts

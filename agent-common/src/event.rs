@@ -7,9 +7,13 @@ pub const COMM_BYTES: usize = 16;
 
 /// The flow was let through because the agent is in monitor mode.
 pub const FLAG_MONITOR: u8 = 1;
-/// The task fields are those of the process that owns the socket. Without it the packet
-/// left in another context (a timer, a softirq) and the task fields are zero.
+/// `pid` and `tgid` are those of the process that owns the socket. Without it the packet
+/// left in another context (a timer, a softirq), or this kernel does not tell the hook who
+/// runs, and the task fields are zero.
 pub const FLAG_TASK: u8 = 2;
+/// `uid`, `gid` and `comm` are filled too. Kernels from 6.10 on tell every hook the process,
+/// but only later ones tell the packet hook the rest.
+pub const FLAG_USER: u8 = 4;
 
 /// One refused (or, in monitor mode, would-be refused) flow, as written by the BPF
 /// programs into the ring. Native byte order except for addresses; no padding.
@@ -140,9 +144,14 @@ impl FlowEvent {
         self.flags & FLAG_MONITOR != 0
     }
 
-    /// Whether the task fields are filled.
+    /// Whether `pid` and `tgid` are filled.
     pub fn has_task(&self) -> bool {
         self.flags & FLAG_TASK != 0
+    }
+
+    /// Whether `uid`, `gid` and `comm` are filled.
+    pub fn has_user(&self) -> bool {
+        self.flags & FLAG_USER != 0
     }
 }
 

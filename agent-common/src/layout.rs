@@ -9,10 +9,14 @@ use crate::{Addr, verdict::SetRef};
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;
+
+/// The most runs whose cgroup is told to hooks that cannot find their agent otherwise
+/// (kernels before 6.1). What those hooks judge is refused to a run beyond that.
+pub const MAX_RUNS: u32 = 4096;
 
 /// Each agent has two banks of tables: the one in force and the one being filled.
 pub const MAX_BANKS: u32 = MAX_AGENTS * 2;
@@ -45,6 +49,21 @@ pub const GATE_V4_PREFIX: u16 = 0x7f40;
 #[inline(always)]
 pub const fn gate_v4(agent: u32) -> [u8; 4] {
     (GATE_V4_BASE | ((agent + 1) & 0xffff)).to_be_bytes()
+}
+
+/// Helpers that some kernel refuses to some type of program. The daemon tries each and
+/// tells the programs by a word of these bits, per type.
+pub mod helper {
+    /// `bpf_get_current_ancestor_cgroup_id`: which agent the task is.
+    pub const ANCESTOR: u64 = 1;
+    /// `bpf_get_current_cgroup_id`: which cgroup the task is in.
+    pub const CGROUP: u64 = 1 << 1;
+    /// `bpf_get_current_pid_tgid`.
+    pub const PROCESS: u64 = 1 << 2;
+    /// `bpf_get_current_uid_gid`.
+    pub const USER: u64 = 1 << 3;
+    /// `bpf_get_current_comm`.
+    pub const NAME: u64 = 1 << 4;
 }
 
 /// What is enforced for an agent.

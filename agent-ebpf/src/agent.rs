@@ -1,18 +1,23 @@
 //! Who is it? From a task or a packet to the agent and its tables in force.
 
 use agent_common::{
-    Addr,
-    layout::{AGENT_LEVEL, Bank, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4},
+    Addr, Hook,
+    layout::{AGENT_LEVEL, Bank, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4, helper},
     verdict::{Entry, SetRef, Tables},
 };
 use aya_ebpf::{
     bindings::__sk_buff,
     btf_maps::lpm_trie::Key,
-    helpers::{bpf_get_current_ancestor_cgroup_id, bpf_skb_ancestor_cgroup_id},
+    helpers::{
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_skb_ancestor_cgroup_id,
+    },
 };
 
-use crate::maps::{
-    AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix, SLICE,
+use crate::{
+    globals,
+    maps::{
+        AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix, RUNS, SLICE,
+    },
 };
 
 /// Who a task or a socket belongs to.
@@ -46,6 +51,24 @@ impl Owner {
         Self::of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) })
     }
 
+    /// The same at a hook of the slice that some kernels do not tell what is above the task's
+    /// own cgroup. There a cgroup that is no run, such as one that an agent made below its
+    /// own, belongs to nobody we know, and that means refused.
+    #[inline(always)]
+    pub(crate) fn of_task_at(hook: Hook) -> Self {
+        if globals::may_call(hook, helper::ANCESTOR) {
+            return Self::of_task();
+        }
+        if !globals::may_call(hook, helper::CGROUP) {
+            return Self::Unknown;
+        }
+        // SAFETY: a helper without pointers; the value is one aligned word.
+        match unsafe { RUNS.get(bpf_get_current_cgroup_id()) } {
+            Some(index) => Self::of_index(*index),
+            None => Self::Unknown,
+        }
+    }
+
     /// The owner of the socket that a packet leaves from.
     #[inline(always)]
     pub(crate) fn of_packet(skb: *mut __sk_buff) -> Self {
@@ -58,10 +81,15 @@ impl Owner {
         // SAFETY: the value is one aligned word; an element is only removed when its
         // cgroup has no task left.
         match unsafe { AGENTS.get(id) } {
-            Some(index) => match Agent::of_index(*index) {
-                Some(agent) => Self::Agent(agent),
-                None => Self::Unknown,
-            },
+            Some(index) => Self::of_index(*index),
+            None => Self::Unknown,
+        }
+    }
+
+    #[inline(always)]
+    fn of_index(index: u32) -> Self {
+        match Agent::of_index(index) {
+            Some(agent) => Self::Agent(agent),
             None => Self::Unknown,
         }
     }

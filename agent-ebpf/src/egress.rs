@@ -3,7 +3,7 @@
 
 use agent_common::{
     Hook, Protocol, Reason,
-    layout::{AGENT_LEVEL, FlowState, Mode, Role},
+    layout::{AGENT_LEVEL, FlowState, Mode, Role, helper},
     verdict::{NO_RULE, Query, Verdict},
 };
 use aya_ebpf::{
@@ -20,7 +20,7 @@ use crate::{
     Outcome,
     agent::{Agent, GateUse, Owner, gate_use, index_of},
     ctx::{self, Packet},
-    judge,
+    globals, judge,
     maps::FLOWS,
     report::{self, Refused},
 };
@@ -226,14 +226,12 @@ fn tell(
     monitored: bool,
 ) {
     let skb = ctx.skb.skb;
-    // SAFETY: `skb` is the program's context; the other helper takes no pointer.
-    let (owner, task) = unsafe {
-        (
-            bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL),
-            bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL),
-        )
-    };
-    let without_task = if owner == task {
+    // SAFETY: `skb` is the program's context.
+    let owner = unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) };
+    let sends = globals::may_call(Hook::Egress, helper::ANCESTOR)
+        // SAFETY: a helper without pointers.
+        && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner;
+    let without_task = if sends {
         None
     } else {
         // SAFETY: as above.

@@ -7,8 +7,9 @@
 //! once for tasks outside the slice. Everything else is attached at the slice.
 #![no_std]
 #![no_main]
-// An atomic add without its result: see `report::add`.
-#![feature(core_intrinsics)]
+// An atomic add without its result: see `report::add`. A bound that LLVM must not drop: see
+// `report::slot`.
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 // The attribute macros repeat each program as a public function of a binary, which has no
 // public face and whose names say all that there is to say.

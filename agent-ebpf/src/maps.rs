@@ -3,8 +3,8 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, Origin, REASON_SLOTS,
-        RING_BYTES, Stats,
+        Bank, Bucket, FlowState, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS, Origin,
+        REASON_SLOTS, RING_BYTES, Stats,
     },
     verdict::{Entry, SetRef},
 };
@@ -29,6 +29,11 @@ pub(crate) static SLICE: Array<u64, 1> = Array::new();
 /// Id of an agent's cgroup → index of the agent.
 #[btf_map]
 pub(crate) static AGENTS: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::new();
+
+/// Id of a run's cgroup → index of the agent, for hooks that this kernel tells only the
+/// cgroup that the task is in and not what is above it.
+#[btf_map]
+pub(crate) static RUNS: HashMap<u64, u32, { MAX_RUNS as usize }> = HashMap::new();
 
 /// Index of the agent → the bank in force (2·index or 2·index+1). Only the lowest bit of
 /// an element ever changes, so a reader meets the old bank or the new one, whole.

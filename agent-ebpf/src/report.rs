@@ -1,12 +1,16 @@
 //! Counting and telling. Nothing here can change a verdict: it is called after the
 //! verdict is made, and returns nothing.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    arch::asm,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr::write_volatile,
+};
 
 use agent_common::{
-    Addr, Hook, Protocol, Reason,
-    event::{COMM_BYTES, FLAG_MONITOR, FLAG_TASK},
-    layout::bucket_index,
+    Addr, FlowEvent, Hook, Protocol, Reason,
+    event::{COMM_BYTES, FLAG_MONITOR, FLAG_TASK, FLAG_USER},
+    layout::{REASON_SLOTS, bucket_index, helper},
 };
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
@@ -64,6 +68,20 @@ fn add(counter: *mut u64, n: u64) {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, n) };
 }
 
+/// Index of a reason's counter. LLVM knows how many reasons there are and drops a comparison
+/// with their number, but the verifier of 6.1 and earlier has forgotten it when the byte
+/// comes back from the stack ("R0 max value is outside of the allowed memory range").
+#[inline(always)]
+fn slot(reason: Reason) -> usize {
+    const _: () = assert!(REASON_SLOTS.is_power_of_two());
+    let mut slot = reason as u64;
+    // SAFETY: the register keeps its value, but LLVM takes it for changed, and so keeps the
+    // mask below. An instruction, because an empty one still has a line in the debug
+    // information, and the kernel refuses two lines for one place ("Invalid line_info").
+    unsafe { asm!("{slot} = {slot}", slot = inout(reg) slot, options(nomem, nostack)) };
+    slot as usize & (REASON_SLOTS - 1)
+}
+
 /// Counts a flow that was let out for the first time.
 #[inline(always)]
 pub(crate) fn count_allowed(agent: u32, protocol: Protocol) {
@@ -93,11 +111,9 @@ pub(crate) fn refused(flow: &Refused) {
         return;
     };
     let class = Protocol::new(flow.protocol).class() as usize;
+    let reason = slot(flow.reason);
     // SAFETY: `stats` points to a whole value; both indices are in range by their types.
-    add(
-        unsafe { &raw mut (*stats).blocked[flow.reason as usize][class] },
-        1,
-    );
+    add(unsafe { &raw mut (*stats).blocked[reason][class] }, 1);
     // SAFETY: a helper without pointers.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let Some(Pass { suppressed, calm }) = pass_throttle(flow, now) else {
@@ -119,54 +135,107 @@ pub(crate) fn refused(flow: &Refused) {
         add(unsafe { &raw mut (*stats).events_lost }, 1);
         return;
     };
-    let event = slot.as_mut_ptr();
-    // SAFETY: `event` points to reserved memory of the size of a FlowEvent, and every field
-    // of it is written.
+    // SAFETY: the slot is reserved memory of the size of a FlowEvent.
+    unsafe { write(slot.as_mut_ptr(), flow, now, suppressed, sequence) };
+    slot.submit(wake(calm));
+}
+
+/// Writes every field of an event. Volatile where a field may be a constant zero: LLVM makes
+/// calls of `memset` of neighbouring zeros, which is a loop byte by byte here.
+#[inline(always)]
+unsafe fn write(event: *mut FlowEvent, flow: &Refused, now: u64, suppressed: u64, sequence: u64) {
+    let task = Task::of(flow);
+    // SAFETY: the caller gives memory of the size of a FlowEvent.
     unsafe {
-        (*event).boot_ns = now;
-        (*event).socket_cookie = flow.socket_cookie;
-        (*event).netns_cookie = flow.netns_cookie;
-        (*event).suppressed = suppressed;
-        (*event).sequence = sequence;
+        write_volatile(&raw mut (*event).boot_ns, now);
+        write_volatile(&raw mut (*event).cgroup, task.cgroup);
+        write_volatile(&raw mut (*event).socket_cookie, flow.socket_cookie);
+        write_volatile(&raw mut (*event).netns_cookie, flow.netns_cookie);
+        write_volatile(&raw mut (*event).suppressed, suppressed);
+        write_volatile(&raw mut (*event).sequence, sequence);
+        write_volatile(&raw mut (*event).pid, task.pid as u32);
+        write_volatile(&raw mut (*event).tgid, (task.pid >> 32) as u32);
+        write_volatile(&raw mut (*event).uid, task.uid as u32);
+        write_volatile(&raw mut (*event).gid, (task.uid >> 32) as u32);
         (*event).agent = flow.agent;
         (*event).generation = flow.generation;
         (*event).rule = flow.rule;
         (*event).cpu = bpf_get_smp_processor_id();
-        (*event).source_port = flow.source_port;
-        (*event).dest_port = flow.dest_port;
+        write_volatile(&raw mut (*event).source_port, flow.source_port);
+        write_volatile(&raw mut (*event).dest_port, flow.dest_port);
         (*event).reason = flow.reason.number();
         (*event).hook = flow.hook.number();
-        (*event).protocol = flow.protocol;
-        (*event).detail = flow.detail;
-        (*event).source = flow.source;
-        (*event).dest = flow.dest;
-        let mut flags = if flow.monitored { FLAG_MONITOR } else { 0 };
-        match flow.without_task {
-            Some(cgroup) => {
-                (*event).cgroup = cgroup;
-                (*event).pid = 0;
-                (*event).tgid = 0;
-                (*event).uid = 0;
-                (*event).gid = 0;
-                (*event).comm = [0; COMM_BYTES];
-            }
-            None => {
-                flags |= FLAG_TASK;
-                let pid = bpf_get_current_pid_tgid();
-                let uid = bpf_get_current_uid_gid();
-                (*event).cgroup = bpf_get_current_cgroup_id();
-                (*event).pid = pid as u32;
-                (*event).tgid = (pid >> 32) as u32;
-                (*event).uid = uid as u32;
-                (*event).gid = (uid >> 32) as u32;
-                if bpf_get_current_comm((&raw mut (*event).comm).cast(), COMM_BYTES as u32) != 0 {
-                    (*event).comm = [0; COMM_BYTES];
-                }
+        write_volatile(&raw mut (*event).protocol, flow.protocol);
+        let monitor = if flow.monitored { FLAG_MONITOR } else { 0 };
+        (*event).flags = monitor | task.flags;
+        write_volatile(&raw mut (*event).detail[0], flow.detail[0]);
+        write_volatile(&raw mut (*event).detail[1], flow.detail[1]);
+        put_addr(&raw mut (*event).source, &flow.source);
+        put_addr(&raw mut (*event).dest, &flow.dest);
+        let words: *mut u64 = (&raw mut (*event).comm).cast();
+        write_volatile(words, 0);
+        write_volatile(words.add(1), 0);
+        if task.flags & FLAG_USER != 0 {
+            // On failure the kernel clears it.
+            bpf_get_current_comm(words.cast(), COMM_BYTES as u32);
+        }
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(FlowEvent, comm) % 8 == 0 && COMM_BYTES == 16);
+
+/// Writes an address word by word.
+#[inline(always)]
+unsafe fn put_addr(to: *mut Addr, addr: &Addr) {
+    let to: *mut u32 = to.cast();
+    let [a, b, c, d] = addr.words();
+    // SAFETY: an address is four aligned words, and the caller gives room for one.
+    unsafe {
+        write_volatile(to, a);
+        write_volatile(to.add(1), b);
+        write_volatile(to.add(2), c);
+        write_volatile(to.add(3), d);
+    }
+}
+
+/// What the kernel tells of the task that runs; zero where it tells nothing.
+struct Task {
+    cgroup: u64,
+    /// Process id above, thread id below.
+    pid: u64,
+    /// Group id above, user id below.
+    uid: u64,
+    flags: u8,
+}
+
+impl Task {
+    #[inline(always)]
+    fn of(flow: &Refused) -> Self {
+        let mut task = Self {
+            cgroup: 0,
+            pid: 0,
+            uid: 0,
+            flags: 0,
+        };
+        if let Some(cgroup) = flow.without_task {
+            task.cgroup = cgroup;
+            return task;
+        }
+        let may = |helper| globals::may_call(flow.hook, helper);
+        if may(helper::CGROUP) {
+            // SAFETY: a helper without pointers, as are the next two.
+            task.cgroup = unsafe { bpf_get_current_cgroup_id() };
+        }
+        if may(helper::PROCESS) {
+            task.pid = bpf_get_current_pid_tgid();
+            task.flags = FLAG_TASK;
+            if may(helper::USER) && may(helper::NAME) {
+                task.uid = bpf_get_current_uid_gid();
+                task.flags |= FLAG_USER;
             }
         }
-        (*event).flags = flags;
+        task
     }
-    slot.submit(wake(calm));
 }
 
 /// An event that the throttle lets through.

@@ -172,7 +172,7 @@ pub(crate) fn set_option(ctx: &SockoptContext) -> Outcome {
     if !is_refused(level, name) {
         return Outcome::Pass;
     }
-    let agent = match Owner::of_task() {
+    let agent = match Owner::of_task_at(Hook::Setsockopt) {
         Owner::Outsider => return Outcome::Pass,
         Owner::Unknown => None,
         Owner::Agent(agent) => Some(agent),

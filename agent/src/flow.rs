@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::process::User;
 use agent_common::protocol::ProtocolClass;
 use agent_common::{Addr, FlowEvent, Hook, Protocol, Reason};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
@@ -223,13 +224,23 @@ pub struct GateRefusal {
 impl FlowRecord {
     /// From what the kernel saw and the daemon knows.
     pub fn from_event(event: &FlowEvent, clock: &BootClock, known: Known) -> Self {
-        let process = event.has_task().then(|| ProcessRecord {
+        let user = match event.has_user() {
+            true => Some(User {
+                uid: event.uid,
+                gid: event.gid,
+                comm: comm(&event.comm),
+            }),
+            false => known.paths.user,
+        };
+        // Without its user a record would be shown to nobody, or to anybody.
+        let process = event.has_task().then_some(user).flatten();
+        let process = process.map(|user| ProcessRecord {
             pid: event.tgid,
             tid: event.pid,
             ppid: known.paths.ppid.unwrap_or(0),
-            uid: event.uid,
-            gid: event.gid,
-            comm: comm(&event.comm),
+            uid: user.uid,
+            gid: user.gid,
+            comm: user.comm,
             exe: known.paths.exe,
             parent_exe: known.paths.parent_exe,
         });

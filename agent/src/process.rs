@@ -19,27 +19,52 @@ pub struct Paths {
     pub ppid: Option<u32>,
     /// The parent's program.
     pub parent_exe: Option<PathBuf>,
+    /// Whose process it is, if that was asked for: see [`paths`].
+    pub user: Option<User>,
+}
+
+/// What the kernel says of a task in an event, where it lets the hook ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Real user id.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// Name of the task.
+    pub comm: String,
 }
 
 /// The paths of process `tgid` as it was at `boot_ns` (`CLOCK_BOOTTIME`). Empty if the
-/// process is gone, or if the number belongs to a younger one.
+/// process is gone, or if the number belongs to a younger one. `with_user`: the event came
+/// from a hook that may not ask whose process it is, so `/proc` is asked for that too.
 ///
 /// `/proc` gives start times in ticks of 10 ms, rounded down, so a number that was given
 /// away within the tick of the event is not noticed; the kernel hands out numbers in turn
 /// and comes back to one only after all the others.
-pub fn paths(tgid: u32, boot_ns: u64) -> Paths {
+pub fn paths(tgid: u32, boot_ns: u64, with_user: bool) -> Paths {
     let Some(process) = open_before(tgid, boot_ns) else {
         return Paths::default();
     };
     let exe = process.exe().ok();
     let ppid = process.stat().ok().and_then(|s| u32::try_from(s.ppid).ok());
+    let user = with_user.then(|| user(&process)).flatten();
     let parent = ppid.and_then(|p| open_before(p, boot_ns));
     let parent_exe = parent.and_then(|p| p.exe().ok());
     Paths {
         exe,
         ppid,
         parent_exe,
+        user,
     }
+}
+
+fn user(process: &Process) -> Option<User> {
+    let status = process.status().ok()?;
+    Some(User {
+        uid: status.ruid,
+        gid: status.rgid,
+        comm: status.name,
+    })
 }
 
 /// `Process` holds the `/proc/PID` directory open: once it is shown to be the right
@@ -75,22 +100,26 @@ mod tests {
 
     #[test]
     fn our_own_paths_are_found() {
-        let found = paths(std::process::id(), boot_now());
+        let found = paths(std::process::id(), boot_now(), true);
         assert_eq!(found.exe, std::env::current_exe().ok());
         assert_eq!(found.ppid, Some(std::os::unix::process::parent_id()));
+        let user = found.user.expect("our own status");
+        assert_eq!(user.uid, nix::unistd::getuid().as_raw());
+        assert_eq!(user.gid, nix::unistd::getgid().as_raw());
+        assert!(!user.comm.is_empty());
     }
 
     #[test]
     fn a_process_that_is_younger_than_the_event_is_not_the_one() {
-        assert_eq!(paths(std::process::id(), 1), Paths::default());
+        assert_eq!(paths(std::process::id(), 1, true), Paths::default());
         assert!(started_before(100, 100, 1_000_000_000));
         assert!(!started_before(101, 100, 1_000_000_000));
     }
 
     #[test]
     fn numbers_that_no_process_has_give_nothing() {
-        assert_eq!(paths(0, u64::MAX), Paths::default());
-        assert_eq!(paths(u32::MAX, u64::MAX), Paths::default());
+        assert_eq!(paths(0, u64::MAX, true), Paths::default());
+        assert_eq!(paths(u32::MAX, u64::MAX, true), Paths::default());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use crate::sink::{TcpSink, UdpSink};
 use crate::sniff::{Packet, Sniffer};
 use crate::technique::{Technique, program, read_lines, ready_number};
-use crate::unique;
 use crate::world::{LAPTOP_V4, LAPTOP_V6, World};
+use crate::{unique, wait};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,7 +19,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// No technique takes longer than a few time-outs of a second and a half.
-const PATIENCE: Duration = Duration::from_secs(30);
+fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(30))
+}
+
+/// How long a visitor from outside tries. Under enforcement nobody answers, so every such
+/// technique takes this long; that it is enough where somebody does, `control.rs` shows on
+/// the same machine.
+const VISIT: Duration = Duration::from_secs(2);
 
 /// What came of a technique.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +92,26 @@ pub trait Launch {
     /// # Errors
     /// When it cannot be moved.
     fn join(&self, pid: u32) -> anyhow::Result<()>;
+}
+
+/// Without enforcement.
+pub struct Free<'a>(pub &'a World);
+
+impl Launch for Free<'_> {
+    fn command(&self, root: bool, argv: &[String]) -> Command {
+        let uid = if root { 0 } else { PLAIN_USER };
+        let mut command = self.0.laptop.command_as(uid, &argv[0]);
+        command.args(&argv[1..]);
+        command
+    }
+
+    fn before(&self, root: bool, argv: &[String]) -> Command {
+        self.command(root, argv)
+    }
+
+    fn join(&self, _: u32) -> anyhow::Result<()> {
+        Ok(())
+    }
 }
 
 /// A user that is nobody else's: techniques that need no root run as this one.
@@ -339,13 +366,14 @@ impl<'a> Attack<'a> {
         // Kept open until the program has ended.
         let mut visitors: Vec<TcpStream> = Vec::new();
         loop {
-            let line = match lines.recv_timeout(PATIENCE) {
+            let line = match lines.recv_timeout(patience()) {
                 Ok(line) => line,
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
                     return Err(anyhow!(
-                        "{} did not end within {PATIENCE:?}",
-                        technique.name
+                        "{} did not end within {:?}",
+                        technique.name,
+                        patience()
                     ));
                 }
             };
@@ -375,7 +403,7 @@ impl<'a> Attack<'a> {
         let to = SocketAddr::new(self.target.into(), self.port);
         self.world
             .laptop
-            .run(|| TcpStream::connect_timeout(&to, PATIENCE).context("connect for the agent"))
+            .run(|| TcpStream::connect_timeout(&to, patience()).context("connect for the agent"))
     }
 
     /// Sends an unconnected TCP socket of the laptop to the program.
@@ -412,7 +440,7 @@ impl<'a> Attack<'a> {
             .run(|| {
                 let v6 = technique.name.ends_with('6');
                 let to = SocketAddr::new(if v6 { LAPTOP_V6 } else { LAPTOP_V4 }.parse()?, port);
-                Ok(TcpStream::connect_timeout(&to, Duration::from_secs(2))?)
+                Ok(TcpStream::connect_timeout(&to, VISIT)?)
             })
             .ok()
     }

@@ -2,6 +2,8 @@
 
 use crate::{unique, wait};
 use anyhow::{Context, anyhow};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,12 +76,28 @@ pub fn remove_tree(path: &Path) {
     if !path.exists() {
         return;
     }
-    let _ = std::fs::write(path.join("cgroup.kill"), "1");
-    let gone = wait::until("a cgroup to become empty", Duration::from_secs(5), || {
+    let limit = wait::scaled(Duration::from_secs(5));
+    let gone = wait::until("a cgroup to become empty", limit, || {
+        // Kernels before 5.14 have no such file; what a process forks while it is being
+        // killed is there at the next look.
+        if std::fs::write(path.join("cgroup.kill"), "1").is_err() {
+            kill_each(path);
+        }
         remove_folders(path).is_ok().then_some(())
     });
     if let Err(error) = gone {
         eprintln!("cgroup {} stays behind: {error}", path.display());
+    }
+}
+
+fn kill_each(path: &Path) {
+    let pids = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for pid in pids.lines().filter_map(|line| line.parse().ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    let folders = std::fs::read_dir(path).into_iter().flatten().flatten();
+    for folder in folders.filter(|entry| entry.path().is_dir()) {
+        kill_each(&folder.path());
     }
 }
 

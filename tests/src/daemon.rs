@@ -140,7 +140,7 @@ impl Daemon {
         let mut ended = None;
         let ready = wait::until(
             "the daemon to answer `exeat status`",
-            wait::PATIENCE,
+            wait::patience(),
             || {
                 ended = self
                     .child
@@ -288,7 +288,7 @@ impl Daemon {
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let mut child = self.child.take().context("the daemon does not run")?;
         kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM)?;
-        let status = wait::until("the daemon to end", wait::PATIENCE, || {
+        let status = wait::until("the daemon to end", wait::patience(), || {
             child.try_wait().ok().flatten()
         });
         match status {
@@ -369,7 +369,7 @@ impl Daemon {
     /// When none comes; with all that came.
     pub fn event(&self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let mut all = Vec::new();
-        wait::until("an event", wait::PATIENCE, || {
+        wait::until("an event", wait::patience(), || {
             all = self.events().unwrap_or_default();
             all.iter().find(|event| wanted(event)).cloned()
         })
@@ -442,14 +442,10 @@ impl Daemon {
         let argv = ["sleep", "600"].map(str::to_owned);
         let holder = Holder(self.run_command(agent, PLAIN_USER, &argv).spawn()?);
         let cgroup = format!("/proc/{}/cgroup", holder.0.id());
-        wait::until(
-            "a process of the agent",
-            std::time::Duration::from_secs(20),
-            || {
-                let text = std::fs::read_to_string(&cgroup).ok()?;
-                text.contains(&format!("/{agent}/")).then_some(())
-            },
-        )?;
+        wait::until("a process of the agent", wait::patience(), || {
+            let text = std::fs::read_to_string(&cgroup).ok()?;
+            text.contains(&format!("/{agent}/")).then_some(())
+        })?;
         Ok(holder)
     }
 

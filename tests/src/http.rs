@@ -3,6 +3,7 @@
 use crate::ns::Ns;
 use crate::service::Service;
 use crate::sink::{accept_each, listen};
+use crate::wait;
 use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -154,7 +155,7 @@ fn serve(
     requests: &Mutex<Vec<Request>>,
 ) -> anyhow::Result<()> {
     // Bounds the life of a thread whose client keeps silent.
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(wait::scaled(Duration::from_secs(10))))?;
     let Some(config) = tls else {
         let head = read_head(&mut stream)?;
         record(requests, from, None, head);

@@ -11,6 +11,14 @@
 //! recorded, what reached the [`sniff::Sniffer`] is believed. Everything is released
 //! when dropped, also on a panic; names carry the process id and a counter, so tests may
 //! run side by side.
+//!
+//! | variable | what |
+//! |---|---|
+//! | `EXEAT_BIN` | the binary under test; else `target/release/exeat` |
+//! | `EXEAT_PATIENCE` | a factor on every time-out ([`wait::scaled`]); 1 |
+//! | `EXEAT_REPORT` | the folder where [`record`] writes `attacks.json`; else it is not written |
+//! | `EXEAT_KILLS` | kills of the daemon under traffic; 50 |
+//! | `EXEAT_POLICIES` | random policies of each half of `verdict`; 100 |
 
 pub mod attack;
 pub mod cgroup;
@@ -22,6 +30,7 @@ pub mod http;
 pub mod ns;
 pub mod pty;
 pub mod puppet;
+pub mod record;
 pub mod service;
 pub mod sink;
 pub mod sniff;
@@ -31,3 +40,18 @@ pub mod traffic;
 pub mod unique;
 pub mod wait;
 pub mod world;
+
+/// How often a test does the thing that it is about: `usual`, or what the environment
+/// variable `name` says. Nothing else makes it less.
+///
+/// # Panics
+/// When the variable is no number above zero.
+pub fn count(name: &str, usual: usize) -> usize {
+    let Ok(text) = std::env::var(name) else {
+        return usual;
+    };
+    text.parse()
+        .ok()
+        .filter(|&count| count > 0)
+        .unwrap_or_else(|| panic!("{name}={text}: it is a number above zero"))
+}

@@ -71,7 +71,7 @@ impl Pty {
                 self.seen += at + text.len();
                 return Ok(());
             }
-            let left = wait::PATIENCE.saturating_sub(start.elapsed());
+            let left = wait::patience().saturating_sub(start.elapsed());
             if left.is_zero() || !self.read(left)? {
                 bail!("{text:?} did not appear in {:?}", self.said);
             }
@@ -119,11 +119,15 @@ impl Pty {
     /// # Errors
     /// When it does not end; with everything that was said.
     pub fn end(mut self) -> anyhow::Result<ExitStatus> {
-        let status = wait::until("the program at the terminal to end", wait::PATIENCE, || {
-            // The program may be waiting for somebody to read what it says.
-            let _ = self.read(std::time::Duration::ZERO);
-            self.child.try_wait().ok().flatten()
-        });
+        let status = wait::until(
+            "the program at the terminal to end",
+            wait::patience(),
+            || {
+                // The program may be waiting for somebody to read what it says.
+                let _ = self.read(std::time::Duration::ZERO);
+                self.child.try_wait().ok().flatten()
+            },
+        );
         status.with_context(|| self.said.clone())
     }
 }

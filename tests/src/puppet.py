@@ -2,8 +2,9 @@ import ast, errno, json, os, socket, struct, sys, threading, time
 from socket import *
 
 NAMES = globals()
-# Seconds that a socket waits; a step may set it.
-PATIENCE = 5
+# Seconds that a socket waits, usually; a step may set PATIENCE.
+USUAL = int(sys.argv[1])
+PATIENCE = USUAL
 
 
 def tcp(host, port, source=None):

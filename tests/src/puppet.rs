@@ -14,13 +14,19 @@ use std::sync::mpsc::Receiver;
 
 const SCRIPT: &str = include_str!("puppet.py");
 
+/// Seconds that its sockets wait, unless a step says otherwise.
+const PATIENCE: u64 = 5;
+
 /// The interpreter; one that every user may execute.
 const PYTHON: &str = "/usr/bin/python3";
 
 /// Arguments of a puppet, for `exeat run` or for a plain command.
 pub fn arguments() -> Vec<String> {
     // -I: nothing of the user's environment or home takes part.
-    [PYTHON, "-I", "-u", "-c", SCRIPT].map(str::to_owned).into()
+    let patience = wait::seconds(PATIENCE);
+    [PYTHON, "-I", "-u", "-c", SCRIPT, &patience]
+        .map(str::to_owned)
+        .into()
 }
 
 /// What came of a step.
@@ -82,7 +88,7 @@ impl Puppet {
         writeln!(self.stdin, "{}", Value::from(code)).context("the puppet has ended")?;
         let line = self
             .lines
-            .recv_timeout(wait::PATIENCE)
+            .recv_timeout(wait::patience())
             .with_context(|| format!("no answer to {code:?}"))?;
         let answer: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
         if let Some(value) = answer.get("value") {

@@ -4,6 +4,7 @@ use crate::daemon::Daemon;
 use crate::dns::DnsHost;
 use crate::http::{Authority, HttpHost};
 use crate::sniff::{Packet, Sniffer};
+use crate::wait;
 use crate::world::{NAME_SERVER, ROUTER_V4, ROUTER_V6, World};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ impl Stage {
             "/usr/bin/curl",
             "-sS",
             "--max-time",
-            "5",
+            &wait::seconds(5),
             "--noproxy",
             "*",
             "--cacert",

@@ -17,7 +17,7 @@ impl Traffic {
     /// Starts the command, which must be `hostile traffic` in some form.
     ///
     /// # Errors
-    /// When no round is over within the patience of [`wait::PATIENCE`].
+    /// When no round is over within [`wait::patience`].
     pub fn start(mut command: Command) -> anyhow::Result<Self> {
         command
             .stdin(Stdio::piped())
@@ -28,7 +28,7 @@ impl Traffic {
         let traffic = Self { child, lines };
         let first = traffic
             .lines
-            .recv_timeout(wait::PATIENCE)
+            .recv_timeout(wait::patience())
             .context("no round of traffic was made")?;
         ready_number(&first).ok_or_else(|| anyhow!("hostile traffic said {first:?}"))?;
         Ok(traffic)
@@ -42,7 +42,7 @@ impl Traffic {
         drop(self.child.stdin.take());
         let line = self
             .lines
-            .recv_timeout(wait::PATIENCE)
+            .recv_timeout(wait::patience())
             .context("hostile traffic gave no counts")?;
         self.child.wait()?;
         serde_json::from_str(&line).with_context(|| format!("hostile traffic said {line:?}"))

@@ -48,10 +48,13 @@ impl World {
     pub fn new() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("exeat-test-").tempdir()?;
         let resolv = folder.path().join("resolv.conf");
-        // One try of one second: a refused or silent server must not make tests slow.
+        // One short try: a refused or silent server must not make tests slow.
         std::fs::write(
             &resolv,
-            format!("nameserver {NAME_SERVER}\noptions timeout:1 attempts:1\n"),
+            format!(
+                "nameserver {NAME_SERVER}\noptions timeout:{} attempts:1\n",
+                wait::seconds(1)
+            ),
         )?;
         open_to_all(folder.path())?;
         open_to_all(&resolv)?;
@@ -128,7 +131,7 @@ impl World {
             let server = self.internet.run(|| Ok(UdpSocket::bind(to)?))?;
             server.set_nonblocking(true)?;
             let client = self.laptop.run(|| Ok(UdpSocket::bind(any(to.ip()))?))?;
-            wait::until("the wire to carry packets", wait::PATIENCE, || {
+            wait::until("the wire to carry packets", wait::patience(), || {
                 // Sending fails until the carrier is up and the route usable.
                 let _ = client.send_to(b"?", to);
                 server.recv(&mut [0; 8]).ok()
@@ -161,7 +164,7 @@ impl World {
         for _ in 0..2 {
             let marker = unique::token();
             let socket = self.laptop.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
-            wait::until("the marker packet", wait::PATIENCE, || {
+            wait::until("the marker packet", wait::patience(), || {
                 let _ = socket.send_to(marker.as_bytes(), (ROUTER_V4, 9));
                 let seen = sniffer.count(|p| p.contains(marker.as_bytes()));
                 (seen > 0).then_some(())

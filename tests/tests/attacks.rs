@@ -2,12 +2,16 @@
 //! against one that allows a single host. `control.rs` shows that the same techniques get
 //! out where nothing enforces.
 
-use exeat_tests::attack::{Attack, DECOY, DECOY6, Effect, PORT, allowed_by_decoy_policy};
+use exeat_tests::attack::{
+    Attack, DECOY, DECOY6, Effect, Free, PORT, Report, allowed_by_decoy_policy,
+};
 use exeat_tests::daemon::Daemon;
+use exeat_tests::record;
 use exeat_tests::sniff::{Packet, Sniffer};
 use exeat_tests::stage::is_forbidden;
 use exeat_tests::technique::{Technique, list};
 use exeat_tests::world::World;
+use std::collections::BTreeMap;
 
 /// Techniques that the walls of a later issue stop: each with the wall. They are not run
 /// here; what they do is known, and the README says so.
@@ -53,7 +57,8 @@ const LATER: &[(&str, &str)] = &[
 /// and `udp-reply-*` techniques show that.
 const EITHER: &[&str] = &["bind-tcp", "bind-udp"];
 
-/// Techniques that must fail by EPERM at the call, not by silence: the fast refusal.
+/// Techniques that must fail by EPERM at the call, not by silence: the fast refusal. A
+/// kernel that has no such thing says so also to a program that nothing confines.
 const AT_ONCE: &[&str] = &[
     "tcp4",
     "tcp6",
@@ -94,7 +99,8 @@ const AT_ONCE: &[&str] = &[
     "double-fork-setsid",
 ];
 
-fn attack_under(policy: &str, allowed: &(dyn Fn(&Packet) -> bool + Sync)) {
+/// `column` is where `record` enters what came of each.
+fn attack_under(column: &str, policy: &str, allowed: &(dyn Fn(&Packet) -> bool + Sync)) {
     let world = World::new().expect("world");
     let sniffer = world.sniffer().expect("sniffer");
     let dns = world.dns().expect("dns");
@@ -122,20 +128,42 @@ fn attack_under(policy: &str, allowed: &(dyn Fn(&Packet) -> bool + Sync)) {
             "{name} is in a table, but no such technique"
         );
     }
-    let now: Vec<Technique> = all
-        .into_iter()
-        .filter(|t| !LATER.iter().any(|(later, _)| *later == t.name))
-        .collect();
+    let wall = |t: &Technique| LATER.iter().find(|(later, _)| *later == t.name);
+    record::later(all.iter().filter_map(|t| Some((t, wall(t)?.1)))).expect("record");
+    let now: Vec<Technique> = all.into_iter().filter(|t| wall(t).is_none()).collect();
     // The harness itself connects to the target for these, before the agent starts, so
     // only their payload tells.
     let (handed_in, own): (Vec<_>, Vec<_>) = now
-        .into_iter()
+        .iter()
+        .cloned()
         .partition(|t| ["fd3", "stdin"].contains(&t.needs.as_str()));
 
-    let mut surprises = surprises(&attack, &own, &daemon);
+    let launcher = daemon.launcher("worker");
+    let mut reports = attack.run_all(&own, &launcher).expect("run the attacks");
     world.settle(&sniffer).expect("settle");
-    surprises.extend(packets(&sniffer, allowed));
-    surprises.extend(self::surprises(&attack, &handed_in, &daemon));
+    let left = packets(&sniffer, allowed);
+    reports.extend(
+        attack
+            .run_all(&handed_in, &launcher)
+            .expect("run the attacks"),
+    );
+    record::effects(column, &now, &reports).expect("record");
+
+    // Last, because where the kernel does have the thing, this gets out.
+    let unsupported: Vec<Technique> = now
+        .into_iter()
+        .filter(|t| AT_ONCE.contains(&t.name.as_str()))
+        .filter(|t| matches!(reports[&t.name].effect, Effect::Unsupported(_)))
+        .collect();
+    let free = attack
+        .run_all(&unsupported, &Free(&world))
+        .expect("run without enforcement");
+    let lacks = |name: &str| {
+        free.get(name)
+            .is_some_and(|free| free.effect == reports[name].effect)
+    };
+    let mut surprises = surprises(&reports, lacks);
+    surprises.extend(left);
 
     if !dns.names().iter().all(|name| !name.contains("exfil")) {
         surprises.push(format!("questions left the laptop: {:?}", dns.names()));
@@ -155,17 +183,16 @@ fn attack_under(policy: &str, allowed: &(dyn Fn(&Packet) -> bool + Sync)) {
     );
 }
 
-fn surprises(attack: &Attack<'_>, techniques: &[Technique], daemon: &Daemon) -> Vec<String> {
-    let reports = attack
-        .run_all(techniques, &daemon.launcher("worker"))
-        .expect("run the attacks");
+/// `lacks` tells of a technique that this kernel does not know.
+fn surprises(reports: &BTreeMap<String, Report>, lacks: impl Fn(&str) -> bool) -> Vec<String> {
     let mut surprises = Vec::new();
     for (name, report) in reports {
         let at_once = AT_ONCE.contains(&name.as_str());
         let fine = match report.effect {
             Effect::Out => EITHER.contains(&name.as_str()),
             Effect::Refused(errno) => !at_once || errno == libc::EPERM,
-            Effect::Dropped | Effect::Unsupported(_) => !at_once,
+            Effect::Dropped => !at_once,
+            Effect::Unsupported(_) => !at_once || lacks(name),
             // A connection as standard input is refused before the program starts.
             Effect::NotStarted => name == "stdin-write",
         };
@@ -194,7 +221,7 @@ fn packets(sniffer: &Sniffer, allowed: &(dyn Fn(&Packet) -> bool + Sync)) -> Vec
 
 #[test]
 fn under_a_policy_that_allows_nothing() {
-    attack_under("version: 1\nagents:\n  worker: {}\n", &|_| false);
+    attack_under("nothing", "version: 1\nagents:\n  worker: {}\n", &|_| false);
 }
 
 #[test]
@@ -206,5 +233,5 @@ fn under_a_policy_that_allows_one_host() {
          \x20     - {{ cidr: \"{DECOY6}/128\", ports: [{PORT}] }}\n\
          \x20     - {{ cidr: \"{DECOY6}/128\", protocol: udp, ports: [{PORT}] }}\n"
     );
-    attack_under(&policy, &allowed_by_decoy_policy);
+    attack_under("one_host", &policy, &allowed_by_decoy_policy);
 }

@@ -67,7 +67,7 @@ fn a_flood_of_one_agent_is_throttled_exactly_and_hides_nothing_of_another() {
             .expect("ask");
         assert_eq!(errno, libc::EPERM);
     }
-    let refused = wait::until("the end of the flood", wait::PATIENCE, || {
+    let refused = wait::until("the end of the flood", wait::patience(), || {
         noisy.value("refused").ok()?[0].as_u64()
     });
     assert_eq!(refused.expect("flood"), COUNT, "verdicts under a flood");
@@ -90,7 +90,7 @@ fn a_flood_of_one_agent_is_throttled_exactly_and_hides_nothing_of_another() {
             .collect()
     };
     // The bucket fills again, and the next event that passes says what was kept back.
-    let all = wait::until("everything suppressed to be told", wait::PATIENCE, || {
+    let all = wait::until("everything suppressed to be told", wait::patience(), || {
         noisy.value("flood(1)").ok()?;
         let output = stage
             .daemon
@@ -134,7 +134,7 @@ fn a_full_ring_changes_no_verdict_and_every_loss_is_counted() {
     let daemon = Pid::from_raw(stage.daemon.pid().expect("pid") as i32);
     kill(daemon, Signal::SIGSTOP).expect("stop");
     // Each thread stops when it next leaves the kernel: until then it may read the ring.
-    wait::until("every thread to have stopped", wait::PATIENCE, || {
+    wait::until("every thread to have stopped", wait::patience(), || {
         let threads = std::fs::read_dir(format!("/proc/{daemon}/task")).ok()?;
         threads
             .flatten()
@@ -150,11 +150,11 @@ fn a_full_ring_changes_no_verdict_and_every_loss_is_counted() {
     kill(daemon, Signal::SIGCONT).expect("continue");
     assert_eq!(refused.expect("flood"), COUNT);
     allowed.expect("allowed");
-    wait::until("the allowed datagram", wait::PATIENCE, || {
+    wait::until("the allowed datagram", wait::patience(), || {
         sink.holds("still allowed").then_some(())
     })
     .expect("sink");
-    let (received, lost) = wait::until("the ring to be read", wait::PATIENCE, || {
+    let (received, lost) = wait::until("the ring to be read", wait::patience(), || {
         let (received, lost) = (
             events_of(&stage, "received"),
             events_of(&stage, "lost_kernel"),
@@ -190,7 +190,7 @@ fn a_full_ring_of_a_daemon_that_is_gone_changes_no_verdict() {
     assert_eq!(agent.value("flood(30000)").expect("flood"), 30_000);
     stage.daemon.restart().expect("restart");
     // The ring is pinned: the next daemon tells what the dead one could not.
-    let received = wait::until("the ring to be read", wait::PATIENCE, || {
+    let received = wait::until("the ring to be read", wait::patience(), || {
         let (received, lost) = (
             events_of(&stage, "received"),
             events_of(&stage, "lost_kernel"),
@@ -209,7 +209,7 @@ fn a_name_with_too_many_addresses_is_bounded_and_what_is_left_out_is_refused() {
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     stage.dns.set(ALLOWED, &many, 60);
     stage.daemon.reload().expect("reload");
-    let leased = wait::until("the leases", wait::PATIENCE, || {
+    let leased = wait::until("the leases", wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         let addresses = status["names"][0]["addresses"].as_array()?.clone();
         (addresses.len() > 1).then_some(addresses)
@@ -306,18 +306,18 @@ fn addresses_that_no_name_may_stand_for_are_dropped_and_counted() {
     // The two families are asked apart from each other.
     wait::until(
         "the dropped addresses to be counted",
-        wait::PATIENCE,
+        wait::patience(),
         || (dropped() >= 3.0).then_some(()),
     )
     .expect("metric");
-    wait::until("the address that is left", wait::PATIENCE, || {
+    wait::until("the address that is left", wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         let addresses = status["names"][0]["addresses"].as_array()?.clone();
         addresses.iter().any(|a| a == "203.0.113.12").then_some(())
     })
     .expect("lease");
     // Three in every look-up, and a look-up at the start may have met the new answer too.
-    wait::until("each counted once a look-up", wait::PATIENCE, || {
+    wait::until("each counted once a look-up", wait::patience(), || {
         (dropped() % 3.0 == 0.0).then_some(())
     })
     .expect("metric");

@@ -349,7 +349,7 @@ fn a_follower_sees_what_happens_and_ends_with_its_reader() {
     assert_eq!(seen.expect("an event")["agent"], AGENT);
     drop(lines);
     // The next event meets a closed pipe.
-    let ended = wait::until("the follower to end", wait::PATIENCE, || {
+    let ended = wait::until("the follower to end", wait::patience(), || {
         stage.curl_as(AGENT, "https://203.0.113.20/").ok()?;
         follower.try_wait().ok().flatten()
     });

@@ -2,7 +2,8 @@
 //! technique that cannot get out here proves nothing when it does not get out under a
 //! policy, so each exception stands in a table with its reason.
 
-use exeat_tests::attack::{Attack, Effect, Launch, PLAIN_USER, allowed_by_decoy_policy};
+use exeat_tests::attack::{Attack, Effect, Free, allowed_by_decoy_policy};
+use exeat_tests::record;
 use exeat_tests::technique::list;
 use exeat_tests::world::World;
 use std::os::unix::fs::PermissionsExt;
@@ -64,6 +65,51 @@ const EXCEPTIONS: &[(&str, &[Effect], &str)] = &[
         "removed in 6.16",
     ),
     (
+        "udplite-connect-send",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "no longer in 7.3",
+    ),
+    (
+        "udplite6-sendto",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "no longer in 7.3",
+    ),
+    (
+        "udplite4-sendto",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "no longer in 7.3",
+    ),
+    (
+        "tun-forward",
+        &[Unsupported(libc::ENOENT), Out],
+        "CONFIG_TUN; a module makes its device only when it is loaded",
+    ),
+    (
+        "accept-mptcp",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "mptcp4",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "mptcp6",
+        &[Unsupported(libc::EPROTONOSUPPORT), Out],
+        "CONFIG_MPTCP",
+    ),
+    (
+        "uring-socket",
+        &[Unsupported(libc::EOPNOTSUPP), Out],
+        "since 5.19",
+    ),
+    (
+        "uring-udp-send-zc",
+        &[Unsupported(libc::EOPNOTSUPP), Out],
+        "since 6.0",
+    ),
+    (
         "bpf-links",
         &[Unsupported(libc::ENOENT), Out],
         "whether the machine has a BPF link is not ours to say",
@@ -105,25 +151,6 @@ const EXCEPTIONS: &[(&str, &[Effect], &str)] = &[
     ),
 ];
 
-struct Free<'a>(&'a World);
-
-impl Launch for Free<'_> {
-    fn command(&self, root: bool, argv: &[String]) -> Command {
-        let uid = if root { 0 } else { PLAIN_USER };
-        let mut command = self.0.laptop.command_as(uid, &argv[0]);
-        command.args(&argv[1..]);
-        command
-    }
-
-    fn before(&self, root: bool, argv: &[String]) -> Command {
-        self.command(root, argv)
-    }
-
-    fn join(&self, _: u32) -> anyhow::Result<()> {
-        Ok(())
-    }
-}
-
 /// Answers whoever asks, as the control socket of a careless daemon would.
 fn careless_socket(world: &World) -> std::path::PathBuf {
     use std::io::{Read, Write};
@@ -162,11 +189,13 @@ fn without_enforcement_every_technique_gets_out() {
         victim: victim.id(),
         ..attack
     };
-    let reports = attack.run_all(&list().expect("list"), &Free(&world));
+    let all = list().expect("list");
+    let reports = attack.run_all(&all, &Free(&world));
     victim.kill().expect("kill the victim");
     victim.wait().expect("wait for the victim");
 
     let reports = reports.expect("run every technique");
+    record::effects("free", &all, &reports).expect("record");
     let mut surprises = Vec::new();
     for (name, report) in &reports {
         let exception = EXCEPTIONS.iter().find(|(of, ..)| of == name);

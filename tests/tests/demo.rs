@@ -85,7 +85,7 @@ fn interrupted_in_the_middle_it_cleans_up() {
     );
     killpg(Pid::from_raw(pid as i32), Signal::SIGINT).expect("signal");
     lines.read_to_string(&mut said).expect("the rest");
-    let status = wait::until("the demo to end", wait::PATIENCE, || {
+    let status = wait::until("the demo to end", wait::patience(), || {
         child.try_wait().ok().flatten()
     })
     .expect("an end");

@@ -3,8 +3,8 @@
 
 use exeat_tests::puppet::{Answer, Puppet};
 use exeat_tests::stage::{AGENT, ALLOWED, ALLOWED_V4, OTHER, POLICY, Stage};
-use exeat_tests::unique;
 use exeat_tests::world::NAME_SERVER;
+use exeat_tests::{unique, wait};
 use serde_json::{Value, json};
 
 /// Two agents; the first may use all of loopback, so that only the gates' own walls stand
@@ -126,9 +126,10 @@ fn the_resolvers_of_programs_work() {
             .expect("run");
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
+    let timeout = format!("+timeout={}", wait::seconds(5));
     for server in ["@203.0.113.53", "@2001:db8::53"] {
         for transport in ["+notcp", "+tcp"] {
-            let said = run(&["dig", server, ALLOWED, transport, "+tries=1", "+timeout=5"]);
+            let said = run(&["dig", server, ALLOWED, transport, "+tries=1", &timeout]);
             assert!(
                 said.contains("status: NOERROR"),
                 "{server} {transport}: {said}"
@@ -137,7 +138,7 @@ fn the_resolvers_of_programs_work() {
             // dig checks that the answer comes from where it asked.
             let from = format!("SERVER: {}#53", &server[1..]);
             assert!(said.contains(&from), "{server} {transport}: {said}");
-            let said = run(&["dig", server, OTHER, transport, "+tries=1", "+timeout=5"]);
+            let said = run(&["dig", server, OTHER, transport, "+tries=1", &timeout]);
             assert!(
                 said.contains("status: REFUSED"),
                 "{server} {transport}: {said}"
@@ -300,7 +301,7 @@ fn without_the_daemon_names_are_closed_and_after_a_restart_they_work_again() {
     assert_eq!(stage.dns.names(), before);
 
     stage.daemon.restart().expect("restart");
-    agent.value("PATIENCE = 5").expect("ask");
+    agent.value("PATIENCE = USUAL").expect("ask");
     for way in WAYS {
         for server in ["203.0.113.53", "2001:db8::53"] {
             let answer = agent

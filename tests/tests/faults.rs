@@ -48,11 +48,11 @@ fn resolver_down_leased_names_stay_and_the_failure_shows() {
         // refresh is provoked by a reload, which resolves anew.
         let asked = stage.dns.asked(ALLOWED);
         stage.daemon.reload().expect("reload");
-        wait::until("another query", wait::PATIENCE, || {
+        wait::until("another query", wait::patience(), || {
             (stage.dns.asked(ALLOWED) > asked).then_some(())
         })
         .expect("the daemon resolves again");
-        wait::until("the failure in status", wait::PATIENCE, || {
+        wait::until("the failure in status", wait::patience(), || {
             let name = name_status(&stage.daemon.status().ok()?)?;
             name["failures"].as_u64().filter(|failures| *failures > 0)
         })
@@ -68,7 +68,7 @@ fn a_name_that_moves_is_followed_and_its_old_address_has_its_grace() {
     let second = stage.world.http("203.0.113.11:80").expect("second host");
     stage.dns.set(ALLOWED, &["203.0.113.11"], 1);
     stage.daemon.reload().expect("reload");
-    wait::until("the new address", wait::PATIENCE, || {
+    wait::until("the new address", wait::patience(), || {
         let name = name_status(&stage.daemon.status().ok()?)?;
         name["addresses"]
             .as_array()?
@@ -206,7 +206,7 @@ fn a_start_without_a_readable_policy_goes_on_with_the_last_good_one() {
                 .is_some_and(|error| error.contains("test.yaml")),
             "{status}"
         );
-        wait::until("the name again", wait::PATIENCE, || {
+        wait::until("the name again", wait::patience(), || {
             let name = name_status(&stage.daemon.status().ok()?)?;
             (!name["addresses"].as_array()?.is_empty()).then_some(())
         })

@@ -216,7 +216,7 @@ agents:
         .spawn()
         .expect("server");
     let url = "http://127.0.0.1:3000/index.html";
-    let page = exeat_tests::wait::until("the server", exeat_tests::wait::PATIENCE, || {
+    let page = exeat_tests::wait::until("the server", exeat_tests::wait::patience(), || {
         let output = stage
             .daemon
             .run_as(AGENT, PLAIN_USER, &["curl", "-sS", "--noproxy", "*", url])

@@ -106,7 +106,7 @@ impl Server {
     /// Waits until a query gives a value that is wanted.
     fn until(&self, query: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let mut last = None;
-        wait::until(query, wait::PATIENCE, || {
+        wait::until(query, wait::patience(), || {
             last = self.query(query);
             last.filter(|value| wanted(*value))
         })

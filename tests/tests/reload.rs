@@ -67,7 +67,7 @@ fn open_sockets_whose_destination_left_the_policy_stop_at_their_next_packet() {
             .value(&send.replace("{}", &before))
             .unwrap_or_else(|e| panic!("{name}: {e:#}"));
     }
-    wait::until("the first bytes at every sink", wait::PATIENCE, || {
+    wait::until("the first bytes at every sink", wait::patience(), || {
         (holds(&before) == 4).then_some(())
     })
     .expect("sinks");
@@ -150,7 +150,7 @@ for t in threads: t.start()
 /// Waits until TCP and UDP have both made a round from now on.
 fn another_round(agent: &mut Puppet, turn: u32) {
     let old = agent.value("dict(rounds)").expect("rounds");
-    wait::until("another round of both", wait::PATIENCE, || {
+    wait::until("another round of both", wait::patience(), || {
         let new = agent.value("dict(rounds)").ok()?;
         let more = |way: &str| new[way].as_u64() > old[way].as_u64();
         (more("tcp") && more("udp")).then_some(())
@@ -197,14 +197,14 @@ fn a_hangup_signal_is_a_reload() {
         .expect("write");
     let daemon = nix::unistd::Pid::from_raw(stage.daemon.pid().expect("pid") as i32);
     nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGHUP).expect("signal");
-    wait::until("the new policy", wait::PATIENCE, || {
+    wait::until("the new policy", wait::patience(), || {
         (agent.errno(&connect).ok()? == libc::EPERM).then_some(())
     })
     .expect("in force");
     // A policy with an error changes nothing, and status says so.
     stage.daemon.write_policy("version: 2\n").expect("write");
     nix::sys::signal::kill(daemon, nix::sys::signal::Signal::SIGHUP).expect("signal");
-    let error = wait::until("the error in status", wait::PATIENCE, || {
+    let error = wait::until("the error in status", wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         status["policy"]["last_error"].as_str().map(str::to_owned)
     });
@@ -298,7 +298,7 @@ fn deny_beats_allow_whatever_the_prefix_lengths() {
     ] {
         stage.daemon.enforce(&text).expect("enforce");
         if text.contains("host:") {
-            wait::until("the name's lease", wait::PATIENCE, || {
+            wait::until("the name's lease", wait::patience(), || {
                 let status = stage.daemon.status().ok()?;
                 (status["names"][0]["addresses"][0] == target).then_some(())
             })
@@ -433,7 +433,7 @@ fn a_reload_that_fails_half_way_leaves_no_descriptor_behind() {
         let output = stage.daemon.reload().expect("reload");
         assert_eq!(output.status.code(), Some(2));
     }
-    wait::until("every descriptor to be closed", wait::PATIENCE, || {
+    wait::until("every descriptor to be closed", wait::patience(), || {
         // The control connections of the reloads may still be closing.
         (descriptors() <= before).then_some(())
     })

@@ -57,7 +57,7 @@ fn a_shell_at_a_terminal_has_its_job_control() {
         let leader = pty.foreground().unwrap_or_default();
         std::fs::read_to_string(format!("/proc/{leader}/comm")).is_ok_and(|c| c == "sleep\n")
     };
-    wait::until("the program in the foreground", wait::PATIENCE, || {
+    wait::until("the program in the foreground", wait::patience(), || {
         sleeps(&pty).then_some(())
     })
     .expect("foreground");
@@ -67,7 +67,7 @@ fn a_shell_at_a_terminal_has_its_job_control() {
     pty.until("code=130").expect("killed by Ctrl-C");
 
     pty.keys("sleep 1000\n").expect("type");
-    wait::until("the program in the foreground", wait::PATIENCE, || {
+    wait::until("the program in the foreground", wait::patience(), || {
         sleeps(&pty).then_some(())
     })
     .expect("foreground");
@@ -76,7 +76,7 @@ fn a_shell_at_a_terminal_has_its_job_control() {
     pty.until("ready> ").expect("prompt");
     pty.keys("fg\n").expect("type");
     pty.until("sleep 1000").expect("continued");
-    wait::until("the program in the foreground", wait::PATIENCE, || {
+    wait::until("the program in the foreground", wait::patience(), || {
         sleeps(&pty).then_some(())
     })
     .expect("foreground");
@@ -286,14 +286,14 @@ fn two_runs_of_an_agent_are_apart_and_the_cgroup_goes_with_the_last() {
     let child = first.value("child").expect("child").as_u64().expect("pid");
     drop(first);
     drop(second);
-    wait::until("one run", wait::PATIENCE, || (runs() == 1).then_some(())).expect("runs");
+    wait::until("one run", wait::patience(), || (runs() == 1).then_some(())).expect("runs");
     assert!(folder.exists());
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(child as i32),
         nix::sys::signal::Signal::SIGKILL,
     )
     .expect("kill the child");
-    wait::until("the cgroup to go", wait::PATIENCE, || {
+    wait::until("the cgroup to go", wait::patience(), || {
         (!folder.exists()).then_some(())
     })
     .expect("collected");
@@ -349,7 +349,7 @@ fn without_a_wall_nothing_starts_and_the_daemon_puts_it_back() {
             stderr(&output)
         );
     }
-    wait::until("the wall to be back", wait::PATIENCE, || {
+    wait::until("the wall to be back", wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         (status["enforcement"]["active"] == true).then_some(())
     })
@@ -402,7 +402,7 @@ fn eighty_runs_side_by_side_are_all_confined() {
         .metric("exeat_sandbox_launches_total", &["outcome=\"ok\""]);
     assert_eq!(launches.expect("metrics"), 80.0);
     let folder = stage.daemon.slice().expect("slice").join(AGENT);
-    wait::until("every cgroup to go", wait::PATIENCE, || {
+    wait::until("every cgroup to go", wait::patience(), || {
         (!folder.exists()).then_some(())
     })
     .expect("collected");

@@ -114,7 +114,7 @@ fn traces(pid: u32) -> [PathBuf; 3] {
 }
 
 fn gone(pid: u32) {
-    wait::until("every trace to go", wait::PATIENCE, || {
+    wait::until("every trace to go", wait::patience(), || {
         traces(pid).iter().all(|path| !path.exists()).then_some(())
     })
     .unwrap_or_else(|e| {
@@ -140,7 +140,8 @@ fn daemon_of(pid: u32) -> Option<u32> {
 fn it_enforces_keeps_the_outcome_and_leaves_nothing() {
     let scene = scene();
     let url = "http://allowed.example/";
-    let curl = ["curl", "-sS", "--noproxy", "*", "--max-time", "5"];
+    let limit = wait::seconds(5);
+    let curl = ["curl", "-sS", "--noproxy", "*", "--max-time", &limit];
     let mut child = scene
         .command(0, &[&curl[..], &[url]].concat())
         .stdout(Stdio::piped())
@@ -245,7 +246,7 @@ fn killed_its_daemon_leaves_the_refusals_and_the_next_one_collects() {
         nix::sys::signal::Signal::SIGKILL,
     )
     .expect("kill");
-    wait::until("the daemon to be gone", wait::PATIENCE, || {
+    wait::until("the daemon to be gone", wait::patience(), || {
         daemon_of(pid).is_none().then_some(())
     })
     .expect("gone");

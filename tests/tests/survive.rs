@@ -4,7 +4,7 @@ use exeat_tests::attack::{Attack, DECOY, Effect, PLAIN_USER, PORT, TARGET};
 use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::technique::list;
 use exeat_tests::traffic::{Traffic, traffic_arguments};
-use exeat_tests::unique;
+use exeat_tests::{count, unique};
 use std::time::Duration;
 
 const TRAFFIC_POLICY: &str = "\
@@ -14,14 +14,6 @@ agents:
     allow:
       - { host: allowed.example, ports: [4433] }
 ";
-
-/// Number of kills: 50, or `EXEAT_KILLS`.
-fn kills() -> u64 {
-    match std::env::var("EXEAT_KILLS") {
-        Ok(text) => text.parse().expect("EXEAT_KILLS is a number"),
-        Err(_) => 50,
-    }
-}
 
 #[test]
 fn killed_again_and_again_under_traffic_nothing_leaks_and_nothing_breaks() {
@@ -40,7 +32,8 @@ fn killed_again_and_again_under_traffic_nothing_leaks_and_nothing_breaks() {
         Traffic::start(stage.daemon.run_command(AGENT, PLAIN_USER, &argv)).expect("traffic");
 
     stage.daemon.kill9().expect("kill");
-    for turn in 0..kills() {
+    // 50, or `EXEAT_KILLS`.
+    for turn in 0..count("EXEAT_KILLS", 50) as u64 {
         if turn % 2 == 0 {
             // Somewhere in its start: 0 to 97 ms, a different moment each turn.
             let delay = Duration::from_millis(turn * 37 % 98);
@@ -180,7 +173,7 @@ fn a_wall_that_is_taken_down_from_outside_is_put_back() {
     for link in links.keys() {
         std::fs::remove_file(link).expect("unpin");
     }
-    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("every wall", exeat_tests::wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         let up = status["enforcement"]["active"] == true;
         (up && stage.daemon.links().ok()?.len() == links.len()).then_some(())
@@ -190,11 +183,11 @@ fn a_wall_that_is_taken_down_from_outside_is_put_back() {
 
     // The slice itself goes as soon as nothing runs in it: another one has another id.
     let slice = stage.daemon.slice().expect("slice");
-    exeat_tests::wait::until("an empty slice", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("an empty slice", exeat_tests::wait::patience(), || {
         std::fs::remove_dir(&slice).ok()
     })
     .expect("the slice is removed");
-    exeat_tests::wait::until("every wall", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("every wall", exeat_tests::wait::patience(), || {
         let status = stage.daemon.status().ok()?;
         (status["enforcement"]["active"] == true && slice.is_dir()).then_some(())
     })

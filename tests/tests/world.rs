@@ -2,6 +2,7 @@
 
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::http::Authority;
+use exeat_tests::wait;
 use exeat_tests::world::World;
 use std::process::Output;
 
@@ -9,7 +10,7 @@ fn curl(world: &World, arguments: &[&str]) -> Output {
     world
         .laptop
         .command_as(PLAIN_USER, "/usr/bin/curl")
-        .args(["-sS", "--max-time", "5", "--noproxy", "*"])
+        .args(["-sS", "--max-time", &wait::seconds(5), "--noproxy", "*"])
         .args(arguments)
         .output()
         .expect("curl")
@@ -138,7 +139,7 @@ fn a_sink_tells_a_connection_from_its_bytes() {
             .expect("bash")
             .success()
     );
-    exeat_tests::wait::until("both to arrive", exeat_tests::wait::PATIENCE, || {
+    exeat_tests::wait::until("both to arrive", exeat_tests::wait::patience(), || {
         (sink.holds("stream") && udp.holds("datagram")).then_some(())
     })
     .expect("arrival");

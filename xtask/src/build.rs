@@ -32,8 +32,9 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`: the programs that do
-/// nothing, which the benchmarks measure against.
+/// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`, the programs that do
+/// nothing, which the benchmarks measure against, and `target/bpf/broken`, the programs that
+/// a kernel refuses, for a test.
 pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     step::loud(&mut bpf_cargo(project, tools, "build"))?;
     let target = bpf_target();
@@ -42,6 +43,7 @@ pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     let object = folder.join("exeat-ebpf");
     copy_if_changed(&built.join("exeat-ebpf"), &object)?;
     copy_if_changed(&built.join("exeat-empty"), &folder.join("empty"))?;
+    copy_if_changed(&built.join("exeat-broken"), &folder.join("broken"))?;
     Ok(object)
 }
 
@@ -51,6 +53,22 @@ pub(crate) fn binary(project: &Project) -> Result<PathBuf> {
     cargo.args(["build", "--release", "--package", "exeat", "--target-dir"]);
     step::loud(cargo.arg(project.target()))?;
     Ok(project.target().join("release/exeat"))
+}
+
+/// A cargo subcommand on what runs on `target` (the host, as a rule), linked statically: such test programs run as
+/// they are in the guests of `cargo xtask vm-test`, and the tests here are the same files, so
+/// that nothing is built for the guests alone but `exeat`. Level 1 because an unoptimized
+/// `exeat` reads the BPF object and the kernel's types four times slower, and emulation ten
+/// times slower again.
+pub(crate) fn static_cargo(project: &Project, subcommand: &str, target: &str) -> Command {
+    let mut cargo = project.cargo();
+    cargo
+        // With a target named, the flags leave build scripts and macros alone, which could
+        // not be loaded.
+        .args([subcommand, "--target", target])
+        .args(["--config", "profile.dev.opt-level=1"])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo
 }
 
 /// A cargo subcommand on `agent-ebpf` for the BPF target. It has a target

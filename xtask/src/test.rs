@@ -218,6 +218,8 @@ fn deny(project: &Project) -> Result<()> {
 }
 
 fn unit(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
+    // Not static: glibc's look-up of a user or group crashes in a static program where the
+    // machine's nsswitch.conf names a module (`systemd`).
     let mut cargo = project.cargo();
     // agent-ebpf builds only for the BPF target; exeat-tests wants root.
     cargo.args(["test", "--workspace"]);
@@ -228,10 +230,10 @@ fn unit(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
 fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
     let binary = build::binary(project)?;
     let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
-    let mut cargo = project.cargo();
     // Not --release: link-time optimisation of two dozen test programs takes ten minutes on two
     // cores, and what is under test is the release binary that EXEAT_BIN names.
-    cargo.args(["test", "--package", "exeat-tests"]);
+    let mut cargo = build::static_cargo(project, "test", &project.compiler.host);
+    cargo.args(["--package", "exeat-tests"]);
     cargo.env("EXEAT_BIN", &binary).env("PATH", &path);
     if !setup::is_root() {
         let mut sudo = Command::new("sudo");

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     config::Config,
     control::{Client, Request, Response, status::Status},
-    kernel::probe::{self, Finding, Grade},
+    kernel::{
+        probe::{self, Finding, Grade},
+        trial::{self, Trial},
+    },
 };
 
 /// How to print.
@@ -28,6 +31,8 @@ struct Report {
     can_enforce: bool,
     kernel: String,
     findings: Vec<Finding>,
+    /// Exeat's own programs, each as this kernel takes it; empty without root.
+    programs: Vec<Trial>,
     /// What holds now, if a daemon runs.
     enforcing: Option<bool>,
     daemon: Option<Status>,
@@ -47,7 +52,13 @@ pub const LIMITS: &[&str] = &[
 /// Tries, and says what can be enforced: exit 0, or 3 where something required is missing
 /// or a running daemon does not enforce.
 pub fn run(config: &Config, args: &DoctorArgs) -> Result<Exit, Failure> {
-    let findings = probe::probe(&config.bpffs);
+    let mut findings = probe::probe(&config.bpffs);
+    let programs = match nix::unistd::geteuid().is_root() {
+        true => trial::programs(),
+        false => Ok(Vec::new()),
+    };
+    findings.extend(probe::own_programs(&programs));
+    let programs = programs.unwrap_or_default();
     let daemon = Client::connect(&config.socket_path())
         .and_then(|mut client| client.ask(&Request::Status {}))
         .ok()
@@ -61,6 +72,7 @@ pub fn run(config: &Config, args: &DoctorArgs) -> Result<Exit, Failure> {
             .map(|name| name.release().to_string_lossy().into_owned())
             .unwrap_or_default(),
         findings,
+        programs,
         enforcing: daemon.as_ref().map(|status| status.enforcement.active),
         daemon,
         limits: LIMITS,

@@ -130,6 +130,7 @@ impl Engine {
             }
             self.kernel.admit(run.agent_id, index)?;
         }
+        self.kernel.admit_run(cgroup::id(&run.path)?, index)?;
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
     }
@@ -160,6 +161,13 @@ impl Engine {
                     );
                 }
             }
+        }
+        let runs = self.kernel.slice().runs();
+        if let Err(error) = runs.and_then(|live| self.kernel.keep_runs(&live)) {
+            warn!(
+                error = chain(&error),
+                "the maps still know runs that are gone"
+            );
         }
         self.admitted.is_empty()
     }

@@ -93,7 +93,7 @@ impl PathCache {
                 self.known.clear();
             }
         }
-        let paths = process::paths(event.tgid, event.boot_ns);
+        let paths = process::paths(event.tgid, event.boot_ns, !event.has_user());
         if paths.exe.is_some() {
             self.known.insert(key, (now, paths.clone()));
         }

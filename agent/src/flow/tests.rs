@@ -1,5 +1,5 @@
 use super::*;
-use agent_common::event::{FLAG_MONITOR, FLAG_TASK};
+use agent_common::event::{FLAG_MONITOR, FLAG_TASK, FLAG_USER};
 
 pub(crate) fn event() -> FlowEvent {
     let mut comm = [0; 16];
@@ -24,7 +24,7 @@ pub(crate) fn event() -> FlowEvent {
         reason: Reason::NoRule.number(),
         hook: Hook::Connect4.number(),
         protocol: 6,
-        flags: FLAG_TASK,
+        flags: FLAG_TASK | FLAG_USER,
         detail: [0; 2],
         source: Addr::from_v4([10, 0, 0, 1]),
         dest: Addr::from_v4([203, 0, 113, 9]),

@@ -1,6 +1,7 @@
 //! The cgroup tree: `<cgroup2 root>/<slice>/<agent>/<run>`.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
@@ -112,6 +113,17 @@ impl Slice {
                 id(&path).map(|id| (name, id))
             })
             .collect()
+    }
+
+    /// Ids of the cgroups of every agent's runs.
+    pub fn runs(&self) -> Result<HashSet<u64>, KernelError> {
+        let mut ids = HashSet::new();
+        for agent in children(&self.path)? {
+            for run in children(&agent)? {
+                ids.extend(id(&run));
+            }
+        }
+        Ok(ids)
     }
 
     /// Number of processes below an agent's cgroup.

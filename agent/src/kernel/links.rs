@@ -12,6 +12,7 @@ use aya::{
     programs::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, ProgramError},
 };
 use aya_obj::generated::bpf_attach_type as Hook;
+use serde::Serialize;
 
 use super::{KernelError, cgroup::Slice, pins::Pins, sys};
 
@@ -25,7 +26,8 @@ enum Kind {
 }
 
 /// Which cgroup it is attached to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Place {
     /// The cgroup2 root: sees every task, leaves at once for those outside the slice.
     Root,
@@ -159,9 +161,9 @@ pub const ATTACHMENTS: &[Attachment] = &[
 
 /// Has the verifier check a program and the kernel take it in.
 pub(super) fn load(ebpf: &mut Ebpf, attachment: &Attachment) -> Result<(), KernelError> {
-    let refuse = |source| KernelError::Program {
+    let refuse = |source: ProgramError| KernelError::Program {
         program: attachment.program,
-        source: Box::new(source),
+        source: source.into(),
     };
     let program = ebpf
         .program_mut(attachment.program)
@@ -237,7 +239,7 @@ fn program_fd<'a>(ebpf: &'a Ebpf, attachment: &Attachment) -> Result<BorrowedFd<
         .map(|fd| fd.as_fd())
         .map_err(|source| KernelError::Program {
             program: attachment.program,
-            source: Box::new(source),
+            source: source.into(),
         })
 }
 

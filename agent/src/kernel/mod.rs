@@ -10,16 +10,20 @@
 
 pub mod cgroup;
 pub mod events;
+mod helpers;
 pub mod links;
 pub mod object;
 pub mod pins;
 pub mod probe;
+pub mod rejection;
 mod sys;
 pub mod tables;
+pub mod trial;
 
 use std::{io, path::PathBuf};
 
 pub use object::Kernel;
+pub use rejection::Rejection;
 
 /// What went wrong in the kernel room: the operation and the object.
 #[derive(Debug, thiserror::Error)]
@@ -43,12 +47,12 @@ pub enum KernelError {
     #[error("cannot load the BPF object")]
     Object(#[source] Box<aya::EbpfError>),
     /// The verifier, or the kernel, refused a program.
-    #[error("the kernel refused the BPF program {program}{}", verifier_line(.source))]
+    #[error("the kernel refused the BPF program {program}")]
     Program {
         /// Name of the program.
         program: &'static str,
         /// Why.
-        source: Box<aya::programs::ProgramError>,
+        source: Rejection,
     },
     /// A map operation.
     #[error("cannot {action} the BPF map {map}")]
@@ -98,24 +102,4 @@ impl KernelError {
             source,
         }
     }
-}
-
-/// The one line of a verifier log that says what was wrong: the last that is not a
-/// statistic. The whole log is in the error's source.
-fn verifier_line(error: &aya::programs::ProgramError) -> String {
-    let aya::programs::ProgramError::LoadError { verifier_log, .. } = error else {
-        return String::new();
-    };
-    let log = verifier_log.to_string();
-    log.lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| {
-            !line.is_empty()
-                && !line.starts_with("processed ")
-                && !line.starts_with("verification time")
-                && !line.starts_with("stack depth")
-        })
-        .map(|line| format!(": {line}"))
-        .unwrap_or_default()
 }

@@ -1,6 +1,9 @@
 //! The loaded object: maps, tables by agent, counters.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+};
 
 use agent_common::{
     Addr,
@@ -16,18 +19,20 @@ use tracing::{debug, info};
 use super::{
     KernelError,
     cgroup::Slice,
+    helpers::Helpers,
     links::{self, ATTACHMENTS, LinkState, Put},
     pins::Pins,
-    tables::{Entries, Exact, Image, Prefix, Tables, is_full, write_entries},
+    sys,
+    tables::{self, Entries, Exact, Image, Prefix, Tables, is_full, write_entries},
 };
 
 /// The BPF object, built by `cargo xtask build` and part of this binary.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EXEAT_BPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EXEAT_BPF_OBJECT"));
 
 /// Maps that are pinned: all of them.
 const MAPS: &[&str] = &[
-    "SLICE", "AGENTS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS", "EVENTS",
-    "STATS", "BUCKETS", "SEQUENCE", "GATES6",
+    "SLICE", "AGENTS", "RUNS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS",
+    "EVENTS", "STATS", "BUCKETS", "SEQUENCE", "GATES6",
 ];
 
 /// How the events are throttled: by agent, reason and CPU.
@@ -46,6 +51,7 @@ pub struct Kernel {
     pins: Pins,
     slice_id: Array<MapData, u64>,
     agents: HashMap<MapData, u64, u32>,
+    runs: HashMap<MapData, u64, u32>,
     flip: Array<MapData, u32>,
     banks: Array<MapData, Bank>,
     exact: ArrayOfMaps<MapData, Exact>,
@@ -93,17 +99,13 @@ impl Kernel {
     /// program checked. Nothing is attached yet.
     pub fn load(slice: Slice, pins: Pins, throttle: Throttle) -> Result<Self, KernelError> {
         pins.create()?;
-        let cost = match throttle.per_second {
-            0 => 0,
-            n => 1_000_000_000 / u64::from(n),
-        };
-        let burst = cost * u64::from(throttle.burst.max(1));
         let folder = pins.maps();
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .override_global("EVENT_COST_NS", &cost, true)
-            .override_global("EVENT_BURST_NS", &burst, true);
+        sys::lift_memory_limit();
+        tables::pin_banks(&folder)?;
+        let helpers = Helpers::probe()?;
+        debug!(?helpers, "helpers");
+        let constants = Constants::new(throttle, helpers);
+        let mut loader = constants.loader(VerifierLogLevel::STATS);
         for map in MAPS {
             loader.map_pin_path(map, folder.join(map));
         }
@@ -117,6 +119,7 @@ impl Kernel {
         let mut kernel = Self {
             slice_id: take(&mut ebpf, "SLICE")?,
             agents: take(&mut ebpf, "AGENTS")?,
+            runs: take(&mut ebpf, "RUNS")?,
             flip: take(&mut ebpf, "FLIP")?,
             banks: take(&mut ebpf, "BANKS")?,
             exact: take(&mut ebpf, "EXACT")?,
@@ -201,6 +204,29 @@ impl Kernel {
     /// The cgroup is gone.
     pub fn forget(&mut self, cgroup: u64) -> Result<(), KernelError> {
         absent_is_fine(self.agents.remove(&cgroup)).map_err(KernelError::map("write to", "AGENTS"))
+    }
+
+    /// From now on tasks in this run's cgroup are this agent, for hooks that can ask for
+    /// nothing else. A run that there is no room for is refused there.
+    pub fn admit_run(&mut self, cgroup: u64, agent: u32) -> Result<(), KernelError> {
+        match self.runs.insert(cgroup, agent, 0) {
+            Err(e) if is_full(&e) => Ok(()),
+            other => other.map_err(KernelError::map("write to", "RUNS")),
+        }
+    }
+
+    /// Forgets every run whose cgroup is not among those that live.
+    pub fn keep_runs(&mut self, live: &HashSet<u64>) -> Result<(), KernelError> {
+        let gone: Vec<u64> = self
+            .runs
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|id| !live.contains(id))
+            .collect();
+        for id in gone {
+            absent_is_fine(self.runs.remove(&id)).map_err(KernelError::map("write to", "RUNS"))?;
+        }
+        Ok(())
     }
 
     /// Fills the agent's other bank. Nothing changes for the agent until [`Kernel::flip`],
@@ -389,6 +415,35 @@ impl Kernel {
     /// The program of a hook, for those who measure.
     pub fn program(&self, name: &str) -> Option<&aya::programs::Program> {
         self.ebpf.program(name)
+    }
+}
+
+/// The programs' constants, by the names in `agent-ebpf`.
+pub(super) struct Constants([(&'static str, u64); 4]);
+
+impl Constants {
+    pub(super) fn new(throttle: Throttle, helpers: Helpers) -> Self {
+        let cost = match throttle.per_second {
+            0 => 0,
+            n => 1_000_000_000 / u64::from(n),
+        };
+        Self([
+            ("EVENT_COST_NS", cost),
+            ("EVENT_BURST_NS", cost * u64::from(throttle.burst.max(1))),
+            ("PACKET_HELPERS", helpers.packet),
+            ("SOCKOPT_HELPERS", helpers.sockopt),
+        ])
+    }
+
+    /// A loader that sets them; `level` is how much the verifier writes about a program that
+    /// it refuses.
+    pub(super) fn loader(&self, level: VerifierLogLevel) -> EbpfLoader<'_> {
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(level);
+        for (name, value) in &self.0 {
+            loader.override_global(name, value, true);
+        }
+        loader
     }
 }
 

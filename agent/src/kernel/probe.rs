@@ -9,7 +9,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::cgroup;
+use super::{KernelError, cgroup, trial::Trial};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -84,6 +84,43 @@ pub fn probe(bpffs: &Path) -> Vec<Finding> {
         "use a kernel built with CONFIG_DEBUG_INFO_BTF",
     ));
     findings.push(unprivileged_bpf());
+    findings
+}
+
+/// What came of trying Exeat's own programs: whether all load, and what they leave out.
+pub fn own_programs(trials: &Result<Vec<Trial>, KernelError>) -> Vec<Finding> {
+    let feature = "Exeat's programs";
+    let advice = "send the output of `sudo exeat doctor --output json` to whoever maintains Exeat";
+    let trials = match trials {
+        Ok(trials) if trials.is_empty() => return Vec::new(),
+        Ok(trials) => trials,
+        Err(error) => return vec![lacks(feature, Grade::Required, chain(error), advice)],
+    };
+    let refused: Vec<String> = trials
+        .iter()
+        .filter_map(|trial| Some(format!("{}: {}", trial.program, trial.error.as_ref()?)))
+        .collect();
+    let mut findings = vec![if refused.is_empty() {
+        ok(feature, format!("all {} load", trials.len()))
+    } else {
+        let detail = format!(
+            "{} of {} are refused: {}",
+            refused.len(),
+            trials.len(),
+            refused.join("; ")
+        );
+        lacks(feature, Grade::Required, detail, advice)
+    }];
+    for trial in trials {
+        for lost in &trial.leaves_out {
+            findings.push(lacks(
+                trial.program,
+                Grade::Missing,
+                format!("this kernel does not tell it {lost}"),
+                "use a newer kernel",
+            ));
+        }
+    }
     findings
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+use nix::sys::resource::{Resource, setrlimit};
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole bpf_attr, of which the kernel reads and writes only the
@@ -44,6 +45,15 @@ fn zeroed() -> bpf_attr {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Kernels before 5.11 count maps against `RLIMIT_MEMLOCK`, which is 64 KiB on some. Where
+/// it cannot be lifted, making a map says so.
+pub(super) fn lift_memory_limit() {
+    let all = nix::sys::resource::RLIM_INFINITY;
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, all, all) {
+        tracing::debug!(%error, "RLIMIT_MEMLOCK stays");
+    }
 }
 
 /// `BPF_LINK_CREATE`: attaches a program to a cgroup. The kernel treats every link as one
@@ -101,7 +111,30 @@ pub(super) fn map_create<K, V>(
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
-/// `BPF_MAP_UPDATE_BATCH` (kernel 5.6): inserts many elements by one call, three to four
+/// `BPF_MAP_CREATE`: an array of maps that are like `inner`. `name` is what bpftool shows,
+/// cut to 15 bytes.
+pub(super) fn array_of_maps_create(
+    name: &str,
+    inner: BorrowedFd<'_>,
+    max_entries: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: all bytes of the union are initialised, and every bit pattern of this member,
+    // which is integers, is a value.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = size_of::<u32>() as u32;
+    create.max_entries = max_entries;
+    create.inner_map_fd = inner.as_raw_fd() as u32;
+    let room = create.map_name.len() - 1;
+    for (to, from) in create.map_name.iter_mut().zip(name.bytes().take(room)) {
+        *to = from as libc::c_char;
+    }
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+}
+
+/// `BPF_MAP_UPDATE_BATCH` (kernel 5.6; prefix tries 5.14, before which this is ENOTSUPP): inserts many elements by one call, three to four
 /// times as fast as one by one. `keys` and `values` hold `count` elements each, back to
 /// back.
 pub(super) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
@@ -116,4 +149,17 @@ pub(super) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
     attr.batch.values = values.as_ptr() as u64;
     attr.batch.count = keys.len().min(values.len()) as u32;
     bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr).map(drop)
+}
+
+/// `BPF_MAP_UPDATE_ELEM`: inserts one element.
+pub(super) fn map_update<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    key: &K,
+    value: &V,
+) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }

@@ -1,11 +1,15 @@
 //! One agent's tables: filled in the bank that is not in force, then put in force by one
 //! word.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
 
 use agent_common::{
     Addr,
-    layout::{Bank, MAX_ENTRIES},
+    layout::{Bank, MAX_BANKS, MAX_ENTRIES},
     verdict::{Entry, SetRef},
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
@@ -152,12 +156,61 @@ where
             keys.push(key);
             values.push(value);
         }
-        sys::map_update_batch(fd.as_fd(), &keys, &values).map_err(fail("fill"))?;
+        fill(fd.as_fd(), &keys, &values).map_err(fail("fill"))?;
     }
     MapData::from_fd(fd)
         .and_then(Map::from_map_data)
         .and_then(M::try_from)
         .map_err(KernelError::map("open", name))
+}
+
+/// Many elements by one call where this kernel has it for this type of map, else one by one.
+fn fill<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    /// The kernel's own `ENOTSUPP`, which no header of user space has.
+    const ENOTSUPP: i32 = 524;
+    match sys::map_update_batch(map, keys, values) {
+        Err(e) if e.raw_os_error() == Some(ENOTSUPP) => keys
+            .iter()
+            .zip(values)
+            .try_for_each(|(key, value)| sys::map_update(map, key, value)),
+        other => other,
+    }
+}
+
+/// Makes and pins the maps of maps, unless they are pinned already.
+///
+/// The loader would make them too, but with type information in the template of what they
+/// hold, and kernels from 5.15 to 6.1 take such a template for unlike a map without
+/// (`bpf_map_meta_equal` compares `timer_off`, -ENOENT with and -EINVAL without).
+pub(super) fn pin_banks(folder: &Path) -> Result<(), KernelError> {
+    use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE};
+    type Template = fn() -> io::Result<OwnedFd>;
+    let banks: [(&'static str, Template); 3] = [
+        ("EXACT", || {
+            sys::map_create::<Addr, SetRef>(BPF_MAP_TYPE_HASH, 1, 0)
+        }),
+        ("PREFIX", || {
+            sys::map_create::<PrefixKey, SetRef>(BPF_MAP_TYPE_LPM_TRIE, 1, BPF_F_NO_PREALLOC)
+        }),
+        ("ENTRIES", || {
+            sys::map_create::<u32, Entry>(BPF_MAP_TYPE_ARRAY, MAX_ENTRIES, 0)
+        }),
+    ];
+    for (map, template) in banks {
+        let path = folder.join(map);
+        if path.exists() {
+            continue;
+        }
+        template()
+            .and_then(|inner| sys::array_of_maps_create(map, inner.as_fd(), MAX_BANKS))
+            .and_then(|outer| sys::object_pin(outer.as_fd(), &path))
+            .map_err(|source| KernelError::Map {
+                action: "create",
+                map,
+                source: source.into(),
+            })?;
+    }
+    Ok(())
 }
 
 /// Whether an insert failed because the map is full.

@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// An event that has not been shown by then is held to be missing.
-const PATIENCE: Duration = Duration::from_secs(10);
+fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(10))
+}
 
 /// A follower that runs; killed when dropped.
 pub(super) struct Follow {
@@ -83,7 +85,7 @@ impl Follow {
                 .count()
         };
         let begun = Instant::now();
-        while count() < number && begun.elapsed() < PATIENCE {
+        while count() < number && begun.elapsed() < patience() {
             signals::check()?;
             // The pause between two looks, not a guess at how long it takes.
             std::thread::sleep(Duration::from_millis(5));
@@ -93,7 +95,7 @@ impl Follow {
 
     /// Waits until the follower has ended by itself.
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
-        wait::until("exeat events to end", wait::PATIENCE, || {
+        wait::until("exeat events to end", wait::patience(), || {
             self.child.try_wait().ok().flatten()
         })?;
         self.join();

@@ -5,6 +5,7 @@ use crate::http::{Authority, HttpHost, Request};
 use crate::sink::UdpSink;
 use crate::sniff::{Packet, Sniffer};
 use crate::stage::is_forbidden;
+use crate::wait;
 use crate::world::{World, open_to_all};
 use anyhow::Context;
 use std::collections::HashSet;
@@ -110,7 +111,8 @@ impl Scene {
         open_to_all(&home)?;
         open_to_all(&bin)?;
         let curlrc = format!(
-            "silent\nshow-error\nmax-time = 5\nnoproxy = \"*\"\ncacert = \"{}\"\n",
+            "silent\nshow-error\nmax-time = {}\nnoproxy = \"*\"\ncacert = \"{}\"\n",
+            wait::seconds(5),
             ca.display()
         );
         std::fs::write(home.join(".curlrc"), curlrc)?;

@@ -2,7 +2,7 @@
 
 use super::signals;
 use crate::technique::read_lines;
-use crate::unique;
+use crate::{unique, wait};
 use anyhow::{Context, bail};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// No command of the demo takes longer than a few time-outs of seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(30))
+}
 
 /// What came of a command.
 pub(super) struct Outcome {
@@ -75,7 +77,7 @@ impl Shell {
                     }
                     None => lines.push(text),
                 },
-                Err(RecvTimeoutError::Timeout) if begun.elapsed() < PATIENCE => {}
+                Err(RecvTimeoutError::Timeout) if begun.elapsed() < patience() => {}
                 Err(RecvTimeoutError::Timeout) => bail!("`{line}` does not end: {lines:?}"),
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the shell ended: {}", lines.join("\n"))

@@ -144,7 +144,7 @@ fn without(scene: &mut Scene, show: &Show, ledger: &mut Ledger) -> anyhow::Resul
         shell.run(&flow.command)?;
         // A host has its own thread: the packet can be seen before the host has taken it.
         let taken = || scene.reached().is_ok_and(|now| now.since(before).hosts > 0);
-        let _ = wait::until("a host", wait::PATIENCE, || taken().then_some(()));
+        let _ = wait::until("a host", wait::patience(), || taken().then_some(()));
         let reached = scene.reached()?.since(before);
         let told = match reached.hosts {
             0 => "did not get out",

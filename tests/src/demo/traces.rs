@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Objects of the kernel go when their last user has passed a grace period.
-const PATIENCE: Duration = Duration::from_secs(10);
+fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(10))
+}
 
 /// Everything that is to be looked for at the end.
 pub(super) struct Traces {
@@ -77,7 +79,7 @@ impl Traces {
     pub(super) fn left(&self) -> anyhow::Result<Vec<String>> {
         self.unmount()?;
         let mut left = Vec::new();
-        let gone = wait::until("everything to be gone", PATIENCE, || {
+        let gone = wait::until("everything to be gone", patience(), || {
             left = self
                 .look()
                 .unwrap_or_else(|error| vec![format!("{error:#}")]);

@@ -2,7 +2,7 @@
 
 use crate::context::{Context, Fault, Needs, Outcome, Technique};
 use crate::sys::{self, Address};
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -29,6 +29,20 @@ impl Ring {
         IoUring::new(8)
             .map(Self)
             .map_err(|e| Fault::of("io_uring_setup", &e))
+    }
+
+    /// A kernel answers EINVAL to an operation that it does not know, as it does to much
+    /// else; so it is asked before.
+    fn knows(&self, call: &'static str, code: u8) -> Result<(), Fault> {
+        let mut probe = Probe::new();
+        self.0
+            .submitter()
+            .register_probe(&mut probe)
+            .map_err(|e| Fault::of("io_uring_register", &e))?;
+        match probe.is_supported(code) {
+            true => Ok(()),
+            false => Err(Fault::new(call, libc::EOPNOTSUPP)),
+        }
     }
 
     /// Runs one operation to its end.
@@ -105,6 +119,7 @@ fn udp_sendmsg(c: &Context) -> Outcome {
 /// Zero-copy send with an address: neither connect nor sendmsg.
 fn udp_zerocopy(c: &Context) -> Outcome {
     let mut ring = Ring::new()?;
+    ring.knows("io_uring send_zc", opcode::SendZc::CODE)?;
     let fd = sys::udp(libc::AF_INET)?;
     let to = Address::new(c.v4(), c.port);
     let entry = opcode::SendZc::new(
@@ -122,6 +137,7 @@ fn udp_zerocopy(c: &Context) -> Outcome {
 /// Not even the socket is made by a system call.
 fn from_socket_on(c: &Context) -> Outcome {
     let mut ring = Ring::new()?;
+    ring.knows("io_uring socket", opcode::Socket::CODE)?;
     let made = ring.run(
         "io_uring socket",
         &opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),

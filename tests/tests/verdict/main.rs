@@ -14,7 +14,7 @@ use exeat_tests::cgroup;
 use exeat_tests::disk::{BPFFS, mount_bpffs};
 use exeat_tests::ns::Ns;
 use exeat_tests::puppet::{self, Puppet};
-use exeat_tests::unique;
+use exeat_tests::{count, unique};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -340,14 +340,19 @@ fn agree(seed: u64, policies: usize, flows_each: usize) {
     );
 }
 
+/// Policies of each half: 100, or `EXEAT_POLICIES`.
+fn policies() -> usize {
+    count("EXEAT_POLICIES", 100)
+}
+
 #[test]
 fn kernel_and_host_agree_on_random_policies_first_half() {
-    agree(1, 100, 120);
+    agree(1, policies(), 120);
 }
 
 #[test]
 fn kernel_and_host_agree_on_random_policies_second_half() {
-    agree(2, 100, 120);
+    agree(2, policies(), 120);
 }
 
 #[test]

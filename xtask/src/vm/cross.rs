@@ -24,7 +24,7 @@ pub(super) fn strip(arch: Arch) -> Command {
     })
 }
 
-/// Makes `cargo build` build for `arch`, by tools that it installs where they are missing.
+/// Makes a cargo command that names `arch` as its target able to build for it, by tools that it installs where they are missing.
 pub(super) fn prepare(
     project: &Project,
     tools: &BpfTools,
@@ -36,16 +36,14 @@ pub(super) fn prepare(
         "programs for {arch} are built on {arch} or, those for aarch64, on x86_64: run it there"
     );
     setup::cross_packages(Tell::Changes)?;
-    let triple = arch.triple();
     cargo
-        .args(["--target", triple])
         // panic_unwind: a test that fails ends by a panic that the test program catches.
         .args(["-Z", "build-std=std,panic_unwind"])
         // RUSTC_BOOTSTRAP would make everything of the host's be built anew.
         .arg("--target-dir")
         .arg(project.target().join(arch.debian()))
         .env("RUSTC_BOOTSTRAP", "1")
-        .env(linker_variable(triple), TOOLS.to_owned() + "gcc");
+        .env(linker_variable(arch.triple()), TOOLS.to_owned() + "gcc");
     if let Some(library) = &tools.library {
         cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
     }

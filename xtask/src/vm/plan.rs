@@ -32,6 +32,11 @@ pub(super) const DOCTOR: &str = "doctor";
 /// slower, and the tests' own time-outs are generous.
 const PATIENCE: u64 = 6;
 
+/// How often `survive` kills the daemon and how many policies `verdict` draws. The host's run
+/// draws and kills many; a kernel shows in the first few what it does differently.
+const KILLS: u64 = 5;
+const POLICIES: u64 = 20;
+
 /// Emulation has one processor; two threads let one test work while another waits.
 const THREADS: u64 = 2;
 
@@ -66,6 +71,8 @@ pub(super) fn step(name: &str, argv: &[&str], seconds: u64) -> Step {
         ("EXEAT_BIN", "/payload/exeat".to_owned()),
         ("EXEAT_REPORT", "/out".to_owned()),
         ("EXEAT_PATIENCE", PATIENCE.to_string()),
+        ("EXEAT_KILLS", KILLS.to_string()),
+        ("EXEAT_POLICIES", POLICIES.to_string()),
         ("RUST_TEST_THREADS", THREADS.to_string()),
         ("RUST_BACKTRACE", "0".to_owned()),
         (

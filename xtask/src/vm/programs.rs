@@ -39,21 +39,14 @@ pub(super) fn build(project: &Project, arch: Arch, suites: bool) -> Result<Progr
     let tools = setup::bpf(project, Tell::Changes)?;
     // One object for all: it holds nothing of a processor.
     build::object(project, &tools)?;
-    let mut cargo = project.cargo();
-    cargo.arg("build");
-    if fetch::host_arch() == Some(arch) {
-        cargo.args(["--target", &project.compiler.host]);
-    } else {
+    let mut cargo = build::static_cargo(project, "build", arch.triple());
+    if fetch::host_arch() != Some(arch) {
         cross::prepare(project, &tools, arch, &mut cargo)?;
     }
     cargo
-        // A test that signs certificates under emulation takes minutes without optimisation.
-        .args(["--config", "profile.dev.opt-level=1"])
         .args(["--package", "exeat", "--package", "exeat-tests"])
         .arg("--bins")
-        .arg("--message-format=json-render-diagnostics")
-        // The guests' C library is not this machine's.
-        .env("RUSTFLAGS", "-C target-feature=+crt-static");
+        .arg("--message-format=json-render-diagnostics");
     if suites {
         // Not --tests: unit tests take minutes to build and no guest runs them.
         cargo.args(["--test", "*"]);

@@ -13,7 +13,8 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 15] = [
+pub(super) const SUITES: [Suite; 16] = [
+    suite("rejected", true, 120),
     suite("verdict", true, 600),
     suite("attacks", true, 900),
     suite("world", false, 300),
@@ -53,10 +54,10 @@ const fn suite(name: &'static str, core: bool, seconds: u64) -> Suite {
 }
 
 /// The suites to run, and the filter for their tests: `filter` may be the name of a suite.
-pub(super) fn choose<'a>(
+pub(super) fn choose(
     core: bool,
-    filter: Option<&'a str>,
-) -> Result<(Vec<&'static Suite>, Option<&'a str>)> {
+    filter: Option<&str>,
+) -> Result<(Vec<&'static Suite>, Option<&str>)> {
     if let Some(name) = filter {
         if let Some(one) = SUITES.iter().find(|suite| suite.name == name) {
             return Ok((vec![one], None));

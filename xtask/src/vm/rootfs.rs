@@ -77,7 +77,7 @@ pub(super) const OWN: [&str; 4] = [
 // What their scripts would have done is done here as far as a guest needs it.
 
 /// What nothing depends on because every Debian has it.
-const ESSENTIAL: [&str; 12] = [
+const ESSENTIAL: [&str; 13] = [
     "base-files",
     "base-passwd",
     "bash",
@@ -89,6 +89,7 @@ const ESSENTIAL: [&str; 12] = [
     "hostname",
     "libc-bin",
     "login",
+    "mount",
     "sed",
 ];
 
@@ -111,7 +112,7 @@ pub(super) fn ensure(project: &Project, recipe: &Recipe) -> Result<PathBuf> {
     } = recipe;
     let packages = recipe.packages.join(",");
     // The number is raised where this file changes what it makes of a recipe.
-    let text = format!("2 {suite} {arch} {packages} {}", recipe.hooks.join("\n"));
+    let text = format!("3 {suite} {arch} {packages} {}", recipe.hooks.join("\n"));
     let sum = Sha256::digest(text.as_bytes());
     let short: String = sum[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     let image = project

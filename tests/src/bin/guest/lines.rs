@@ -21,11 +21,6 @@ impl Lines {
         // Not a terminal for people: a line's end stays one byte.
         let mut mode = termios::tcgetattr(&port).with_context(|| format!("{device}: tcgetattr"))?;
         termios::cfmakeraw(&mut mode);
-        // By hand: cfsetspeed is named with a version of the shared C library in libc's crate,
-        // and programs linked statically for aarch64 then find none.
-        mode.control_flags.remove(termios::ControlFlags::CBAUD);
-        mode.control_flags
-            .insert(termios::ControlFlags::from_bits_retain(libc::B115200));
         termios::tcsetattr(&port, termios::SetArg::TCSANOW, &mode)
             .with_context(|| format!("{device}: tcsetattr"))?;
         Ok(Self(Mutex::new(port)))

@@ -10,7 +10,9 @@ mod docs;
 mod project;
 mod setup;
 mod step;
+mod tally;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,7 @@ enum Task {
     Test(test::Args),
     Docs(docs::Args),
     Bench(bench::Args),
+    VmTest(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&project, &args),
         Task::Docs(args) => docs::run(&project, &args),
         Task::Bench(args) => bench::run(&project, &args),
+        Task::VmTest(args) => vm::run(&project, &args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -102,6 +102,26 @@ pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Resu
     check(&shown, status)
 }
 
+/// Runs a command whose standard output is for `look` alone, and whose errors are for the
+/// reader.
+pub(crate) fn lines(command: &mut Command, mut look: impl FnMut(&str)) -> Result<()> {
+    let shown = shown(command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    if let Some(stdout) = child.stdout.take() {
+        for_each_line(stdout, |line| {
+            look(line);
+            Ok(())
+        })
+        .with_context(|| format!("could not read the output of `{shown}`"))?;
+    }
+    let status = child.wait().context("could not wait for a child")?;
+    check(&shown, status)
+}
+
 /// Runs a command whose output matters only when it fails. While it works a
 /// terminal shows the time and its last line; a log gets a line now and then.
 /// Past `limit` the command is killed.

@@ -11,6 +11,8 @@ use crate::build;
 use crate::project::Project;
 use crate::setup::{self, Tell};
 use crate::step;
+use crate::tally::Count;
+use crate::vm;
 
 /// The database of known holes is fetched within seconds or not at all.
 const FETCH_LIMIT: Duration = Duration::from_secs(90);
@@ -20,7 +22,7 @@ const FETCH_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct Args {
     /// Run only tests whose name contains this, and no other check
     filter: Option<String>,
-    /// Leave out what needs root or the network: cargo-deny and the live-kernel tests
+    /// Leave out what needs root or the network: cargo-deny, live-kernel tests, other kernels
     #[arg(long)]
     quick: bool,
     /// Run only this step
@@ -40,14 +42,17 @@ enum Step {
     Unit,
     /// Live-kernel and end-to-end tests, as root
     Live,
+    /// The core live tests on the oldest, a middle and the newest kernel, in virtual machines
+    Vm,
 }
 
-const ALL: [Step; 5] = [
+const ALL: [Step; 6] = [
     Step::Format,
     Step::Clippy,
     Step::Deny,
     Step::Unit,
     Step::Live,
+    Step::Vm,
 ];
 
 impl fmt::Display for Step {
@@ -58,6 +63,7 @@ impl fmt::Display for Step {
             Self::Deny => "deny",
             Self::Unit => "unit",
             Self::Live => "live",
+            Self::Vm => "vm",
         })
     }
 }
@@ -65,7 +71,7 @@ impl fmt::Display for Step {
 impl Step {
     /// Whether it needs the BPF object, which the binary's crate includes.
     fn compiles(self) -> bool {
-        matches!(self, Self::Clippy | Self::Unit | Self::Live)
+        matches!(self, Self::Clippy | Self::Unit | Self::Live | Self::Vm)
     }
 
     fn title(self) -> &'static str {
@@ -75,16 +81,9 @@ impl Step {
             Self::Deny => "dependencies",
             Self::Unit => "unit tests",
             Self::Live => "live-kernel and end-to-end tests",
+            Self::Vm => "core tests on other kernels",
         }
     }
-}
-
-/// What all test programs together reported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
 }
 
 pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
@@ -113,6 +112,7 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
             Step::Deny => deny(project),
             Step::Unit => unit(project, args, &mut count),
             Step::Live => live(project, args, &mut count),
+            Step::Vm => vm::few(project),
         };
         outcome.with_context(|| {
             let filter = args.filter.as_deref().unwrap_or_default();
@@ -134,7 +134,9 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     }
     println!("{:>12}  in all", step::seconds(started.elapsed()));
     if args.quick {
-        println!("left out by --quick: dependencies, live-kernel and end-to-end tests");
+        println!(
+            "left out by --quick: dependencies, live-kernel and end-to-end tests, other kernels"
+        );
     }
     if count != Count::default() {
         println!("{}", closing(count));
@@ -148,7 +150,7 @@ fn steps(args: &Args) -> Vec<Step> {
             Some(only) => one == only,
             None => {
                 let tests = matches!(one, Step::Unit | Step::Live);
-                let heavy = matches!(one, Step::Deny | Step::Live);
+                let heavy = matches!(one, Step::Deny | Step::Live | Step::Vm);
                 (tests || args.filter.is_none()) && !(heavy && args.quick)
             }
         })
@@ -160,6 +162,9 @@ fn steps(args: &Args) -> Vec<Step> {
 fn set_up(project: &Project, steps: &[Step]) -> Result<()> {
     if steps.contains(&Step::Live) {
         setup::packages(Tell::All)?;
+    }
+    if steps.contains(&Step::Vm) {
+        setup::vm_packages(Tell::All)?;
     }
     if steps.iter().any(|one| one.compiles()) {
         setup::bpf(project, Tell::All)?;
@@ -227,7 +232,7 @@ fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
     let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
     // Not --release: link-time optimisation of two dozen test programs takes ten minutes on two
     // cores, and what is under test is the release binary that EXEAT_BIN names.
-    let mut cargo = build::static_cargo(project, "test");
+    let mut cargo = build::static_cargo(project, "test", &project.compiler.host);
     cargo.args(["--package", "exeat-tests"]);
     cargo.env("EXEAT_BIN", &binary).env("PATH", &path);
     if !setup::is_root() {
@@ -265,31 +270,6 @@ fn tests(mut cargo: Command, args: &Args, count: &mut Count) -> Result<()> {
         bail!("`{}` ran no test", step::shown(&cargo));
     }
     Ok(())
-}
-
-impl Count {
-    /// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`, with or
-    /// without colours.
-    fn add(&mut self, line: &str) {
-        let Some((_, result)) = line.split_once("test result: ") else {
-            return;
-        };
-        for part in result.split([';', '.']) {
-            let mut words = part.split_whitespace();
-            let (Some(number), Some(what)) = (words.next(), words.next()) else {
-                continue;
-            };
-            let Ok(number) = number.parse::<u64>() else {
-                continue;
-            };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                _ => {}
-            }
-        }
-    }
 }
 
 fn closing(count: Count) -> String {
@@ -330,18 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_what_test_programs_report() {
-        let mut count = Count::default();
-        count.add("running 6 tests");
-        count.add("test a ... ok");
-        count.add("test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 9 filtered out");
-        count.add("test result: \u{1b}[31mFAILED\u{1b}[m. 2 passed; 3 failed; 0 ignored");
-        let expected = Count {
+    fn closes_with_what_was_counted() {
+        let count = Count {
             passed: 7,
             failed: 3,
             ignored: 1,
         };
-        assert_eq!(count, expected);
         assert_eq!(closing(count), "total: 7 passed, 3 failed, 1 skipped");
     }
 

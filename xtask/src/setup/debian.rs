@@ -1,27 +1,16 @@
 //! Debian's `rust-src` package of exactly the compiler's version, from the
-//! mirror that this system is set up with. Nothing is installed and the
-//! system's own package lists stay as they are: apt works on private ones,
-//! checking the archive's signature and the package's sum.
+//! mirror that this system is set up with, by a private apt.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::step;
+use super::apt::{Of, PrivateApt};
 
 /// Where newer compilers than a release's own are kept, most stable first.
 const SUITES: [&str; 3] = ["trixie-backports", "testing", "unstable"];
-
-/// Signs every suite, where a release's own keyring signs only that release.
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
-
-const APT_LIMIT: Duration = Duration::from_secs(300);
 
 /// A package that apt fetched and checked.
 pub(crate) struct Package {
@@ -51,22 +40,19 @@ pub(crate) fn download_rust_src(work: &Path, wanted: &str) -> Result<Package> {
 }
 
 fn download_from(work: &Path, mirror: &str, suite: &'static str, wanted: &str) -> Result<Package> {
-    let folder = work.join(suite);
-    let apt = PrivateApt::new(&folder, mirror, suite)?;
-    let what = format!("rust-src from Debian's {suite}");
-    step::quiet(&what, apt.get().arg("update"), APT_LIMIT)?;
-    let listed = step::capture(apt.cache().args(["madison", "rust-src"]))?;
+    let of = Of {
+        mirror,
+        suite,
+        architecture: None,
+        bare: false,
+    };
+    let apt = PrivateApt::new(&work.join(suite), &of)?;
+    apt.update()?;
+    let listed = apt.madison("rust-src")?;
     let version = pick(&listed, wanted)
         .with_context(|| format!("it has rust-src {}, not {wanted}", versions(&listed)))?
         .to_owned();
-    let mut get = apt.get();
-    get.arg("download").arg(format!("rust-src={version}"));
-    step::quiet(&what, get.current_dir(&folder), APT_LIMIT)?;
-    let file = fs::read_dir(&folder)
-        .with_context(|| format!("could not list {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|end| end == "deb"))
-        .context("apt-get download left no .deb")?;
+    let file = apt.download("rust-src", &version)?;
     Ok(Package {
         file,
         version,
@@ -123,61 +109,6 @@ fn unpack(package: &Path, into: &Path, place: &str) -> Result<()> {
     Ok(())
 }
 
-/// apt with lists, cache and sources of its own.
-struct PrivateApt {
-    folder: PathBuf,
-}
-
-impl PrivateApt {
-    fn new(folder: &Path, mirror: &str, suite: &str) -> Result<Self> {
-        for part in ["lists/partial", "cache/archives/partial"] {
-            let part = folder.join(part);
-            fs::create_dir_all(&part)
-                .with_context(|| format!("could not make {}", part.display()))?;
-        }
-        let keyring = KEYRINGS.into_iter().find(|path| Path::new(path).exists());
-        let sources = folder.join("one.sources");
-        fs::write(&sources, stanza(mirror, suite, keyring))
-            .with_context(|| format!("could not write {}", sources.display()))?;
-        Ok(Self {
-            folder: folder.to_path_buf(),
-        })
-    }
-
-    fn get(&self) -> Command {
-        let mut apt = self.command("apt-get");
-        apt.args(["-q", "-o", "Acquire::http::Timeout=20"]);
-        // An update that fails is only a warning otherwise.
-        apt.args(["-o", "APT::Update::Error-Mode=any"]);
-        apt
-    }
-
-    fn cache(&self) -> Command {
-        self.command("apt-cache")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let folder = self.folder.display();
-        let mut apt = Command::new(program);
-        apt.env("LC_ALL", "C");
-        for option in [
-            format!("Dir::Etc::sourcelist={folder}/one.sources"),
-            "Dir::Etc::sourceparts=/dev/null".to_owned(),
-            format!("Dir::State::lists={folder}/lists"),
-            format!("Dir::Cache={folder}/cache"),
-            "Acquire::Languages=none".to_owned(),
-        ] {
-            apt.arg("-o").arg(option);
-        }
-        apt
-    }
-}
-
-fn stanza(mirror: &str, suite: &str, keyring: Option<&str>) -> String {
-    let signed = keyring.map_or(String::new(), |path| format!("Signed-By: {path}\n"));
-    format!("Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{signed}")
-}
-
 /// The package's version whose upstream part is `wanted`, in the lines of
 /// `apt-cache madison`: `rust-src | 1.95.0+dfsg1-2~bpo13+1 | …`.
 fn pick<'a>(madison: &'a str, wanted: &str) -> Option<&'a str> {
@@ -218,6 +149,30 @@ struct Source {
     uris: Vec<String>,
     suites: Vec<String>,
     components: Vec<String>,
+}
+
+/// Where this system takes Debian's suite `suite` from, and Debian's own host where its sources
+/// do not tell.
+pub(crate) fn mirror_of(suite: &str) -> String {
+    let sources = read_sources().unwrap_or_default();
+    let security = suite.ends_with("-security");
+    let of_the_same_archive = |source: &&Source| {
+        let one = source.suites.iter().any(|name| name.ends_with("-security"));
+        one == security && source.uris.iter().any(|uri| uri.contains("/debian"))
+    };
+    let own = sources.iter().find(of_the_same_archive);
+    let own = own.and_then(|source| source.uris.iter().find(|uri| uri.contains("/debian")));
+    own.map_or_else(
+        || {
+            let archive = if security {
+                "debian-security"
+            } else {
+                "debian"
+            };
+            format!("http://deb.debian.org/{archive}")
+        },
+        |uri| uri.trim_end_matches('/').to_owned(),
+    )
 }
 
 /// The first mirror that serves this release's main component.
@@ -325,6 +280,7 @@ fn deb822_sources(text: &str) -> Vec<Source> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::apt;
     use super::*;
 
     const MADISON: &str = "\
@@ -399,7 +355,7 @@ mod tests {
 
     #[test]
     fn writes_a_stanza_that_it_reads() {
-        let text = stanza(
+        let text = apt::stanza(
             "http://a.invalid/debian",
             "trixie-backports",
             Some("/k.gpg"),

@@ -1,11 +1,13 @@
 //! `cargo xtask setup`: gets what the build and the tests need, and nothing a
 //! second time.
 
+pub(crate) mod apt;
 mod debian;
 mod packages;
 mod rust_src;
 mod tools;
 
+pub(crate) use debian::mirror_of;
 pub(crate) use packages::{is_root, search_path};
 
 use std::path::PathBuf;
@@ -61,6 +63,7 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
 fn everything(project: &Project, tell: Tell) -> Result<()> {
     // First what fails fastest: a missing package may need the reader's hand.
     packages(tell)?;
+    vm_packages(tell)?;
     bpf(project, tell)?;
     cargo_deny(project, tell)?;
     Ok(())
@@ -68,7 +71,17 @@ fn everything(project: &Project, tell: Tell) -> Result<()> {
 
 /// The programs that live-kernel tests, demo and bench run.
 pub(crate) fn packages(tell: Tell) -> Result<()> {
-    packages::ensure(tell)
+    packages::ensure(&packages::TESTS, tell)
+}
+
+/// The programs that make the disks of `cargo xtask vm-test`.
+pub(crate) fn vm_packages(tell: Tell) -> Result<()> {
+    packages::ensure(&packages::VM, tell)
+}
+
+/// The compiler for programs of aarch64 guests.
+pub(crate) fn cross_packages(tell: Tell) -> Result<()> {
+    packages::ensure(&packages::CROSS_AARCH64, tell)
 }
 
 /// Returns the folder that holds cargo-deny.
@@ -96,9 +109,10 @@ fn check(project: &Project) -> Result<()> {
     for tool in [&tools::BPF_LINKER, &tools::CARGO_DENY] {
         line(tool.name, tools::find(project, tool));
     }
-    line("system packages", packages::check());
+    line("system packages", packages::check(&packages::TESTS));
+    line("packages of vm-test", packages::check(&packages::VM));
     if missing > 0 {
-        bail!("{missing} of 4 are missing: run `cargo xtask setup`");
+        bail!("{missing} of 5 are missing: run `cargo xtask setup`");
     }
     Ok(())
 }

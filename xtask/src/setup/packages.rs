@@ -21,8 +21,8 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Written by `cargo xtask setup` of Exeat \
     while it installs packages; remove it if no set-up runs.\nexit 101\n";
 
-/// A program, and the package that has it.
-struct Need {
+/// A program, and the package (or packages, with spaces between) that has it.
+pub(super) struct Need {
     program: &'static str,
     debian: &'static str,
     fedora: &'static str,
@@ -30,7 +30,8 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 10] = [
+/// What the live tests, the demo and the benchmarks run.
+pub(super) const TESTS: [Need; 10] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -93,6 +94,56 @@ const NEEDS: [Need; 10] = [
     },
 ];
 
+/// What `cargo xtask vm-test` makes its disks with. QEMU is not here: the package conflicts
+/// with parts of other versions that a machine may have, so vm-test can unpack one for itself.
+pub(super) const VM: [Need; 6] = [
+    Need {
+        program: "apt-get",
+        debian: "apt",
+        fedora: "apt",
+        why: "kernels from Debian's signed suites",
+    },
+    Need {
+        program: "dpkg-deb",
+        debian: "dpkg",
+        fedora: "dpkg",
+        why: "unpacking them",
+    },
+    Need {
+        program: "mmdebstrap",
+        debian: "mmdebstrap",
+        fedora: "mmdebstrap",
+        why: "the guests' userland",
+    },
+    Need {
+        program: "mkfs.ext4",
+        debian: "e2fsprogs",
+        fedora: "e2fsprogs",
+        why: "the guests' disks",
+    },
+    Need {
+        program: "depmod",
+        debian: "kmod",
+        fedora: "kmod",
+        why: "the order of a kernel's modules",
+    },
+    Need {
+        program: "xz",
+        debian: "xz-utils",
+        fedora: "xz",
+        why: "compressed modules",
+    },
+];
+
+/// What builds programs for aarch64 guests on another machine.
+pub(super) const CROSS_AARCH64: [Need; 1] = [Need {
+    program: "aarch64-linux-gnu-gcc",
+    // The compiler only recommends its C library.
+    debian: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    fedora: "gcc-aarch64-linux-gnu",
+    why: "linking programs for aarch64",
+}];
+
 /// Units that would run from the next boot on. Tests start these programs by
 /// themselves.
 const SERVICES: [(&str, &str); 1] = [("prometheus", "prometheus.service")];
@@ -104,22 +155,22 @@ enum Manager {
 }
 
 /// Says that all are there, or which are not.
-pub(crate) fn check() -> Result<String> {
-    let missing = missing();
+pub(super) fn check(needs: &'static [Need]) -> Result<String> {
+    let missing = missing(needs);
     if missing.is_empty() {
-        return Ok(format!("there, {} programs", NEEDS.len()));
+        return Ok(format!("there, {} programs", needs.len()));
     }
     bail!("{}", advice(&missing, manager()))
 }
 
 /// Installs what is missing or says what to do.
-pub(crate) fn ensure(tell: Tell) -> Result<()> {
-    let absent = missing();
+pub(super) fn ensure(needs: &'static [Need], tell: Tell) -> Result<()> {
+    let absent = missing(needs);
     if absent.is_empty() {
         if tell == Tell::All {
             step::done(
                 "system packages",
-                &format!("there, {} programs", NEEDS.len()),
+                &format!("there, {} programs", needs.len()),
             );
         }
         return Ok(());
@@ -132,7 +183,7 @@ pub(crate) fn ensure(tell: Tell) -> Result<()> {
     let packages = packages(&absent, Some(manager));
     let what = format!("system packages {}", packages.join(", "));
     install(&what, manager, &packages)?;
-    let still = missing();
+    let still = missing(needs);
     if !still.is_empty() {
         bail!(
             "{what} were installed, and yet: {}",
@@ -221,9 +272,9 @@ impl Drop for NoServices {
     }
 }
 
-fn missing() -> Vec<&'static Need> {
+fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
     let folders = search_path();
-    NEEDS
+    needs
         .iter()
         .filter(|need| {
             !folders
@@ -269,10 +320,13 @@ fn manager_for(os_release: &str) -> Option<Manager> {
 fn packages(needs: &[&Need], manager: Option<Manager>) -> Vec<&'static str> {
     let mut names: Vec<_> = needs
         .iter()
-        .map(|need| match manager {
-            Some(Manager::Apt) => need.debian,
-            Some(Manager::Dnf) => need.fedora,
-            None => need.program,
+        .flat_map(|need| {
+            let names = match manager {
+                Some(Manager::Apt) => need.debian,
+                Some(Manager::Dnf) => need.fedora,
+                None => need.program,
+            };
+            names.split_whitespace()
         })
         .collect();
     names.sort_unstable();
@@ -328,7 +382,7 @@ mod tests {
 
     #[test]
     fn advice_names_each_package_once() {
-        let needs: Vec<&Need> = NEEDS
+        let needs: Vec<&Need> = TESTS
             .iter()
             .filter(|need| matches!(need.program, "prometheus" | "promtool" | "dig"))
             .collect();
@@ -353,7 +407,7 @@ mod tests {
     #[test]
     fn every_service_belongs_to_a_package() {
         for (package, _) in SERVICES {
-            assert!(NEEDS.iter().any(|need| need.debian == package));
+            assert!(TESTS.iter().any(|need| need.debian == package));
         }
     }
 }

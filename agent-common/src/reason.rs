@@ -82,6 +82,8 @@ closed! {
         Egress = 8, "egress";
         /// A query at the DNS gate (user space).
         Dns = 9, "dns";
+        /// A packet that reaches a socket of the agent that listens.
+        Ingress = 10, "ingress";
     }
 }
 

@@ -111,6 +111,20 @@ pub(crate) fn packet_socket(skb: *mut __sk_buff) -> *mut bpf_sock {
     unsafe { (*skb).__bindgen_anon_2.sk }
 }
 
+/// `IPPROTO_TCP` and `BPF_TCP_LISTEN` (`include/uapi/linux/bpf.h`).
+const TCP: u32 = 6;
+const LISTEN: u32 = 10;
+
+/// Whether a socket is a TCP socket that listens. `socket` came from `bpf_sk_fullsock`.
+#[inline(always)]
+pub(crate) fn is_tcp_listener(socket: *mut bpf_sock) -> bool {
+    // SAFETY: the caller's promise; the verifier tracks the type.
+    unsafe {
+        read_volatile(addr_of!((*socket).protocol)) == TCP
+            && read_volatile(addr_of!((*socket).state)) == LISTEN
+    }
+}
+
 /// What a packet's own header says.
 pub(crate) struct Packet {
     pub(crate) source: Addr,

@@ -94,7 +94,15 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     let Some((reason, rule)) = refusal else {
         return Outcome::Pass;
     };
-    tell(ctx, agent.as_ref(), &packet, reason, rule, monitored);
+    tell(
+        ctx,
+        Hook::Egress,
+        agent.as_ref(),
+        &packet,
+        reason,
+        rule,
+        monitored,
+    );
     if monitored {
         Outcome::Pass
     } else {
@@ -121,7 +129,7 @@ fn same_destination(state: &Option<FlowState>, packet: &Packet) -> bool {
 
 /// The verdict on a packet, and which side of a connection the agent is on.
 #[inline(always)]
-fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, Role) {
+pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, Role) {
     let deny = |reason| Verdict::Deny {
         reason,
         rule: NO_RULE,
@@ -166,7 +174,7 @@ fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, Role) {
 /// The packet's socket, if it is one that can carry state: not a request (SYN-ACK) or
 /// time-wait socket.
 #[inline(always)]
-fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
+pub(crate) fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
     let socket = ctx::packet_socket(ctx.skb.skb);
     if socket.is_null() {
         return None;
@@ -214,11 +222,13 @@ fn keep(socket: Option<*mut bpf_sock>, new: &mut FlowState) -> bool {
     true
 }
 
-/// Reports a refused packet. The task that runs now is the sender only if it is of the
-/// agent that owns the socket: a packet may leave in a timer or in another task's softirq.
+/// Reports a refused packet. The task that runs now is the sender only of a packet that
+/// leaves, and only if it is of the agent that owns the socket: a packet may leave in a timer
+/// or in another task's softirq.
 #[inline(always)]
-fn tell(
+pub(crate) fn tell(
     ctx: &SkBuffContext,
+    hook: Hook,
     agent: Option<&Agent>,
     packet: &Packet,
     reason: Reason,
@@ -228,7 +238,8 @@ fn tell(
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context.
     let owner = unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) };
-    let sends = globals::may_call(Hook::Egress, helper::ANCESTOR)
+    let sends = hook as u8 == Hook::Egress as u8
+        && globals::may_call(hook, helper::ANCESTOR)
         // SAFETY: a helper without pointers.
         && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner;
     let without_task = if sends {
@@ -238,7 +249,7 @@ fn tell(
         Some(unsafe { bpf_skb_cgroup_id(skb) })
     };
     report::refused(&Refused {
-        hook: Hook::Egress,
+        hook,
         reason,
         rule,
         agent: index_of(agent),

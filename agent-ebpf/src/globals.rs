@@ -47,7 +47,7 @@ getter!(sockopt_helpers, SOCKOPT_HELPERS);
 #[inline(always)]
 pub(crate) fn may_call(hook: Hook, helper: u64) -> bool {
     match hook {
-        Hook::Egress => packet_helpers() & helper != 0,
+        Hook::Egress | Hook::Ingress => packet_helpers() & helper != 0,
         Hook::Setsockopt => sockopt_helpers() & helper != 0,
         _ => true,
     }

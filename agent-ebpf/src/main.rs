@@ -19,6 +19,7 @@ mod agent;
 mod ctx;
 mod egress;
 mod globals;
+mod ingress;
 mod judge;
 mod maps;
 mod open;
@@ -112,6 +113,11 @@ pub fn exeat_setsockopt(ctx: SockoptContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn exeat_egress(ctx: SkBuffContext) -> i32 {
     code(egress::judge(&ctx))
+}
+
+#[cgroup_skb(ingress)]
+pub fn exeat_ingress(ctx: SkBuffContext) -> i32 {
+    code(ingress::judge(&ctx))
 }
 
 #[panic_handler]

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -433,15 +433,16 @@ impl<'a> Attack<'a> {
         Ok(())
     }
 
-    /// Connects to the laptop from outside. That nobody answers is what an enforced listener looks like.
+    /// Connects to the laptop from the target. That nobody answers is what an enforced
+    /// listener looks like; that nothing left for the target is seen by whoever counts.
     fn visit(&self, technique: &Technique, port: u16) -> Option<TcpStream> {
+        let (from, to): (IpAddr, &str) = match technique.name.ends_with('6') {
+            true => (self.target6.into(), LAPTOP_V6),
+            false => (self.target.into(), LAPTOP_V4),
+        };
         self.world
             .internet
-            .run(|| {
-                let v6 = technique.name.ends_with('6');
-                let to = SocketAddr::new(if v6 { LAPTOP_V6 } else { LAPTOP_V4 }.parse()?, port);
-                Ok(TcpStream::connect_timeout(&to, VISIT)?)
-            })
+            .run(|| connect_from(from, SocketAddr::new(to.parse()?, port), VISIT))
             .ok()
     }
 
@@ -453,6 +454,29 @@ impl<'a> Attack<'a> {
             Ok(())
         })
     }
+}
+
+/// A TCP connection from an address of the thread's namespace.
+fn connect_from(from: IpAddr, to: SocketAddr, limit: Duration) -> anyhow::Result<TcpStream> {
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+        sockopt,
+    };
+    use nix::sys::time::{TimeVal, TimeValLike};
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(
+        made.as_raw_fd(),
+        &SockaddrStorage::from(SocketAddr::new(from, 0)),
+    )?;
+    // It bounds connect too.
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis())?);
+    setsockopt(&made, sockopt::SendTimeout, &limit)?;
+    connect(made.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(made.into())
 }
 
 fn judge(technique: &Technique, seen: usize, said: &str) -> Effect {

@@ -112,6 +112,19 @@ impl Packet {
         }
     }
 
+    /// Whether it is the kernel's own answer to a TCP segment for a port where nobody
+    /// listens: a bare reset with the sequence number 0, which no socket sends.
+    pub fn is_closed_port(&self) -> bool {
+        let at = match self.ether_type {
+            0x0800 => 14 + self.frame.get(14).map_or(0, |b| usize::from(b & 15) * 4),
+            _ => 54,
+        };
+        const RST_ACK: u8 = 0x14;
+        self.protocol == 6
+            && self.frame.get(at + 4..at + 8) == Some(&[0; 4])
+            && self.frame.get(at + 13) == Some(&RST_ACK)
+    }
+
     /// Whether it is a multicast listener report or query (IGMP, MLD).
     pub fn is_group_report(&self) -> bool {
         match (self.ether_type, self.protocol) {

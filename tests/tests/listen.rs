@@ -49,11 +49,11 @@ fn replies(stage: &Stage, port: u64, to: &str) -> usize {
         .count(|p| p.is_to(to) && p.ports.is_some_and(|(from, _)| u64::from(from) == port))
 }
 
-/// Waits until the answer to a knock has been refused.
+/// Waits until a knock has been refused, at the door.
 fn refused(stage: &Stage, to: &str, reason: &str) {
     let event = stage
         .daemon
-        .event(|e| e["dest"]["ip"] == to && e["hook"] == "egress")
+        .event(|e| e["dest"]["ip"] == to && e["hook"] == "ingress")
         .unwrap_or_else(|e| panic!("{to}: {e:#}"));
     assert_eq!(event["reason"], reason, "{to}: {event}");
 }

@@ -1,7 +1,7 @@
 //! A program that the kernel refuses is told in one line that says which and why.
 
 use aya::Ebpf;
-use aya::programs::{CgroupSkb, ProgramError, ProgramType};
+use aya::programs::{CgroupSkb, ProgramType};
 use aya::sys::is_helper_supported;
 use aya_obj::generated::bpf_func_id::BPF_FUNC_get_current_pid_tgid;
 use exeat::kernel::KernelError;
@@ -13,7 +13,6 @@ fn load(program: &'static str) -> Result<(), KernelError> {
     let found = ebpf.program_mut(program).expect("the program");
     let load = |skb: &mut CgroupSkb| skb.load();
     <&mut CgroupSkb>::try_from(found)
-        .map_err(ProgramError::from)
         .and_then(load)
         .map_err(|source| KernelError::Program {
             program,
@@ -22,8 +21,9 @@ fn load(program: &'static str) -> Result<(), KernelError> {
 }
 
 /// What a person is shown, which must be one line that names program and helper once.
-fn assert_useful(error: &KernelError, program: &str, helper: &str) {
-    let said = error.to_string();
+fn assert_useful(error: KernelError, program: &str, helper: &str) {
+    // With its causes, as `exeat` prints it.
+    let said = format!("{:#}", anyhow::Error::from(error));
     println!("{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert_eq!(said.matches(program).count(), 1, "{said}");
@@ -42,7 +42,7 @@ fn assert_useful(error: &KernelError, program: &str, helper: &str) {
 #[test]
 fn what_no_kernel_takes_is_told_in_one_line() {
     let error = load("broken_always").expect_err("the kernel took a program that it must not");
-    assert_useful(&error, "broken_always", "bpf_override_return");
+    assert_useful(error, "broken_always", "bpf_override_return");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn what_an_old_kernel_does_not_take_is_told_in_one_line() {
         ),
         Err(error) => {
             assert!(!known, "{error}");
-            assert_useful(&error, "broken_when_old", "bpf_get_current_pid_tgid");
+            assert_useful(error, "broken_when_old", "bpf_get_current_pid_tgid");
         }
     }
 }

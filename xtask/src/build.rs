@@ -55,17 +55,17 @@ pub(crate) fn binary(project: &Project) -> Result<PathBuf> {
     Ok(project.target().join("release/exeat"))
 }
 
-/// A cargo subcommand on what runs on the host, linked statically: such test programs run as
+/// A cargo subcommand on what runs on `target` (the host, as a rule), linked statically: such test programs run as
 /// they are in the guests of `cargo xtask vm-test`, and the tests here are the same files, so
 /// that nothing is built for the guests alone but `exeat`. Level 1 because an unoptimized
 /// `exeat` reads the BPF object and the kernel's types four times slower, and emulation ten
 /// times slower again.
-pub(crate) fn static_cargo(project: &Project, subcommand: &str) -> Command {
+pub(crate) fn static_cargo(project: &Project, subcommand: &str, target: &str) -> Command {
     let mut cargo = project.cargo();
     cargo
         // With a target named, the flags leave build scripts and macros alone, which could
         // not be loaded.
-        .args([subcommand, "--target", &project.compiler.host])
+        .args([subcommand, "--target", target])
         .args(["--config", "profile.dev.opt-level=1"])
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     cargo

@@ -232,7 +232,7 @@ fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
     let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
     // Not --release: link-time optimisation of two dozen test programs takes ten minutes on two
     // cores, and what is under test is the release binary that EXEAT_BIN names.
-    let mut cargo = build::static_cargo(project, "test");
+    let mut cargo = build::static_cargo(project, "test", &project.compiler.host);
     cargo.args(["--package", "exeat-tests"]);
     cargo.env("EXEAT_BIN", &binary).env("PATH", &path);
     if !setup::is_root() {

@@ -78,6 +78,14 @@ fn health(out: &mut String, s: &Status, style: Style) {
         count(WallState::Failed),
     );
     for wall in &s.enforcement.walls {
+        for what in &wall.leaves_out {
+            let name = printable(&wall.name);
+            let _ = writeln!(
+                out,
+                "           {name}: this kernel does not tell it {}",
+                printable(what)
+            );
+        }
         let tone = match wall.state {
             WallState::Up => continue,
             WallState::Missing => Tone::Warn,
@@ -302,7 +310,9 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
             hook: "cgroup_skb/egress".into(),
             state: WallState::Failed,
             detail: "the link is gone".into(),
+            leaves_out: Vec::new(),
         });
+        s.enforcement.walls[0].leaves_out = vec!["which process it was".into()];
         s.health = Health::from_reasons(vec!["wall egress failed".into(), "a\nb".into()]);
         s.policy.last_error = Some("a.yaml:1:2: unknown field\n  | x".into());
         s.events.lost_ring = 4;
@@ -310,6 +320,7 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
         for part in [
             "health     DEGRADED\n           - wall egress failed\n           - a\n             b\n",
             "enforcing  NO; walls: 1 up, 0 missing, 1 failed\n",
+            "           connect4: this kernel does not tell it which process it was\n",
             "failed egress (cgroup_skb/egress): the link is gone\n",
             "the last reload changed nothing:\n           a.yaml:1:2: unknown field\n",
             "4 lost (kernel 0, ring 4, queue 0)",

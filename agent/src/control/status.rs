@@ -73,6 +73,9 @@ pub struct Wall {
     /// Why not; empty if there is nothing to say.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// What it does not learn on this kernel and does on newer ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves_out: Vec<String>,
 }
 
 /// Whether a wall stands.
@@ -302,6 +305,7 @@ pub(crate) mod tests {
                     hook: "cgroup/connect4 at /sys/fs/cgroup".into(),
                     state: WallState::Up,
                     detail: String::new(),
+                    leaves_out: Vec::new(),
                 }],
             },
             agents: vec![AgentStatus {

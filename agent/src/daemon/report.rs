@@ -95,6 +95,12 @@ pub(super) fn walls(engine: &Engine) -> Vec<Wall> {
                 hook: format!("{hook} at {}", place.display()),
                 state,
                 detail,
+                leaves_out: engine
+                    .kernel
+                    .leaves_out(hook)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect(),
             }
         })
         .collect()

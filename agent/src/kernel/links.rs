@@ -22,7 +22,7 @@ enum Kind {
     SockAddr,
     Sock,
     Sockopt,
-    Egress,
+    Packet,
 }
 
 /// Which cgroup it is attached to.
@@ -70,8 +70,15 @@ pub const ATTACHMENTS: &[Attachment] = &[
         "exeat_egress",
         "egress",
         Place::Slice,
-        Kind::Egress,
+        Kind::Packet,
         Hook::BPF_CGROUP_INET_EGRESS,
+    ),
+    at(
+        "exeat_ingress",
+        "ingress",
+        Place::Slice,
+        Kind::Packet,
+        Hook::BPF_CGROUP_INET_INGRESS,
     ),
     at(
         "exeat_sock_create",
@@ -173,7 +180,7 @@ pub(super) fn load(ebpf: &mut Ebpf, attachment: &Attachment) -> Result<(), Kerne
         Kind::SockAddr => <&mut CgroupSockAddr>::try_from(program).and_then(|p| p.load()),
         Kind::Sock => <&mut CgroupSock>::try_from(program).and_then(|p| p.load()),
         Kind::Sockopt => <&mut CgroupSockopt>::try_from(program).and_then(|p| p.load()),
-        Kind::Egress => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
+        Kind::Packet => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
     }
     .map_err(refuse)
 }

@@ -47,6 +47,7 @@ pub struct Throttle {
 /// The programs and maps of one instance.
 pub struct Kernel {
     ebpf: Ebpf,
+    helpers: Helpers,
     slice: Slice,
     pins: Pins,
     slice_id: Array<MapData, u64>,
@@ -130,6 +131,7 @@ impl Kernel {
             ring: Some(take(&mut ebpf, "EVENTS")?),
             live: BTreeMap::new(),
             ebpf,
+            helpers,
             slice,
             pins,
         };
@@ -170,6 +172,11 @@ impl Kernel {
             .iter()
             .map(|attachment| (attachment.hook, links::state(&self.pins, attachment)))
             .collect()
+    }
+
+    /// What a hook's program does not learn on this kernel.
+    pub fn leaves_out(&self, hook: &str) -> Vec<&'static str> {
+        self.helpers.leaves_out(hook)
     }
 
     /// The event ring; only the first caller gets it.

@@ -105,6 +105,7 @@ pub(super) fn one_of_each() -> Result<Snapshot> {
             hook: String::new(),
             state: WallState::Up,
             detail: String::new(),
+            leaves_out: Vec::new(),
         }],
         governed: 1,
         agents: vec![AgentSample {

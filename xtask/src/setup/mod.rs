@@ -79,6 +79,11 @@ pub(crate) fn vm_packages(tell: Tell) -> Result<()> {
     packages::ensure(&packages::VM, tell)
 }
 
+/// The compiler for programs of aarch64 guests.
+pub(crate) fn cross_packages(tell: Tell) -> Result<()> {
+    packages::ensure(&packages::CROSS_AARCH64, tell)
+}
+
 /// Returns the folder that holds cargo-deny.
 pub(crate) fn cargo_deny(project: &Project, tell: Tell) -> Result<PathBuf> {
     tools::ensure(project, &tools::CARGO_DENY, tell)

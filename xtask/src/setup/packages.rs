@@ -21,7 +21,7 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const POLICY_TEXT: &str = "#!/bin/sh\n# Written by `cargo xtask setup` of Exeat \
     while it installs packages; remove it if no set-up runs.\nexit 101\n";
 
-/// A program, and the package that has it.
+/// A program, and the package (or packages, with spaces between) that has it.
 pub(super) struct Need {
     program: &'static str,
     debian: &'static str,
@@ -134,6 +134,15 @@ pub(super) const VM: [Need; 6] = [
         why: "compressed modules",
     },
 ];
+
+/// What builds programs for aarch64 guests on another machine.
+pub(super) const CROSS_AARCH64: [Need; 1] = [Need {
+    program: "aarch64-linux-gnu-gcc",
+    // The compiler only recommends its C library.
+    debian: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+    fedora: "gcc-aarch64-linux-gnu",
+    why: "linking programs for aarch64",
+}];
 
 /// Units that would run from the next boot on. Tests start these programs by
 /// themselves.
@@ -311,10 +320,13 @@ fn manager_for(os_release: &str) -> Option<Manager> {
 fn packages(needs: &[&Need], manager: Option<Manager>) -> Vec<&'static str> {
     let mut names: Vec<_> = needs
         .iter()
-        .map(|need| match manager {
-            Some(Manager::Apt) => need.debian,
-            Some(Manager::Dnf) => need.fedora,
-            None => need.program,
+        .flat_map(|need| {
+            let names = match manager {
+                Some(Manager::Apt) => need.debian,
+                Some(Manager::Dnf) => need.fedora,
+                None => need.program,
+            };
+            names.split_whitespace()
         })
         .collect();
     names.sort_unstable();

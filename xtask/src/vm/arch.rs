@@ -38,6 +38,14 @@ impl Arch {
         }
     }
 
+    /// Rust's word for programs that run there.
+    pub(super) fn triple(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+            Self::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
     pub(super) fn qemu(self) -> &'static str {
         match self {
             Self::X86_64 => "qemu-system-x86_64",

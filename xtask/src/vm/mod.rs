@@ -9,6 +9,7 @@
 //! ```
 
 mod arch;
+mod cross;
 mod disk;
 mod fetch;
 mod initramfs;
@@ -27,6 +28,7 @@ mod results;
 mod rootfs;
 mod series;
 mod suites;
+mod systemd;
 mod unpack;
 
 use std::collections::VecDeque;
@@ -66,6 +68,10 @@ pub(crate) struct Args {
     /// The guests' architecture
     #[arg(long, default_value_t = Arch::X86_64)]
     arch: Arch,
+    /// Boot a laptop of this Debian, with systemd and a plain user, and run the scripts of
+    /// tests/systemd instead of the suites
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["save", "core", "relock", "arch"])]
+    systemd: Option<systemd::Release>,
     /// Only the suite of this name, or only tests whose name contains this
     #[arg(long, value_name = "FILTER")]
     test: Option<String>,
@@ -127,6 +133,7 @@ pub(crate) fn few(project: &Project) -> Result<()> {
             kernel: series::FEW.map(str::to_owned).to_vec(),
             lsm: None,
             arch: Arch::X86_64,
+            systemd: None,
             test: None,
             core: true,
             jobs: cores(),
@@ -142,7 +149,14 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     let started = Instant::now();
     ensure!(args.jobs > 0, "--jobs 0 boots nothing");
     let chosen = choose(args)?;
-    let (suites, filter) = suites::choose(args.core, args.test.as_deref())?;
+    let filter = args.test.as_deref();
+    let (suites, filter, scripts) = match args.systemd {
+        Some(_) => (vec![], None, systemd::scripts(&project.root, filter)?),
+        None => {
+            let (suites, filter) = suites::choose(args.core, filter)?;
+            (suites, filter, vec![])
+        }
+    };
     setup::vm_packages(Tell::Changes)?;
     let work = project.target().join("vm");
     fs::create_dir_all(&work).with_context(|| format!("could not make {}", work.display()))?;
@@ -169,6 +183,7 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
         args,
         suites,
         filter,
+        scripts,
         stop,
         work,
     };
@@ -193,7 +208,12 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
 fn choose(args: &Args) -> Result<Vec<&'static Series>> {
     let of_the_arch = || series::ALL.iter().filter(|one| one.arch == args.arch);
     let mut chosen = Vec::new();
-    for name in &args.kernel {
+    let of_the_release = args.systemd.map(|release| release.kernel().to_owned());
+    let named = match args.kernel.as_slice() {
+        [] => of_the_release.as_slice(),
+        named => named,
+    };
+    for name in named {
         let Some(found) = of_the_arch().find(|one| one.name == name) else {
             let known: Vec<_> = of_the_arch().map(|one| one.name).collect();
             bail!(
@@ -238,6 +258,8 @@ struct Setting<'a> {
     args: &'a Args,
     suites: Vec<&'static Suite>,
     filter: Option<&'a str>,
+    /// Of a laptop, instead of suites.
+    scripts: Vec<PathBuf>,
     stop: Arc<AtomicBool>,
     work: PathBuf,
 }
@@ -264,9 +286,12 @@ impl Setting<'_> {
             kernels.push(fetch::kernel(project, series, locked)?);
         }
         self.interrupted()?;
-        let rootfs = rootfs::ensure(project, arch)?;
+        let rootfs = match self.args.systemd {
+            Some(release) => systemd::userland(project, release)?,
+            None => rootfs::ensure(project, &rootfs::plain(arch))?,
+        };
         self.interrupted()?;
-        let mut programs = programs::build(project, arch)?;
+        let mut programs = programs::build(project, arch, self.args.systemd.is_none())?;
         self.interrupted()?;
         let needed = |name: &str| {
             programs::BINARIES.contains(&name) || self.suites.iter().any(|one| one.name == name)
@@ -280,7 +305,13 @@ impl Setting<'_> {
         }
         programs.retain(|name, _| needed(name));
         let guest = programs.get("guest").context("no guest program")?.clone();
-        let payload = payload::make(&self.work, &programs)?;
+        let payload = match self.args.systemd {
+            Some(_) => {
+                programs.retain(|name, _| systemd::PROGRAMS.contains(&name.as_str()));
+                systemd::payload(&self.work, &project.root, &programs)?
+            }
+            None => payload::make(&self.work, arch, &programs)?,
+        };
         let ground = Ground {
             qemu,
             guest,
@@ -329,7 +360,12 @@ impl Setting<'_> {
         let name = &kernel.packages.name;
         let mut results = Results::default();
         let folder = self.folder(kernel);
-        let mut bar = progress.bar(name, self.suites.len() + 1);
+        // With the doctor, or as many scripts.
+        let steps = match self.args.systemd {
+            Some(_) => self.scripts.len(),
+            None => self.suites.len() + 1,
+        };
+        let mut bar = progress.bar(name, steps);
         let outcome = self.boot_in(&folder, kernel, ground, &mut results, &mut bar);
         let broken = outcome.err().map(|why| format!("{why:#}"));
         if broken.is_some() {
@@ -345,7 +381,10 @@ impl Setting<'_> {
             broken,
             wall: started.elapsed(),
             folder,
-            left_out: suites::SUITES.len() + suites::LEFT_OUT.len() - self.suites.len(),
+            left_out: match self.args.systemd {
+                Some(_) => 0,
+                None => suites::SUITES.len() + suites::LEFT_OUT.len() - self.suites.len(),
+            },
             filtered: self.filter.is_some(),
             differs: Vec::new(),
         }
@@ -364,14 +403,18 @@ impl Setting<'_> {
         fs::create_dir_all(folder)
             .with_context(|| format!("could not make {}", folder.display()))?;
         let initramfs = folder.join("initramfs");
-        let plan = plan::plan(self.args.arch.lines(), &self.suites, self.filter);
+        let port = self.args.arch.lines();
+        let plan = match self.args.systemd {
+            Some(_) => systemd::plan(port, &self.scripts),
+            None => plan::plan(port, &self.suites, self.filter),
+        };
         initramfs::write(&initramfs, &ground.guest, &kernel.files.inserted, &plan)?;
         let machine = Machine {
             arch: self.args.arch,
             kernel: &kernel.files.image,
             initramfs: &initramfs,
             disks: &[&ground.rootfs, &ground.payload, &kernel.files.modules],
-            append: self.args.lsm.map_or("", Lsm::append),
+            append: &self.append(),
             megabytes: MEGABYTES,
             accelerator: &self.args.accel,
             folder,
@@ -407,6 +450,13 @@ impl Setting<'_> {
         Ok(())
     }
 
+    fn append(&self) -> String {
+        let mut words = Vec::new();
+        words.extend(self.args.lsm.map(Lsm::append));
+        words.extend(self.args.systemd.map(|_| systemd::APPEND));
+        words.join(" ")
+    }
+
     fn folder(&self, kernel: &Kernel) -> PathBuf {
         let mut name = kernel.packages.name.clone();
         if self.args.arch != Arch::X86_64 {
@@ -414,6 +464,9 @@ impl Setting<'_> {
         }
         if let Some(lsm) = self.args.lsm {
             name = format!("{name}-lsm-{}", lsm.name());
+        }
+        if let Some(release) = self.args.systemd {
+            name = format!("{name}-systemd-{}", release.name());
         }
         self.work.join(name)
     }

@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::arch::Arch;
+use super::cross;
 use super::disk;
 use super::programs::Programs;
 use crate::step;
 
 /// Makes the disk of `programs` in `work`. Debug information stays here: with it the disk
 /// would be six times as large, and the names that a backtrace shows are kept anyway.
-pub(super) fn make(work: &Path, programs: &Programs) -> Result<PathBuf> {
-    let folder = work.join("payload");
-    let image = work.join("payload.img");
+pub(super) fn make(work: &Path, arch: Arch, programs: &Programs) -> Result<PathBuf> {
+    let folder = work.join(format!("payload-{arch}"));
+    let image = work.join(format!("payload-{arch}.img"));
     fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
     for old in fs::read_dir(&folder)
         .with_context(|| format!("could not list {}", folder.display()))?
@@ -35,7 +36,7 @@ pub(super) fn make(work: &Path, programs: &Programs) -> Result<PathBuf> {
             continue;
         }
         changed = true;
-        let mut strip = Command::new("strip");
+        let mut strip = cross::strip(arch);
         strip.arg("--strip-debug").arg("-o").arg(&into).arg(path);
         // Without binutils the disk is larger, and nothing else.
         if step::capture(&mut strip).is_err() {

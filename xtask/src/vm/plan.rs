@@ -11,6 +11,8 @@ use super::suites::Suite;
 pub(super) struct Plan {
     /// The device that the guest speaks by.
     pub(super) lines: String,
+    /// Whether the Debian's own init becomes the first process, and the steps run as a service.
+    pub(super) systemd: bool,
     pub(super) steps: Vec<Step>,
 }
 
@@ -59,11 +61,12 @@ pub(super) fn plan(lines: &str, suites: &[&Suite], filter: Option<&str>) -> Plan
     }
     Plan {
         lines: lines.to_owned(),
+        systemd: false,
         steps,
     }
 }
 
-fn step(name: &str, argv: &[&str], seconds: u64) -> Step {
+pub(super) fn step(name: &str, argv: &[&str], seconds: u64) -> Step {
     let env = [
         ("EXEAT_BIN", "/payload/exeat".to_owned()),
         ("EXEAT_REPORT", "/out".to_owned()),

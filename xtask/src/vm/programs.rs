@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::arch::Arch;
+use super::cross;
 use super::fetch;
 use crate::build;
 use crate::project::Project;
@@ -33,19 +34,23 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// Builds all of them.
-pub(super) fn build(project: &Project, arch: Arch) -> Result<Programs> {
-    ensure!(
-        fetch::host_arch() == Some(arch),
-        "programs for {arch} cannot be built on this machine yet: leave --arch out"
-    );
+/// Builds all of them, or all but the suites.
+pub(super) fn build(project: &Project, arch: Arch, suites: bool) -> Result<Programs> {
     let tools = setup::bpf(project, Tell::Changes)?;
+    // One object for all: it holds nothing of a processor.
     build::object(project, &tools)?;
-    let mut cargo = build::static_cargo(project, "build");
+    let mut cargo = build::static_cargo(project, "build", arch.triple());
+    if fetch::host_arch() != Some(arch) {
+        cross::prepare(project, &tools, arch, &mut cargo)?;
+    }
     cargo
         .args(["--package", "exeat", "--package", "exeat-tests"])
-        .args(["--bins", "--tests"])
+        .arg("--bins")
         .arg("--message-format=json-render-diagnostics");
+    if suites {
+        // Not --tests: unit tests take minutes to build and no guest runs them.
+        cargo.args(["--test", "*"]);
+    }
     let mut programs = Programs::new();
     let mut unread = None;
     step::lines(&mut cargo, |line| match read(line) {

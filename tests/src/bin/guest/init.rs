@@ -13,20 +13,29 @@ use std::time::{Duration, Instant};
 /// The kernel finds its disks while this program starts.
 const DISK_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is mounted in the Debian: device, place, kind, options. In this order.
-const MOUNTS: [(&str, &str, &str, &str); 11] = [
+/// The disks besides the root, and what the boot is told from.
+const DISKS: [Mount; 3] = [
     ("/dev/vdb", "/payload", "ext4", ""),
     ("/dev/vdc", "/usr/lib/modules", "ext4", ""),
+    ("security", "/sys/kernel/security", "securityfs", ""),
+];
+
+/// Device, place, kind, options.
+type Mount = (&'static str, &'static str, &'static str, &'static str);
+
+/// What is mounted in a Debian without an init of its own. In this order.
+const MOUNTS: [Mount; 8] = [
     ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
     ("bpf", "/sys/fs/bpf", "bpf", "mode=700"),
-    ("security", "/sys/kernel/security", "securityfs", ""),
     ("trace", "/sys/kernel/tracing", "tracefs", ""),
     ("pts", "/dev/pts", "devpts", "mode=620,ptmxmode=666"),
     ("shm", "/dev/shm", "tmpfs", "mode=1777"),
     ("tmp", "/tmp", "tmpfs", "mode=1777"),
-    ("run", "/run", "tmpfs", "mode=755"),
+    RUN,
     ("out", "/out", "tmpfs", "mode=755"),
 ];
+
+const RUN: Mount = ("run", "/run", "tmpfs", "mode=755");
 
 /// Mounts what the kernel itself serves.
 pub(crate) fn kernel_file_systems() -> anyhow::Result<()> {
@@ -76,9 +85,11 @@ pub(crate) fn root() -> anyhow::Result<()> {
     std::env::set_current_dir("/").context("chdir /")
 }
 
-/// Mounts the rest, and brings the loopback up.
-pub(crate) fn system() -> anyhow::Result<()> {
-    for (device, place, kind, options) in MOUNTS {
+/// Mounts the rest, and brings the loopback up; for systemd only what it does not do itself
+/// and what it is handed things in.
+pub(crate) fn system(systemd: bool) -> anyhow::Result<()> {
+    let own: &[Mount] = if systemd { &[RUN] } else { &MOUNTS };
+    for &(device, place, kind, options) in DISKS.iter().chain(own) {
         fs::create_dir_all(place)
             // Folders of the kernel's file systems are there or cannot be made.
             .or_else(|error| match Path::new(place).is_dir() {
@@ -87,6 +98,9 @@ pub(crate) fn system() -> anyhow::Result<()> {
             })
             .with_context(|| format!("mkdir {place}"))?;
         attach(device, place, kind, options)?;
+    }
+    if systemd {
+        return Ok(());
     }
     let status = Command::new("/usr/sbin/ip")
         .args(["link", "set", "lo", "up"])

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,6 +32,58 @@ pub(crate) struct Step {
     seconds: u64,
 }
 
+impl Step {
+    /// The line that says that it begins.
+    pub(crate) fn begins(&self) -> serde_json::Value {
+        json!({ "start": self.name, "seconds": self.seconds })
+    }
+}
+
+/// What a step may have left running, and is killed when it ends: it would disturb the next
+/// one, and hold the pipe of the output open.
+pub(crate) enum Leavings {
+    /// Everything but the first process, which this is.
+    OfAll,
+    /// Everything in this cgroup but this process.
+    Of(PathBuf),
+}
+
+impl Leavings {
+    fn kill(&self) -> anyhow::Result<()> {
+        match self {
+            Self::OfAll => end(Pid::from_raw(-1)).context("kill what the step has left"),
+            Self::Of(cgroup) => {
+                let file = cgroup.join("cgroup.procs");
+                loop {
+                    let text = fs::read_to_string(&file)
+                        .with_context(|| format!("read {}", file.display()))?;
+                    let mut others = text
+                        .lines()
+                        .filter_map(|line| line.parse().ok())
+                        .map(Pid::from_raw)
+                        .filter(|&pid| pid != Pid::this())
+                        .peekable();
+                    if others.peek().is_none() {
+                        return Ok(());
+                    }
+                    for pid in others {
+                        end(pid).context("kill what the step has left")?;
+                    }
+                    // The pause between two looks: one that forks is met again.
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        }
+    }
+}
+
+fn end(pid: Pid) -> nix::Result<()> {
+    match kill(pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// How a step's process ended.
 struct End {
     /// None when a signal ended it.
@@ -43,13 +95,14 @@ struct End {
 pub(crate) struct Steps<'a> {
     lines: &'a Lines,
     children: SignalFd,
+    leavings: Leavings,
     told: BTreeMap<String, (SystemTime, u64)>,
 }
 
 impl<'a> Steps<'a> {
     /// # Errors
     /// When signals cannot be taken by a descriptor.
-    pub(crate) fn new(lines: &'a Lines) -> anyhow::Result<Self> {
+    pub(crate) fn new(lines: &'a Lines, leavings: Leavings) -> anyhow::Result<Self> {
         // Before any thread begins, which would take the signal in its own way. A child
         // begins without the mask: std clears it.
         let mut set = SigSet::empty();
@@ -60,6 +113,7 @@ impl<'a> Steps<'a> {
         Ok(Self {
             lines,
             children,
+            leavings,
             told: BTreeMap::new(),
         })
     }
@@ -69,8 +123,7 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// When this program itself cannot go on. A step that fails or cannot start is told.
     pub(crate) fn run(&mut self, step: &Step) -> anyhow::Result<()> {
-        self.lines
-            .say(&json!({ "start": step.name, "seconds": step.seconds }))?;
+        self.lines.say(&step.begins())?;
         let started = Instant::now();
         let end = match self.attempt(step) {
             Ok(end) => end,
@@ -110,11 +163,7 @@ impl<'a> Steps<'a> {
         std::thread::scope(|scope| {
             let output = scope.spawn(|| self.pass_on(reader));
             let end = self.wait(pid, Duration::from_secs(step.seconds));
-            // What the step has left: it would disturb the next, and hold the pipe open.
-            match kill(Pid::from_raw(-1), Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(error) => return Err(error).context("kill what the step has left"),
-            }
+            self.leavings.kill()?;
             let passed = output.join();
             passed.map_err(|_| anyhow::anyhow!("the thread that reads the output has ended"))??;
             end
@@ -210,7 +259,7 @@ fn reap(pid: Pid) -> anyhow::Result<Option<End>> {
     }
 }
 
-fn collect(folder: &Path, into: &mut Vec<std::path::PathBuf>) -> std::io::Result<()> {
+fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;

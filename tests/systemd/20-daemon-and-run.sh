@@ -1,0 +1,93 @@
+#!/bin/bash
+# The daemon under a real systemd, and an agent of the plain user alice: what is
+# confined, what is left alone, and that enforcement outlives every way in which
+# systemd ends a service.
+cd "$(dirname "$0")" || exit 1
+. lib/prove.sh
+. lib/scene.sh
+. lib/unit.sh
+
+SLICE=/sys/fs/cgroup/exeat.slice
+
+# What a service is: the same process since the same moment, in the same cgroup.
+identity() {
+    systemctl show -p MainPID,ActiveState,NRestarts,InvocationID,ControlGroup "$@"
+}
+
+state=$(systemctl is-system-running)
+scene
+
+# --- before ------------------------------------------------------------------
+prove "alice reaches the allowed host" as_alice $(page allowed.example)
+prove "alice reaches the other host" as_alice $(page other.example)
+before=$(identity systemd-resolved dbus systemd-logind user@"$(id -u alice)")
+# Of a login that is there before the daemon is.
+as_alice systemd-run --quiet --user --unit=browser sleep infinity
+
+# --- the daemon ----------------------------------------------------------------
+install_unit
+prove "the daemon is ready and enforces" "$EXEAT" status
+same "it adopts nothing: no process is in its slice" "" \
+    "$(find $SLICE -name cgroup.procs -exec cat {} +)"
+prove "alice's own services run where they ran" as_alice systemctl --user is-active browser
+prove "alice reaches the other host still" as_alice $(page other.example)
+
+# --- an agent of the plain user ----------------------------------------------
+prove "alice's agent reaches the allowed host, by its name" alice_agent $(page allowed.example)
+refuted "alice's agent does not resolve the other host's name" alice_agent $(page other.example)
+refuted "alice's agent does not reach the other host by address" alice_agent $(page $OTHER)
+same "alice's agent is alice" "alice" "$(alice_agent id -un)"
+same "alice's agent is in the slice" "0::/exeat.slice/worker" \
+    "$(alice_agent cat /proc/self/cgroup | sed 's,/run-[0-9]*$,,')"
+same "an agent from a login shell (su) is in the slice too" "0::/exeat.slice/worker" \
+    "$(su - alice -c "$EXEAT run --agent worker -- cat /proc/self/cgroup" | sed 's,/run-[0-9]*$,,')"
+
+# --- the rest of the laptop -----------------------------------------------------
+prove "systemd-resolved answers for the other host" resolvectl query other.example
+same "systemd-resolved, D-Bus, logind and alice's manager are the processes that they were" \
+    "$before" "$(identity systemd-resolved dbus systemd-logind user@"$(id -u alice)")"
+
+# --- enforcement outlives the daemon -------------------------------------------
+# An agent that tries both hosts over and over, and writes down what came of it.
+tries=$(mktemp)
+chmod 666 "$tries"
+systemd-run --quiet --machine=alice@ --user --unit=trier -- \
+    "$EXEAT" run --agent worker -- bash -c '
+        try() { (exec 3<>"/dev/tcp/$1/80") 2>/dev/null; }
+        while sleep 0.2; do
+            try '$ALLOWED' && echo allowed || echo "allowed refused"
+            try '$OTHER' && echo OUT || echo refused
+        done >>'"$tries"
+phase() {
+    local lines
+    lines=$(wc -l <"$tries")
+    at_least() { [ "$(wc -l <"$tries")" -ge $((lines + $1)) ]; }
+    until_true 10 at_least 8 || fail "$1: the agent tries no more"
+    local since
+    since=$(tail -n +"$((lines + 3))" "$tries" | sort | uniq -c | tr -s ' \n' ' ')
+    case $since in
+    *OUT*) fail "$1: the agent reached the other host ($since)" ;;
+    *"allowed refused"*) fail "$1: the agent lost the allowed host ($since)" ;;
+    esac
+    passed "$1: the allowed host is reached, the other is not"
+}
+phase "while the daemon runs"
+systemctl stop exeat
+phase "after systemctl stop"
+systemctl start exeat
+phase "after systemctl start"
+pid=$(systemctl show -P MainPID exeat)
+systemctl kill -s KILL exeat
+phase "after kill -9"
+another() { [ "$(systemctl show -P MainPID exeat)" != "$pid" ] && systemctl is-active exeat; }
+until_true 20 another || fail "systemd did not start the daemon anew"
+phase "after systemd started it anew"
+systemctl restart exeat
+phase "after systemctl restart"
+systemctl daemon-reload
+phase "after systemctl daemon-reload"
+systemctl daemon-reexec
+phase "after systemctl daemon-reexec"
+prove "status says that enforcement is up" "$EXEAT" status
+as_alice systemctl --user stop trier browser
+same "the system is as it was" "$state" "$(systemctl is-system-running)"

@@ -103,7 +103,7 @@ impl Machine<'_> {
             ));
         }
         let append = format!(
-            "console={} panic=-1 quiet mitigations=off random.trust_cpu=on {}",
+            "console={} panic=-1 quiet mitigations=off init_on_alloc=0 random.trust_cpu=on {}",
             self.arch.console(),
             self.append
         );

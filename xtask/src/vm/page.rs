@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::arch::Arch;
 use super::record::{Kernel, Record};
+use super::results::Attack;
 
 const HEAD: &str = "# Kernels\n\n\
     <!-- Written by `cargo xtask vm-test --save` from docs/kernels.json. Do not edit. -->\n\n\
@@ -143,21 +144,23 @@ fn attacks(page: &mut String, kernels: &[&Kernel]) {
         for kernel in kernels {
             row.push(match kernel.attacks.get(technique) {
                 None => "–".to_owned(),
-                Some(attack) => {
-                    let mut text = attack.nothing.clone();
-                    if attack.one_host != attack.nothing {
-                        let _ = write!(text, " / {}", attack.one_host);
-                    }
-                    if let Some(later) = &attack.later {
-                        let _ = write!(text, " (later: {later})");
-                    }
-                    text
-                }
+                Some(attack) => effect(attack),
             });
         }
         row
     });
     table(page, &heads(&["technique"], kernels), rows);
+}
+
+fn effect(attack: &Attack) -> String {
+    match (&attack.nothing, &attack.one_host, &attack.later) {
+        (_, _, Some(later)) => format!("later: {later}"),
+        (Some(nothing), Some(one_host), _) if nothing != one_host => {
+            format!("{nothing} / {one_host}")
+        }
+        (Some(nothing), ..) => nothing.clone(),
+        (None, ..) => "–".to_owned(),
+    }
 }
 
 fn heads(first: &[&str], kernels: &[&Kernel]) -> Vec<String> {

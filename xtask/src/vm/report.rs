@@ -1,6 +1,6 @@
 //! What a run of several kernels came to, for a person: what failed, a line each, and a table.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use comfy_table::{Cell, Table, presets};
@@ -78,8 +78,7 @@ impl Run {
 
     fn refused(&self, program: &Program) -> String {
         let why = program.error.as_deref().unwrap_or("it gave no reason");
-        let log = verifier_log(&self.folder.join("files"), &program.program)
-            .unwrap_or_else(|| self.folder.join(format!("{DOCTOR}.log")));
+        let log = program.log_in(&self.folder);
         format!(
             "{}: program {} ({}) is refused: {why}. Whole log: {}",
             self.name,
@@ -124,16 +123,6 @@ impl Run {
             wall_seconds: self.wall.as_secs(),
         })
     }
-}
-
-/// The file that the guest left for a program that was refused, if it left one.
-fn verifier_log(files: &Path, program: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(files).ok()?;
-    let mut paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.find(|path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.contains(program) && name.ends_with(".log"))
-    })
 }
 
 /// All kernels of a run.
@@ -254,12 +243,13 @@ mod tests {
             verified: None,
             error: Some("R1 invalid mem access 'scalar'".to_owned()),
             leaves_out: Vec::new(),
+            log: String::new(),
         }]);
         assert_eq!(
             refused.failures(),
             [
                 "5.10: program exeat_egress (slice) is refused: R1 invalid mem access 'scalar'. \
-                 Whole log: /nonexistent/doctor.log"
+                 Whole log: /nonexistent/verifier-exeat_egress-slice.log"
             ]
         );
         assert!(table(&[refused]).contains("0 of 1 load"));

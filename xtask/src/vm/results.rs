@@ -55,19 +55,33 @@ pub(super) struct Program {
     /// What this kernel cannot do, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) leaves_out: Vec<String>,
+    /// All that the verifier said of a program that it refused. Too long for the record.
+    #[serde(default, skip_serializing)]
+    pub(super) log: String,
 }
 
-/// What became of one technique of the hostile program.
+impl Program {
+    /// Where the log of a refused program is kept.
+    pub(super) fn log_in(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("verifier-{}-{}.log", self.program, self.place))
+    }
+}
+
+/// What became of one technique of the hostile program. A column is absent where the suite
+/// that fills it did not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Attack {
     pub(super) family: String,
     /// Under a policy that allows nothing.
-    pub(super) nothing: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) nothing: Option<String>,
     /// Under one that allows one host.
-    pub(super) one_host: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) one_host: Option<String>,
     /// Without enforcement: the test's own control.
-    pub(super) free: String,
-    /// What will stop it later, where nothing does now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) free: Option<String>,
+    /// Instead of the first two, the wall that is still to be built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) later: Option<String>,
 }
@@ -122,7 +136,14 @@ impl Results {
         let unread = || format!("{} is not what was agreed on", to.display());
         match name {
             "doctor.json" if !text.is_empty() => {
-                self.doctor = Some(serde_json::from_str(text).with_context(unread)?);
+                let doctor: Doctor = serde_json::from_str(text).with_context(unread)?;
+                for program in doctor.programs.iter().flatten() {
+                    if !program.log.is_empty() {
+                        fs::write(program.log_in(folder), &program.log)
+                            .context("could not keep the verifier's log")?;
+                    }
+                }
+                self.doctor = Some(doctor);
             }
             "attacks.json" => self.attacks = Some(serde_json::from_str(text).with_context(unread)?),
             _ => {}
@@ -218,6 +239,19 @@ mod tests {
         assert_eq!(spoken.why, None);
         assert_eq!(results.tested().count(), 0);
         assert!(results.doctor.expect("a doctor").programs.is_none());
+    }
+
+    #[test]
+    fn the_verifiers_log_is_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut results = Results::default();
+        let text = r#"{"programs":[{"program":"exeat_egress","hook":"egress","place":"slice",
+            "loads":false,"verified":null,"error":"R1 is bad","log":"0: r1 = 0\nR1 is bad",
+            "leaves_out":[]}]}"#;
+        let file = serde_json::json!({ "file": "doctor.json", "text": text });
+        take(&mut results, &file.to_string(), folder.path());
+        let log = folder.path().join("verifier-exeat_egress-slice.log");
+        assert!(fs::read_to_string(log).expect("the log").contains("r1 = 0"));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Suite {
     pub(super) name: &'static str,
-    /// Whether `--core` has it: what a kernel can do differently, and no more.
+    /// Whether `--core` has it: what tells most of a kernel in three minutes of emulation (the
+    /// verifier's words, the verdict compared with the host's, every attack).
     pub(super) core: bool,
     /// A limit for emulation on a busy machine, not the time that it takes.
     pub(super) seconds: u64,
@@ -18,15 +19,15 @@ pub(super) const SUITES: [Suite; 16] = [
     suite("verdict", true, 600),
     suite("attacks", true, 900),
     suite("world", false, 300),
-    suite("gate", true, 600),
-    suite("icmp", true, 300),
-    suite("listen", true, 300),
+    suite("gate", false, 900),
+    suite("icmp", false, 300),
+    suite("listen", false, 300),
     suite("dns", false, 600),
-    suite("run", true, 600),
+    suite("run", false, 600),
     suite("cli", false, 600),
     suite("control", false, 600),
     suite("reload", false, 600),
-    suite("standalone", true, 600),
+    suite("standalone", false, 600),
     suite("survive", false, 900),
     suite("bounds", false, 900),
     suite("faults", false, 600),

@@ -56,10 +56,16 @@ impl std::error::Error for Rejection {
     }
 }
 
-/// The line of a verifier's log that says what was wrong: the last that is no statistic.
+/// The line of a verifier's log that says what was wrong: the last that is no statistic, and
+/// that stands before the report which kernels from 7.x on add where they tell every step.
 fn deciding_line(log: &str, error: &io::Error) -> String {
     const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "subprog "];
-    log.lines()
+    const REPORT: &str = "Verification failed:";
+    let told: Vec<&str> = log
+        .lines()
+        .take_while(|line| !line.starts_with(REPORT))
+        .collect();
+    told.into_iter()
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)))
@@ -82,5 +88,15 @@ mod tests {
             "unknown func bpf_get_current_ancestor_cgroup_id#123"
         );
         assert_eq!(deciding_line("", &error), error.to_string());
+        // 7.3.
+        let log = "0: (85) call bpf_override_return#58\n\
+            program of this type cannot use helper bpf_override_return#58\n\n\
+            Verification failed: Policy: Operation is not allowed\n\nReason:\n  The helper …\n\n\
+            Suggestion:\n  Use a helper allowed for this program type\n\n\
+            processed 1 insns (limit 1000000)\n";
+        assert_eq!(
+            deciding_line(log, &error),
+            "program of this type cannot use helper bpf_override_return#58"
+        );
     }
 }

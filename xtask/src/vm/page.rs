@@ -66,6 +66,16 @@ fn runs(page: &mut String, kernels: &[&Kernel]) {
         "date",
     ];
     table(page, &heads.map(str::to_owned), rows);
+    page.push('\n');
+    for kernel in kernels {
+        let names: Vec<_> = kernel.suites.keys().map(String::as_str).collect();
+        let _ = writeln!(
+            page,
+            "- {} ran the suites {}.",
+            title(kernel),
+            names.join(", ")
+        );
+    }
 }
 
 /// Each program on each kernel: the instructions verified, or why not.

@@ -54,7 +54,7 @@ impl Arch {
     }
 
     /// The machine. Without what makes emulation slower and no test asks for: five levels of
-    /// page tables, and checks at every step between user and kernel (a sixth of the time).
+    /// page tables, and checks at every step between user and kernel.
     pub(super) fn machine(self) -> &'static [&'static str] {
         match self {
             Self::X86_64 => &["-M", "q35", "-cpu", "max,-la57,-pku,-smap,-smep"],

@@ -146,7 +146,9 @@ fn attacks(page: &mut String, kernels: &[&Kernel]) {
     page.push_str(
         "\n## Attacks\n\nWhat became of each technique of the hostile program where the policy \
          allows nothing; where one host is allowed it is the same unless a second word tells. \
-         `unsupported`: the kernel has no such way out.\n",
+         `unsupported`: the kernel has no such way out. `bind-tcp` and `bind-udp` only bind to a \
+         port that the kernel chooses: `out` means that they may, and `accept-*` and `udp-reply-*` \
+         show that nothing is answered from there.\n",
     );
     let names = in_order(kernels, |kernel| kernel.attacks.keys().cloned().collect());
     let rows = names.iter().map(|technique| {

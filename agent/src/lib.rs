@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dns;
+mod error;
 pub mod flow;
 pub mod kernel;
 pub mod launch;

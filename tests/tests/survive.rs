@@ -1,10 +1,13 @@
 //! Enforcement outlives the daemon.
 
+use agent_common::layout::LAYOUT_VERSION;
+use aya::maps::{HashMap, Map, MapData};
 use exeat_tests::attack::{Attack, DECOY, Effect, PLAIN_USER, PORT, TARGET};
 use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::technique::list;
 use exeat_tests::traffic::{Traffic, traffic_arguments};
 use exeat_tests::{count, unique};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 const TRAFFIC_POLICY: &str = "\
@@ -217,4 +220,27 @@ fn a_lost_state_file_gives_no_old_number_to_a_new_policy() {
     stage.daemon.restart().expect("restart");
     // Sockets carry verdicts of the old numbers: the same number would make them valid again.
     assert!(generation(&stage) > before);
+}
+
+#[test]
+fn maps_of_a_new_layout_know_the_runs_of_the_last_daemon() {
+    let mut stage = Stage::new(POLICY, "").expect("stage");
+    let _run = stage.daemon.hold(AGENT).expect("a process of the agent");
+    let folder = stage
+        .daemon
+        .slice()
+        .expect("slice")
+        .join(AGENT)
+        .join("run-0");
+    let cgroup = std::fs::metadata(folder).expect("the run's cgroup").ino();
+    let layout = format!("v{LAYOUT_VERSION}");
+    let maps = stage.daemon.bpffs().join(layout);
+    stage.daemon.kill9().expect("kill");
+    // What an upgrade to another layout finds: programs that run, and none of its own maps.
+    std::fs::remove_dir_all(&maps).expect("remove the pins");
+    stage.daemon.restart().expect("restart");
+    let runs = MapData::from_pin(maps.join("maps/RUNS")).expect("RUNS");
+    let runs: HashMap<_, u64, u32> = Map::HashMap(runs).try_into().expect("a hash");
+    // Kernels before 6.1 tell the socket-option hook nothing else of whose the task is.
+    assert!(runs.get(&cgroup, 0).is_ok(), "{cgroup} is not in RUNS");
 }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     control::protocol::ReloadReport,
+    error::chain,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name},
     policy::{self, PolicyErrors, PolicySet},
@@ -131,6 +132,9 @@ impl Engine {
                 continue;
             };
             self.kernel.admit(id, index)?;
+            for run in self.kernel.slice().runs(&name)? {
+                self.kernel.admit_run(run, index)?;
+            }
             self.retired.insert(name.clone(), index);
             self.admitted.insert(name, id);
         }
@@ -372,19 +376,4 @@ impl Engine {
             warn!(%error, "the daemon's state could not be saved; a restart will resolve names anew");
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let words = inner.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = inner.source();
-    }
-    text
 }

@@ -7,15 +7,11 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
-    Shared,
-    engine::{EngineError, chain},
-    report,
-    runs::Candidate,
-};
+use super::{Shared, engine::EngineError, report, runs::Candidate};
 use crate::{
     control::{Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code},
     dns::clock,
+    error::chain,
     leases::Name,
     sink::Hub,
 };

@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 
 use self::{
     directory::Directory,
-    engine::{Engine, chain},
+    engine::Engine,
     gates::Gates,
     handle::{Handle, Launches},
     state::Keeper,
@@ -52,6 +52,7 @@ use crate::{
         resolver::{Pace, RefreshHandle, Refresher, Resolution, ResolverConfig, Upstreams},
         stats::DnsStats,
     },
+    error::chain,
     kernel::{
         Kernel,
         cgroup::{Slice, cgroup2_root},

@@ -1,14 +1,18 @@
 //! Runs: a process is moved into a cgroup of its agent, and cgroups that hold nothing any
 //! more are collected.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{error, info, warn};
 
-use super::engine::{Engine, chain};
+use super::engine::Engine;
 use crate::{
     control::protocol::{Code, Problem, RunTicket},
+    error::chain,
     kernel::{
         KernelError,
         cgroup::{self, RunCgroup},
@@ -162,14 +166,21 @@ impl Engine {
                 }
             }
         }
-        let runs = self.kernel.slice().runs();
-        if let Err(error) = runs.and_then(|live| self.kernel.keep_runs(&live)) {
+        if let Err(error) = self.forget_runs() {
             warn!(
                 error = chain(&error),
                 "the maps still know runs that are gone"
             );
         }
         self.admitted.is_empty()
+    }
+
+    fn forget_runs(&mut self) -> Result<(), KernelError> {
+        let mut live = HashSet::new();
+        for name in self.admitted.keys() {
+            live.extend(self.kernel.slice().runs(name)?);
+        }
+        self.kernel.keep_runs(&live)
     }
 
     /// Puts a wall that fell back up, and says so.

@@ -115,15 +115,11 @@ impl Slice {
             .collect()
     }
 
-    /// Ids of the cgroups of every agent's runs.
-    pub fn runs(&self) -> Result<HashSet<u64>, KernelError> {
-        let mut ids = HashSet::new();
-        for agent in children(&self.path)? {
-            for run in children(&agent)? {
-                ids.extend(id(&run));
-            }
-        }
-        Ok(ids)
+    /// Ids of the cgroups of an agent's runs.
+    pub fn runs(&self, agent: &str) -> Result<HashSet<u64>, KernelError> {
+        let runs = children(&self.path.join(agent))?;
+        // One that has just been removed is none any more.
+        Ok(runs.iter().filter_map(|run| id(run).ok()).collect())
     }
 
     /// Number of processes below an agent's cgroup.

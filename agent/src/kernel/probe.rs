@@ -10,6 +10,7 @@ use aya::{
 use serde::Serialize;
 
 use super::{KernelError, cgroup, trial::Trial};
+use crate::error::chain;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -263,17 +264,4 @@ fn unprivileged_bpf() -> Finding {
         ),
         Err(_) => ok(feature, "this kernel has no such switch"),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text
 }

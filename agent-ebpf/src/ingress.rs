@@ -6,9 +6,8 @@
 //! changed by 223f5f79f2ce). A bit for each SYN that somebody outside sends is a way out, so
 //! the SYN is refused where it comes in, on every kernel.
 
-use agent_common::Reason;
 use agent_common::{
-    Hook, Protocol,
+    Hook, Protocol, Reason,
     layout::Mode,
     verdict::{NO_RULE, Verdict},
 };

@@ -1,10 +1,9 @@
 //! `cargo xtask bench`: builds what the benchmarks need, and starts them as root.
 
-use std::env;
 use std::ffi::OsString;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::build;
 use crate::project::Project;
@@ -35,7 +34,7 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     cargo.args(["--bin", "bench", "--target-dir"]);
     step::loud(cargo.arg(project.target()))?;
     let program = project.target().join("release/bench");
-    let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let path = setup::path_variable()?;
     let mut bench = if setup::is_root() {
         let mut bench = Command::new(&program);
         bench.env("PATH", &path).env("EXEAT_BIN", &exeat);

@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 use crate::build;
 use crate::project::Project;
@@ -58,7 +58,7 @@ pub(crate) fn run(project: &Project, _: &Args) -> Result<()> {
     step::loud(cargo.arg(project.target()))?;
     step::heading("demo");
     let program = project.target().join("debug/demo");
-    let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let path = setup::path_variable()?;
     let mut demo = env_as(way);
     demo.arg(joined("EXEAT_BIN=", binary.as_os_str()))
         .arg(joined("PATH=", &path));

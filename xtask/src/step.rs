@@ -84,27 +84,24 @@ pub(crate) fn loud(command: &mut Command) -> Result<()> {
 /// Runs a command with its own output, and shows each line of its standard
 /// output to `look` besides passing it on.
 pub(crate) fn watched(command: &mut Command, mut look: impl FnMut(&str)) -> Result<()> {
-    let shown = shown(command);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("could not start `{shown}`"))?;
-    if let Some(stdout) = child.stdout.take() {
-        let mut out = std::io::stdout().lock();
-        for_each_line(stdout, |line| {
-            look(line);
-            writeln!(out, "{line}")
-        })
-        .with_context(|| format!("could not pass on the output of `{shown}`"))?;
-    }
-    let status = child.wait().context("could not wait for a child")?;
-    check(&shown, status)
+    let mut out = std::io::stdout().lock();
+    read_by(command, |line| {
+        look(line);
+        writeln!(out, "{line}")
+    })
 }
 
 /// Runs a command whose standard output is for `look` alone, and whose errors are for the
 /// reader.
 pub(crate) fn lines(command: &mut Command, mut look: impl FnMut(&str)) -> Result<()> {
+    read_by(command, |line| {
+        look(line);
+        Ok(())
+    })
+}
+
+/// Runs a command and gives each line of its standard output to `take`.
+fn read_by(command: &mut Command, take: impl FnMut(&str) -> std::io::Result<()>) -> Result<()> {
     let shown = shown(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -112,11 +109,8 @@ pub(crate) fn lines(command: &mut Command, mut look: impl FnMut(&str)) -> Result
         .spawn()
         .with_context(|| format!("could not start `{shown}`"))?;
     if let Some(stdout) = child.stdout.take() {
-        for_each_line(stdout, |line| {
-            look(line);
-            Ok(())
-        })
-        .with_context(|| format!("could not read the output of `{shown}`"))?;
+        for_each_line(stdout, take)
+            .with_context(|| format!("could not read or pass on the output of `{shown}`"))?;
     }
     let status = child.wait().context("could not wait for a child")?;
     check(&shown, status)

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: every check and every test, with all the set-up.
 
-use std::env;
 use std::fmt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -231,7 +230,7 @@ fn unit(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
 
 fn live(project: &Project, args: &Args, count: &mut Count) -> Result<()> {
     let binary = build::binary(project)?;
-    let path = env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let path = setup::path_variable()?;
     // Not --release: link-time optimisation of two dozen test programs takes ten minutes on two
     // cores, and what is under test is the release binary that EXEAT_BIN names.
     let mut cargo = build::static_cargo(project, "test", &project.compiler.host);

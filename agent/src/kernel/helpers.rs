@@ -11,7 +11,7 @@ use aya::{
 
 use super::KernelError;
 
-/// What is tried, with its bit and what is lost without it.
+/// What is tried, with its bit.
 const TRIED: [(u64, BpfHelper); 5] = [
     (
         helper::ANCESTOR,

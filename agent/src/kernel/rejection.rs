@@ -61,14 +61,11 @@ impl std::error::Error for Rejection {
 fn deciding_line(log: &str, error: &io::Error) -> String {
     const STATISTICS: [&str; 4] = ["processed ", "verification time", "stack depth", "subprog "];
     const REPORT: &str = "Verification failed:";
-    let told: Vec<&str> = log
-        .lines()
+    log.lines()
         .take_while(|line| !line.starts_with(REPORT))
-        .collect();
-    told.into_iter()
-        .rev()
         .map(str::trim)
-        .find(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)))
+        .filter(|line| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word)))
+        .last()
         .map_or_else(|| error.to_string(), str::to_owned)
 }
 

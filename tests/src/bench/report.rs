@@ -66,12 +66,9 @@ impl Target {
         unit: &'static str,
     ) -> Self {
         Self {
-            what: what.into(),
-            bound,
-            seen,
-            unit,
             at_least: true,
             met: seen >= bound,
+            ..Self::at_most(what, bound, seen, unit)
         }
     }
 }

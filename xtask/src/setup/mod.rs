@@ -8,7 +8,8 @@ mod rust_src;
 mod tools;
 
 pub(crate) use debian::mirror_of;
-pub(crate) use packages::{is_root, search_path};
+pub(crate) use packages::{is_root, path_variable, search_path};
+pub(crate) use rust_src::sha256;
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -2,6 +2,7 @@
 //! where that needs no question: as root, by apt or dnf, and only those that
 //! are missing.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -296,6 +297,11 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
         }
     }
     folders
+}
+
+/// The same as one value for a child's `PATH`.
+pub(crate) fn path_variable() -> Result<OsString> {
+    std::env::join_paths(search_path()).context("PATH cannot be used")
 }
 
 fn is_program(path: &Path) -> bool {

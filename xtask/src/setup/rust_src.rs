@@ -288,7 +288,8 @@ impl Drop for WorkFolder {
     }
 }
 
-fn sha256(path: &Path) -> Result<String> {
+/// The SHA-256 of a file, in hexadecimal.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let mut file =
         File::open(path).with_context(|| format!("could not open {}", path.display()))?;
     let mut hash = Sha256::new();

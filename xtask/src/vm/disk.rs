@@ -29,7 +29,7 @@ pub(super) fn ext4_by(mut by: Command, folder: &Path, image: &Path, used: u64) -
     file.set_len(used / 4 * 5 + ROOM)
         .with_context(|| format!("could not size {}", image.display()))?;
     drop(file);
-    let path = std::env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let path = setup::path_variable()?;
     let mut word = std::ffi::OsString::from("PATH=");
     word.push(path);
     // No journal: every boot writes into a snapshot that is thrown away.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
 
 use super::arch::Arch;
 use super::lock::{Locked, Package};
@@ -128,11 +127,7 @@ fn packages(project: &Project, apt: &PrivateApt, wanted: &Locked) -> Result<Unpa
 
 /// apt has checked the sum that the suite signs; this is the lock's.
 fn check(deb: &Path, package: &Package) -> Result<()> {
-    let bytes = fs::read(deb).with_context(|| format!("could not read {}", deb.display()))?;
-    let sum: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let sum = setup::sha256(deb)?;
     ensure!(
         sum == package.sha256,
         "{} {} has the SHA-256 {sum}, and the lock says {}: the mirror and \

@@ -258,7 +258,8 @@ mod tests {
 
     #[test]
     fn ends_with_done_and_not_before() {
-        let seen = said(r#"echo '{"out":"a"}'; echo '{"done":true}'; sleep 600"#).expect("done");
+        let seen =
+            said(r#"echo '{"out":"a"}'; echo '{"done":true}'; exec sleep 600"#).expect("done");
         assert_eq!(seen.len(), 1);
     }
 
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn noise_is_a_failure() {
-        let why = said("echo '[ 1.0] Kernel panic'; sleep 600").expect_err("no line");
+        let why = said("echo '[ 1.0] Kernel panic'; exec sleep 600").expect_err("no line");
         assert!(format!("{why:#}").contains("Kernel panic"));
     }
 

@@ -145,7 +145,7 @@ pub(super) fn ensure(project: &Project, recipe: &Recipe) -> Result<PathBuf> {
 
 fn make(recipe: &Recipe, tree: &Path, image: &Path) -> Result<()> {
     let mut bootstrap = as_root()?;
-    let path = std::env::join_paths(setup::search_path()).context("PATH cannot be used")?;
+    let path = setup::path_variable()?;
     let mut word = std::ffi::OsString::from("PATH=");
     word.push(path);
     bootstrap.arg(word).args(["mmdebstrap", "--mode=root"]);

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::disk;
+use crate::setup;
 use crate::step;
 
 /// What the initramfs needs to see the disks; ext4 is built in.
@@ -77,7 +78,7 @@ fn take_apart(debs: &[PathBuf], tree: &Path, half: &Path) -> Result<()> {
     let modules_there = base.join("lib/modules").join(&release);
     fs::rename(&modules, &modules_there).context("could not move the modules")?;
     let mut depmod = Command::new("depmod");
-    depmod.env("PATH", search_path()?);
+    depmod.env("PATH", setup::path_variable()?);
     step::capture(depmod.arg("-b").arg(&base).arg(&release))?;
     let dependencies = modules_there.join("modules.dep");
     let dependencies = fs::read_to_string(&dependencies)
@@ -97,10 +98,6 @@ fn take_apart(debs: &[PathBuf], tree: &Path, half: &Path) -> Result<()> {
             .with_context(|| format!("could not remove {}", rest.display()))?;
     }
     Ok(())
-}
-
-fn search_path() -> Result<std::ffi::OsString> {
-    std::env::join_paths(crate::setup::search_path()).context("PATH cannot be used")
 }
 
 fn make(folder: &Path) -> Result<()> {

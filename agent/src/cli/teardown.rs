@@ -94,17 +94,13 @@ fn processes(slice: &Slice) -> Result<usize, Failure> {
     Ok(sum)
 }
 
-/// `cgroup.kill` (kernel 5.14) kills a whole tree, forks included.
 fn kill(slice: &Slice) -> Result<(), Failure> {
-    let file = slice.path().join("cgroup.kill");
-    fs::write(&file, "1").map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("cannot kill the agents by {}: {error}", file.display()),
-        )
-    })?;
     let begun = Instant::now();
-    while processes(slice)? > 0 {
+    loop {
+        slice.kill().map_err(anyhow::Error::from)?;
+        if processes(slice)? == 0 {
+            return Ok(());
+        }
         if begun.elapsed() > KILL_WAIT {
             return Err(Failure::new(
                 Exit::Failed,
@@ -113,5 +109,4 @@ fn kill(slice: &Slice) -> Result<(), Failure> {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
 }

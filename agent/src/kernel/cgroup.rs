@@ -8,6 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use procfs::process::{MountInfos, Process};
 
 use super::KernelError;
@@ -133,6 +137,19 @@ impl Slice {
         remove_empty(&self.path.join(agent))
     }
 
+    /// Kills every process of every agent. They need a moment to be gone, and before kernel
+    /// 5.14 one that forks meanwhile may need another call.
+    pub fn kill(&self) -> Result<(), KernelError> {
+        let file = self.path.join("cgroup.kill");
+        if file.exists() {
+            return write(&file, b"1", "kill by");
+        }
+        // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
+        // Freezing is begun here and not waited for.
+        write(&self.path.join("cgroup.freeze"), b"1", "freeze by")?;
+        kill_each(&self.path)
+    }
+
     /// Removes the slice and what is below, as far as it holds no process.
     pub fn remove(&self) -> Result<bool, KernelError> {
         remove_empty(&self.path)
@@ -142,11 +159,29 @@ impl Slice {
 /// Moves a process, with all its threads, into a cgroup.
 pub fn move_process(cgroup: &Path, pid: u32) -> Result<(), KernelError> {
     let procs = cgroup.join("cgroup.procs");
+    write(&procs, pid.to_string().as_bytes(), "move the process into")
+}
+
+fn write(file: &Path, text: &[u8], action: &'static str) -> Result<(), KernelError> {
     File::options()
         .write(true)
-        .open(&procs)
-        .and_then(|mut file| file.write_all(pid.to_string().as_bytes()))
-        .map_err(KernelError::path("move the process into", procs))
+        .open(file)
+        .and_then(|mut file| file.write_all(text))
+        .map_err(KernelError::path(action, file))
+}
+
+/// Kills the processes of a frozen tree. Only somebody else's SIGKILL can end one of them
+/// between the reading of its number and its use.
+fn kill_each(path: &Path) -> Result<(), KernelError> {
+    let procs = path.join("cgroup.procs");
+    let text = fs::read_to_string(&procs).map_err(KernelError::path("read", procs))?;
+    for pid in text.lines().filter_map(|line| line.parse().ok()) {
+        // One that is gone is what was wanted.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    children(path)?
+        .iter()
+        .try_for_each(|child| kill_each(child))
 }
 
 /// Id of a cgroup: its inode number (`cgroup_id`, `kernfs_node.id`; 64 bits since 5.5).

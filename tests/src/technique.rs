@@ -17,7 +17,8 @@ pub struct Technique {
     pub needs_root: bool,
     /// What [`crate::attack::Attack::run`] does for it.
     pub needs: String,
-    /// How [`crate::attack::Attack::run`] finds out whether it worked: `payload`, `protocol`, `group`, `word`.
+    /// How [`crate::attack::Attack::run`] finds out whether it worked: `payload`, `protocol`,
+    /// `group`, `word`.
     pub evidence: String,
     pub(crate) protocol: Option<u8>,
 }

@@ -55,11 +55,11 @@ pub(crate) fn binary(project: &Project) -> Result<PathBuf> {
     Ok(project.target().join("release/exeat"))
 }
 
-/// A cargo subcommand on what runs on `target` (the host, as a rule), linked statically: such test programs run as
-/// they are in the guests of `cargo xtask vm-test`, and the tests here are the same files, so
-/// that nothing is built for the guests alone but `exeat`. Level 1 because an unoptimized
-/// `exeat` reads the BPF object and the kernel's types four times slower, and emulation ten
-/// times slower again.
+/// A cargo subcommand on what runs on `target` (the host, as a rule), linked statically: such
+/// test programs run as they are in the guests of `cargo xtask vm-test`, and the tests here
+/// are the same files, so that nothing is built for the guests alone but `exeat`. Level 1
+/// because an unoptimized `exeat` reads the BPF object and the kernel's types four times
+/// slower, and emulation ten times slower again.
 pub(crate) fn static_cargo(project: &Project, subcommand: &str, target: &str) -> Command {
     let mut cargo = project.cargo();
     cargo

@@ -134,9 +134,9 @@ pub(super) fn array_of_maps_create(
     bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
-/// `BPF_MAP_UPDATE_BATCH` (kernel 5.6; prefix tries 5.14, before which this is ENOTSUPP): inserts many elements by one call, three to four
-/// times as fast as one by one. `keys` and `values` hold `count` elements each, back to
-/// back.
+/// `BPF_MAP_UPDATE_BATCH` (kernel 5.6; prefix tries 5.14, before which this is ENOTSUPP):
+/// inserts many elements by one call, three to four times as fast as one by one. `keys` and
+/// `values` hold `count` elements each, back to back.
 pub(super) fn map_update_batch<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],

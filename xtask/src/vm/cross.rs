@@ -24,7 +24,8 @@ pub(super) fn strip(arch: Arch) -> Command {
     })
 }
 
-/// Makes a cargo command that names `arch` as its target able to build for it, by tools that it installs where they are missing.
+/// Makes a cargo command that names `arch` as its target able to build for it, by tools that
+/// it installs where they are missing.
 pub(super) fn prepare(
     project: &Project,
     tools: &BpfTools,

@@ -41,8 +41,7 @@ enum Step {
     Unit,
     /// Live-kernel and end-to-end tests, as root
     Live,
-    /// The core live tests on the oldest, a middle and the newest kernel, in virtual machines;
-    /// only by this name
+    /// The core live tests on the oldest, a middle and the newest kernel, in virtual machines
     Vm,
 }
 
@@ -150,9 +149,8 @@ fn steps(args: &Args) -> Vec<Step> {
             Some(only) => one == only,
             None => {
                 let tests = matches!(one, Step::Unit | Step::Live);
-                let heavy = matches!(one, Step::Deny | Step::Live);
-                // Emulation takes long, so it is only done when asked for by name.
-                one != Step::Vm && (tests || args.filter.is_none()) && !(heavy && args.quick)
+                let heavy = matches!(one, Step::Deny | Step::Live | Step::Vm);
+                (tests || args.filter.is_none()) && !(heavy && args.quick)
             }
         })
         .collect()
@@ -300,7 +298,7 @@ mod tests {
 
     #[test]
     fn chooses_the_steps() {
-        assert_eq!(chosen(None, false, None), ALL[..5]);
+        assert_eq!(chosen(None, false, None), ALL);
         assert_eq!(chosen(None, false, Some(Step::Vm)), [Step::Vm]);
         assert_eq!(
             chosen(None, true, None),

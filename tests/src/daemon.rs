@@ -441,10 +441,12 @@ impl Daemon {
     pub fn hold(&self, agent: &str) -> anyhow::Result<Holder> {
         let argv = ["sleep", "600"].map(str::to_owned);
         let holder = Holder(self.run_command(agent, PLAIN_USER, &argv).spawn()?);
-        let cgroup = format!("/proc/{}/cgroup", holder.0.id());
+        // It is moved before it is told so, and ends if it is never told: a test may kill the
+        // daemon between the two.
+        let comm = format!("/proc/{}/comm", holder.0.id());
         wait::until("a process of the agent", wait::patience(), || {
-            let text = std::fs::read_to_string(&cgroup).ok()?;
-            text.contains(&format!("/{agent}/")).then_some(())
+            let text = std::fs::read_to_string(&comm).ok()?;
+            (text.trim_end() == "sleep").then_some(())
         })?;
         Ok(holder)
     }

@@ -14,10 +14,12 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 /// What a name stands for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Zone {
     addresses: Vec<IpAddr>,
     alias: Option<String>,
+    /// Of other types, or with a TTL of their own.
+    records: Vec<RData>,
     ttl: u32,
 }
 
@@ -25,15 +27,29 @@ struct Zone {
 struct State {
     zones: HashMap<String, Zone>,
     asked: HashMap<String, usize>,
+    types: HashMap<(String, RecordType), usize>,
     silent: bool,
     failing: bool,
-    rotate: bool,
+    window: Option<usize>,
 }
 
-/// Answers A and AAAA (with CNAME chains) from a map, NXDOMAIN for other names.
+/// Answers from a map (with CNAME chains), NXDOMAIN for other names. `*.zone.example` stands
+/// for every name below that has no entry of its own.
 pub struct DnsHost {
     state: Arc<Mutex<State>>,
     _service: Service,
+}
+
+impl State {
+    fn zone(&self, name: &str) -> Option<&Zone> {
+        let above = || {
+            let parents = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+            parents
+                .filter_map(|parent| self.zones.get(&format!("*.{parent}")))
+                .next()
+        };
+        self.zones.get(name).or_else(above)
+    }
 }
 
 impl DnsHost {
@@ -72,10 +88,18 @@ impl DnsHost {
             name,
             Zone {
                 addresses,
-                alias: None,
                 ttl,
+                ..Zone::default()
             },
         );
+    }
+
+    /// From now on `name` has these records besides its addresses.
+    pub fn records(&self, name: &str, records: &[RData], ttl: u32) {
+        let mut state = self.lock();
+        let zone = state.zones.entry(fold(name)).or_default();
+        zone.records = records.to_vec();
+        zone.ttl = ttl;
     }
 
     /// From now on `name` is an alias of `target`.
@@ -83,9 +107,9 @@ impl DnsHost {
         self.put(
             name,
             Zone {
-                addresses: Vec::new(),
                 alias: Some(fold(target)),
                 ttl,
+                ..Zone::default()
             },
         );
     }
@@ -111,7 +135,19 @@ impl DnsHost {
 
     /// Whether each answer holds one address only, the next one at each query.
     pub fn rotate(&self, rotate: bool) {
-        self.lock().rotate = rotate;
+        self.show(rotate.then_some(1));
+    }
+
+    /// How many addresses of a name an answer holds, others at each query; all of them when
+    /// not said.
+    pub fn show(&self, window: Option<usize>) {
+        self.lock().window = window;
+    }
+
+    /// How often `name` was asked for a type, whatever the outcome.
+    pub fn asked_for(&self, name: &str, kind: RecordType) -> usize {
+        let key = (fold(name), kind);
+        self.lock().types.get(&key).copied().unwrap_or(0)
     }
 
     /// How often `name` was asked for, whatever the type and the outcome.
@@ -189,6 +225,8 @@ fn reply(query: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
     let question = message.queries.first()?.clone();
     let name = fold(&question.name().to_string());
     let mut state = state.lock().expect("dns lock");
+    let of_type = (name.clone(), question.query_type());
+    *state.types.entry(of_type).or_default() += 1;
     let turn = state.asked.entry(name.clone()).or_default();
     *turn += 1;
     let turn = *turn;
@@ -225,7 +263,7 @@ fn answer(
     let mut name = name.to_owned();
     // Bounded, so that a test may also set up a loop of aliases.
     for _ in 0..16 {
-        let Some(zone) = state.zones.get(&name) else {
+        let Some(zone) = state.zone(&name) else {
             return false;
         };
         if let Some(alias) = &zone.alias {
@@ -250,8 +288,12 @@ fn answer(
                 )
             })
             .collect();
-        if state.rotate && !addresses.is_empty() {
-            addresses = vec![addresses[turn % addresses.len()]];
+        if let Some(window) = state.window
+            && !addresses.is_empty()
+        {
+            let first = turn * window % addresses.len();
+            addresses.rotate_left(first);
+            addresses.truncate(window);
         }
         for address in addresses {
             let data = match address {
@@ -259,6 +301,13 @@ fn answer(
                 IpAddr::V6(v6) => RData::AAAA(AAAA(*v6)),
             };
             reply.add_answer(Record::from_rdata(owner.clone(), zone.ttl, data));
+        }
+        for data in zone
+            .records
+            .iter()
+            .filter(|data| data.record_type() == kind)
+        {
+            reply.add_answer(Record::from_rdata(owner.clone(), zone.ttl, data.clone()));
         }
         return true;
     }

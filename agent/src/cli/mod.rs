@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completions;
 pub mod daemon;
+pub mod dns;
 pub mod doctor;
 pub mod events;
 pub mod exit;
@@ -65,6 +66,8 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Show which addresses names stand for now, and for how long
     Leases(leases::LeasesArgs),
+    /// Say what an agent would be answered for a name, and why (exit 0 answered, 1 not)
+    Dns(dns::DnsArgs),
     /// Check policy files: every error at once, with file, line and what to write instead
     Check(check::CheckArgs),
     /// Say what would happen to a flow, and which rule decides
@@ -115,6 +118,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(&socket()?, *args),
         Command::Events(args) => events::run(&socket()?, args),
         Command::Leases(args) => leases::run(&socket()?, args),
+        Command::Dns(args) => dns::run(&socket()?, args),
         Command::Reload(args) => reload::run(&socket()?, *args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)

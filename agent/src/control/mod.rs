@@ -11,6 +11,7 @@
 //! connection that it was handed.
 
 pub mod client;
+pub mod dns;
 pub mod peer;
 pub mod protocol;
 pub mod server;
@@ -25,6 +26,7 @@ pub const SOCKET_NAME: &str = "control.sock";
 pub const LOCK_NAME: &str = "daemon.lock";
 
 pub use client::{Client, ClientError};
+pub use dns::{DnsRecord, DnsRemoved, DnsReport};
 pub use peer::{CgroupReader, Peer, Standing};
 pub use protocol::{Code, Lease, Problem, ReloadReport, Request, Response, RunTicket};
 pub use server::{DaemonLock, Handler, Server, ServerCounts, StartError};

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
 
@@ -60,11 +61,20 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<String>,
     },
+    /// What an agent's gate would answer. For every local user.
+    Dns {
+        /// Name of the agent.
+        agent: String,
+        /// The name, as a program would ask for it.
+        name: String,
+        /// The record type, such as `A`.
+        qtype: String,
+    },
 }
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 5] = ["status", "events", "reload", "run", "leases"];
+    pub const METHODS: [&'static str; 6] = ["status", "events", "reload", "run", "leases", "dns"];
 
     /// The request as a line, with the version and the line's end.
     pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -150,6 +160,8 @@ pub enum Response {
         /// By agent, then name.
         leases: Vec<Lease>,
     },
+    /// To `dns`.
+    Dns(Box<DnsReport>),
     /// To anything.
     Error(Problem),
 }
@@ -311,6 +323,11 @@ mod tests {
             Request::Reload {},
             Request::Run { agent: "a".into() },
             Request::Leases { agent: None },
+            Request::Dns {
+                agent: "a".into(),
+                name: "n.example".into(),
+                qtype: "A".into(),
+            },
         ];
         for request in all {
             let line = request.to_line().expect("line");

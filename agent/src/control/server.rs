@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{Code, Lease, Problem, ReloadReport, Response, RunTicket};
 use super::session::Session;
@@ -35,6 +36,15 @@ pub trait Handler: Send + Sync + 'static {
         &self,
         agent: Option<&str>,
     ) -> impl Future<Output = Result<Vec<Lease>, Problem>> + Send;
+
+    /// What an agent's gate would answer ([`Code::NoAgent`] if there is no such agent,
+    /// [`Code::BadRequest`] for what is no name or type).
+    fn dns(
+        &self,
+        agent: &str,
+        name: &str,
+        qtype: &str,
+    ) -> impl Future<Output = Result<DnsReport, Problem>> + Send;
 
     /// Compiles the policy anew and swaps it in. The peer may administer.
     fn reload(&self, peer: &Peer) -> impl Future<Output = Result<ReloadReport, Problem>> + Send;

@@ -110,6 +110,10 @@ impl Session {
                     Err(problem) => Err(problem),
                 }
             }
+            Request::Dns { agent, name, qtype } => {
+                let report = within(limit, handler.dns(&agent, &name, &qtype)).await;
+                report.and_then(|r| r).map(|r| Response::Dns(Box::new(r)))
+            }
             Request::Status {} => {
                 let status = within(limit, handler.status()).await;
                 status.map(|s| Response::Status(Box::new(s)))

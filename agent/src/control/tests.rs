@@ -41,6 +41,15 @@ impl Handler for Fake {
         status()
     }
 
+    async fn dns(&self, agent: &str, name: &str, qtype: &str) -> Result<DnsReport, Problem> {
+        Ok(DnsReport {
+            agent: agent.to_owned(),
+            name: name.to_owned(),
+            qtype: qtype.to_owned(),
+            ..DnsReport::default()
+        })
+    }
+
     async fn leases(&self, agent: Option<&str>) -> Result<Vec<Lease>, Problem> {
         if agent == Some("nobody") {
             return Err(Problem::new(

@@ -3,16 +3,25 @@
 
 use super::diagnostic::{Pos, Report, Source, near, shown};
 use super::file::{
-    AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile, VERSION,
+    AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
+    VERSION,
 };
 use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
+mod dns;
+
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
-pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen"];
-pub(crate) const RULE_KEYS: &[&str] = &["host", "cidr", "group", "protocol", "ports", "reason"];
+pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns"];
+pub(crate) const RULE_KEYS: &[&str] = &[
+    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "reason",
+];
+/// What only an allow rule for a host may say.
+pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
+pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
+pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits"];
 
 /// Words that people bring from other tools, and what they are called here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -34,6 +43,13 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("egress", "allow"),
     ("block", "deny"),
     ("ingress", "listen"),
+    ("type", "types"),
+    ("rrtypes", "types"),
+    ("records", "types"),
+    ("rebind", "private"),
+    ("allow_private", "private"),
+    ("entropy", "entropy_bits"),
+    ("validate", "dnssec"),
 ];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
@@ -168,11 +184,17 @@ impl Reader<'_> {
             self.list(node, &what, |reader, node| reader.listen(node, &what))
                 .unwrap_or_default()
         });
+        let dns = fields.take("dns").and_then(|node| {
+            let at = node.at;
+            let value = self.dns(node, &what)?;
+            Some(At { value, at })
+        });
         Some(AgentFile {
             mode,
             allow,
             deny,
             listen,
+            dns,
         })
     }
 
@@ -193,6 +215,11 @@ impl Reader<'_> {
                 self.word(node, "protocol", &words)
             }),
             ports: fields.take("ports").and_then(|node| self.ports(node)),
+            private: fields.take("private").and_then(|node| self.private(node)),
+            types: fields.take("types").and_then(|node| self.types(node)),
+            ech: fields
+                .take("ech")
+                .and_then(|node| self.word(node, "ech", &[("keep", EchFile::Keep)])),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
         };
@@ -363,7 +390,7 @@ impl Reader<'_> {
             Value::Text(value) => Some(At { value, at: node.at }),
             other => {
                 let help = match (key, &other) {
-                    ("reason", Value::Bool | Value::Int(_) | Value::Float) => {
+                    ("reason", Value::Bool(_) | Value::Int(_) | Value::Float) => {
                         "put it in quotes".to_owned()
                     }
                     ("host" | "cidr" | "group", Value::List(_)) => {
@@ -391,7 +418,7 @@ impl Reader<'_> {
             self.error(
                 node.at,
                 format!("`{key}` is {}", node.value.kind()),
-                format!("write one of {list}"),
+                one_of(&list, words.len()),
             );
             return None;
         };
@@ -406,13 +433,22 @@ impl Reader<'_> {
             ("protocol", "any" | "all" | "*") => "write a rule for each of `tcp`, `udp` and `icmp`; in a deny rule leave `protocol` out".to_owned(),
             ("protocol", "icmpv6" | "icmp6" | "ping") => "write `icmp`, which is also ICMPv6".to_owned(),
             ("protocol", "http" | "https" | "tls" | "ssh" | "quic" | "dns") => "name the transport, `tcp` or `udp`, and the `ports`".to_owned(),
+            ("ech", "strip" | "remove" | "drop") => "leave `ech` out: keys are stripped then".to_owned(),
+            ("dnssec", "off" | "none" | "pass" | "passthrough") => "leave `dnssec` out: what the agent asks for is passed on then".to_owned(),
             ("mode", "audit" | "observe" | "permissive" | "log" | "dry-run") => "write `monitor`, which reports and lets through".to_owned(),
             _ => match near(&lower, words.iter().map(|(word, _)| *word)) {
-                Some(word) => format!("did you mean `{word}`? It may be one of {list}"),
-                None => format!("write one of {list}"),
+                Some(word) if words.len() > 1 => {
+                    format!("did you mean `{word}`? It may be one of {list}")
+                }
+                Some(word) => format!("did you mean `{word}`?"),
+                None => one_of(&list, words.len()),
             },
         };
-        self.error(node.at, format!("`{}` is no {key}", shown(text)), help);
+        let what = match key {
+            "ech" | "dnssec" | "refuse" | "over_budget" => format!("value of `{key}`"),
+            _ => key.to_owned(),
+        };
+        self.error(node.at, format!("`{}` is no {what}", shown(text)), help);
         None
     }
 
@@ -473,6 +509,13 @@ impl Reader<'_> {
     }
 }
 
+fn one_of(list: &str, count: usize) -> String {
+    match count {
+        1 => format!("write {list}, or leave the key out"),
+        _ => format!("write one of {list}"),
+    }
+}
+
 fn unknown_key(key: &str, what: &str, known: &[&str]) -> (String, String) {
     let message = format!("unknown key `{}` in {what}", shown(key));
     let list = known
@@ -490,6 +533,8 @@ fn unknown_key(key: &str, what: &str, known: &[&str]) -> (String, String) {
             .to_owned()
     } else if known == LISTEN_KEYS && matches!(key, "protocol" | "host" | "group") {
         "a listen rule is for TCP and names peers by address: `cidr:` and `ports:`".to_owned()
+    } else if known == LISTEN_KEYS && ANSWER_KEYS.contains(&key) {
+        format!("`{key}` is for allow rules with `host`")
     } else if let Some(word) = translated.or_else(|| near(&lower, known.iter().copied())) {
         format!("did you mean `{word}`?")
     } else {

@@ -265,14 +265,14 @@ pub enum OverBudgetFile {
 #[schemars(deny_unknown_fields, rename = "budget")]
 pub struct BudgetFile {
     /// Different names; 300 when not said.
-    #[schemars(schema_with = "count_schema")]
+    #[schemars(default, schema_with = "count_schema")]
     pub names: Option<At<u32>>,
     /// Bytes of names before the registered domain, as in `8192` or `8KiB`; 8 KiB when
     /// not said.
-    #[schemars(schema_with = "bytes_schema")]
+    #[schemars(default, schema_with = "bytes_schema")]
     pub bytes: Option<At<u32>>,
     /// Bits of entropy in those names; 24000 when not said.
-    #[schemars(schema_with = "count_schema")]
+    #[schemars(default, schema_with = "count_schema")]
     pub entropy_bits: Option<At<u32>>,
 }
 

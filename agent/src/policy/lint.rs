@@ -1,7 +1,8 @@
 //! What may be written but is probably a mistake.
 
-use super::host::{HostName, HostPattern};
+use super::host::HostName;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
+use super::pattern::HostPattern;
 use super::ports;
 use super::suffix::{Below, below};
 use super::validate::Place;

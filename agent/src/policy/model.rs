@@ -3,9 +3,10 @@
 
 use super::diagnostic::Diagnostic;
 use super::dns::{Answers, DnsPolicy};
-use super::host::{HostName, HostPattern};
+use super::host::HostName;
 use super::name::AgentName;
 use super::names::NameRules;
+use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
 use agent_common::Protocol;

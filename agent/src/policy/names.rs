@@ -1,8 +1,9 @@
 //! Which names the gate answers an agent, and what it may say about them.
 
 use super::dns::Answers;
-use super::host::{HostName, HostPattern, folded};
+use super::host::{HostName, folded};
 use super::model::{Policy, Selector};
+use super::pattern::HostPattern;
 use super::rrtype::BASE_TYPES;
 use super::suffix::registered_domain;
 use agent_common::verdict::Action;

@@ -106,7 +106,9 @@ mod tests {
             defs["listen_rule"]["required"],
             serde_json::json!(["cidr", "ports"])
         );
-        assert!(defs["rule"].get("required").is_none());
+        for optional in ["agent", "rule", "dns", "budget"] {
+            assert!(defs[optional].get("required").is_none(), "{optional}");
+        }
     }
 
     #[test]

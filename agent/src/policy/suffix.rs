@@ -1,6 +1,6 @@
 //! Who may take names below a name, by the public suffix list.
 
-use super::host::HostPattern;
+use super::pattern::HostPattern;
 use psl::Psl;
 use std::cell::Cell;
 

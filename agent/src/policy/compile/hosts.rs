@@ -1,7 +1,8 @@
 //! The rules of a name: those that name it, and those of every wildcard above it.
 
-use crate::policy::host::{HostName, HostPattern};
+use crate::policy::host::HostName;
 use crate::policy::model::{Policy, Selector};
+use crate::policy::pattern::HostPattern;
 use std::collections::HashMap;
 
 /// Numbers of rules by what they name.

@@ -166,7 +166,7 @@ fn what_a_rule_says_wrongly() {
     };
     for (keys, column, message, help) in [
         (
-            "private: yes",
+            "private: maybe",
             46,
             "`private` is text",
             "write `private: true`",

@@ -1,13 +1,20 @@
 //! `exeat check`: whether policy files are sound, and what they come to.
 
 use super::Output;
-use crate::policy::{self, Compiled, Diagnostic, Policy, PolicyErrors, PolicySet, mode_str};
+use crate::policy::{
+    self, Compiled, Diagnostic, DnsPolicy, HostPattern, Policy, PolicyErrors, PolicySet, Rule,
+    Selector, mode_str,
+};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 
 /// Exit code where something is wrong with the policy.
 pub const EXIT_POLICY: u8 = 2;
+
+/// Rules of one agent that are shown each with a line.
+const MOST_SHOWN: usize = 20;
 
 /// Checks policy files without loading them: every error at once, then exit code 2;
 /// otherwise a summary, then exit code 0.
@@ -37,8 +44,35 @@ struct AgentReport<'a> {
     mode: &'static str,
     rules: usize,
     hosts: usize,
+    /// Wildcards of allow and deny rules, each once.
+    wildcards: Vec<String>,
+    dns: DnsReport,
     addresses: usize,
     entries: usize,
+}
+
+/// How the gate answers the agent.
+#[derive(Serialize)]
+struct DnsReport {
+    refuse: &'static str,
+    dnssec: Option<&'static str>,
+    names_an_hour: u32,
+    bytes_an_hour: u32,
+    entropy_bits_an_hour: u32,
+    over_budget: &'static str,
+}
+
+impl From<&DnsPolicy> for DnsReport {
+    fn from(dns: &DnsPolicy) -> Self {
+        Self {
+            refuse: dns.refuse.as_str(),
+            dnssec: dns.validate.then_some("validate"),
+            names_an_hour: dns.budget.names,
+            bytes_an_hour: dns.budget.bytes,
+            entropy_bits_an_hour: dns.budget.entropy_bits,
+            over_budget: dns.over_budget.as_str(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -131,6 +165,8 @@ fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
                 mode: mode_str(policy.mode),
                 rules: policy.rules.len(),
                 hosts: policy.hosts().len(),
+                wildcards: wildcards(policy).iter().map(ToString::to_string).collect(),
+                dns: DnsReport::from(&policy.dns),
                 addresses: compiled.len(),
                 entries: compiled.entries().len(),
             })
@@ -161,9 +197,13 @@ fn json(out: &mut impl Write, report: &Report<'_>) -> anyhow::Result<()> {
 fn text(out: &mut impl Write, set: &PolicySet, compiled: &[Compiled]) -> anyhow::Result<()> {
     warnings(out, &set.warnings)?;
     for (policy, compiled) in set.agents.values().zip(compiled) {
+        let wildcards = match wildcards(policy).len() {
+            0 => String::new(),
+            count => format!("{}, ", counted(count, "wildcard")),
+        };
         writeln!(
             out,
-            "{}: {}, {}, {}, {}",
+            "{}: {}, {}, {}, {wildcards}{}",
             policy.name,
             mode_str(policy.mode),
             counted(policy.rules.len(), "rule"),
@@ -173,6 +213,7 @@ fn text(out: &mut impl Write, set: &PolicySet, compiled: &[Compiled]) -> anyhow:
         if policy.rules.is_empty() {
             writeln!(out, "  it has no rules, so it reaches nothing")?;
         }
+        names(out, policy)?;
     }
     let (agents, warnings) = (set.agents.len(), set.warnings.len());
     writeln!(
@@ -182,6 +223,50 @@ fn text(out: &mut impl Write, set: &PolicySet, compiled: &[Compiled]) -> anyhow:
         counted(warnings, "warning"),
         set.digest.get(..12).unwrap_or(&set.digest),
     )?;
+    Ok(())
+}
+
+/// The wildcards of a policy, each once.
+fn wildcards(policy: &Policy) -> BTreeSet<&HostPattern> {
+    let patterns = policy.rules.iter().filter_map(|rule| match &rule.selector {
+        Selector::Host(pattern) => Some(pattern),
+        Selector::Net(_) => None,
+    });
+    patterns.filter(|pattern| pattern.is_wildcard()).collect()
+}
+
+/// The rules that mean more than one name or say something about answers, and how the
+/// gate answers the agent where that is not the default or there is a budget to know of.
+fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
+    let special = |rule: &&Rule| {
+        let wildcard = matches!(&rule.selector, Selector::Host(pattern) if pattern.is_wildcard());
+        wildcard || rule.answers.is_some()
+    };
+    for rule in policy.rules.iter().filter(special).take(MOST_SHOWN) {
+        writeln!(out, "  {}", rule.without_reason())?;
+    }
+    let count = policy.rules.iter().filter(special).count();
+    if count > MOST_SHOWN {
+        writeln!(out, "  and {} more like these", count - MOST_SHOWN)?;
+    }
+    if policy.has_wildcards() || policy.dns != DnsPolicy::default() {
+        let DnsPolicy {
+            refuse,
+            validate,
+            budget,
+            over_budget,
+        } = policy.dns;
+        let validate = if validate { "validated, " } else { "" };
+        writeln!(
+            out,
+            "  dns: {validate}other names are {}; below wildcards {} names, {} bytes, {} bits of entropy an hour and domain, then {}",
+            refuse.as_str(),
+            budget.names,
+            budget.bytes,
+            budget.entropy_bits,
+            over_budget.as_str(),
+        )?;
+    }
     Ok(())
 }
 
@@ -282,5 +367,39 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("help: join ports into ranges"), "{text}");
+    }
+
+    #[test]
+    fn wildcards_and_what_is_answered_are_shown() {
+        let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443], types: [TXT], reason: r}\n    - {host: \"*.b.example\", ports: [443]}\n    deny:\n    - {host: \"*.c.b.example\"}\n    dns: {refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 7}}\n  plain:\n    allow:\n    - {host: a.example, ports: [443]}\n";
+        let (code, shown) = check(text, Output::Text);
+        assert_eq!(code, 0);
+        let want = "a: enforce, 3 rules, 1 host, 2 wildcards, 0 addresses and networks
+  allow tcp a.example:443, types TXT
+  allow tcp *.b.example:443
+  deny any *.c.b.example
+  dns: validated, other names are NXDOMAIN; below wildcards 7 names, 8192 bytes, 24000 bits of entropy an hour and domain, then report
+plain: enforce, 1 rule, 1 host, 0 addresses and networks
+sound: ";
+        assert!(shown.contains(want), "{shown}");
+        let (_, json) = check(text, Output::Json);
+        let report: Value = serde_json::from_str(&json).expect("json");
+        let agent = &report["agents"][0];
+        assert_eq!(agent["wildcards"][1], "*.c.b.example");
+        assert_eq!(agent["hosts"], 1);
+        assert_eq!(agent["dns"]["refuse"], "NXDOMAIN");
+        assert_eq!(agent["dns"]["dnssec"], "validate");
+        assert_eq!(agent["dns"]["names_an_hour"], 7);
+        assert_eq!(agent["dns"]["over_budget"], "report");
+    }
+
+    #[test]
+    fn many_wildcards_are_counted() {
+        let mut text = String::from("version: 1\nagents:\n  a:\n    allow:\n");
+        for i in 0..25 {
+            text += &format!("    - {{host: \"*.h{i}.example\", ports: [443]}}\n");
+        }
+        let (_, shown) = check(&text, Output::Text);
+        assert!(shown.contains("  and 5 more like these\n"), "{shown}");
     }
 }

@@ -2,6 +2,7 @@
 //! comes from the same code that runs in the kernel.
 
 mod flow;
+mod name;
 
 use super::Output;
 use super::check::EXIT_POLICY;
@@ -10,6 +11,7 @@ use agent_common::layout::Mode;
 use agent_common::verdict::{NO_RULE, Query, Verdict, judge};
 use agent_common::{Addr, Reason};
 pub use flow::{Flow, FlowError, Target};
+pub use name::NameAnswer;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -51,6 +53,8 @@ pub struct Answer<'a> {
     pub verdict: Verdict,
     /// The deciding rule, if one decided.
     pub rule: Option<&'a Rule>,
+    /// What the DNS gate says, where the flow names a host.
+    pub name: Option<NameAnswer<'a>>,
     /// What else one should know.
     pub notes: Vec<String>,
 }
@@ -86,6 +90,10 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
     Ok(Answer {
         verdict,
         rule: policy.rule(rule).filter(|_| rule != NO_RULE),
+        name: match &flow.target {
+            Target::Host(host) => Some(NameAnswer::new(policy, host)),
+            Target::Addr(_) => None,
+        },
         notes,
     })
 }
@@ -119,6 +127,7 @@ struct Report<'a> {
     verdict: &'static str,
     reason: Option<&'static str>,
     rule: Option<RuleReport<'a>>,
+    name: Option<name::NameReport>,
     notes: &'a [String],
 }
 
@@ -217,6 +226,7 @@ fn json(
             group: rule.group.as_deref(),
             reason: rule.reason.as_deref(),
         }),
+        name: answer.name.as_ref().map(NameAnswer::report),
         notes: &answer.notes,
     };
     serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -258,6 +268,11 @@ fn text(
         )?,
         (None, None) => {}
     }
+    if let Some(name) = &answer.name {
+        for line in name.lines() {
+            writeln!(out, "  {line}")?;
+        }
+    }
     for note in &answer.notes {
         writeln!(out, "  note: {note}")?;
     }
@@ -276,10 +291,13 @@ agents:
       - {cidr: 10.0.0.0/8, ports: all}
       - {cidr: "2001:db8::/32", protocol: udp, ports: [4000]}
       - {host: ping.example, protocol: icmp}
+      - {host: "*.wild.example", ports: [443], private: true, types: [TXT]}
+      - {host: one.wild.example, ports: [443], ech: keep}
       - {group: g}
     deny:
       - {cidr: 10.0.0.9, reason: not this one}
       - {host: bad.example}
+      - {host: "*.bad.wild.example"}
   m:
     mode: monitor
 groups:
@@ -299,7 +317,9 @@ groups:
         };
         let mut out = Vec::new();
         let code = run(&args, &[], &mut out).expect("run");
-        (code, String::from_utf8(out).expect("text"))
+        let text = String::from_utf8(out).expect("text");
+        let folder = format!("{}/", folder.path().display());
+        (code, text.replace(&folder, ""))
     }
 
     #[test]
@@ -349,7 +369,7 @@ groups:
                 "deny (deny_rule): a to",
                 "(not this one)",
             ),
-            ("icmp://10.0.0.9", 1, "deny (deny_rule): a to", "p.yaml:11"),
+            ("icmp://10.0.0.9", 1, "deny (deny_rule): a to", "p.yaml:13"),
             (
                 "udp://[2001:db8::1]:4000",
                 0,
@@ -366,7 +386,7 @@ groups:
                 "tcp://g.example:80",
                 0,
                 "allow: a to",
-                "p.yaml:17, group `g`",
+                "p.yaml:20, group `g`",
             ),
             (
                 "udp://10.0.0.1:53",
@@ -418,13 +438,96 @@ groups:
             (
                 "a",
                 "tcp://*.example.com:443",
-                "wildcards are not supported",
+                "is a wildcard, not one host name",
             ),
         ] {
             let (code, out) = ask(agent, flow, Output::Text);
             assert_eq!(code, EXIT_POLICY, "{flow}: {out}");
             assert!(out.contains(text), "{flow}: {out}");
         }
+    }
+
+    #[test]
+    fn a_host_is_shown_with_what_the_gate_says() {
+        for (flow, code, lines) in [
+            (
+                "tcp://x.y.wild.example:443",
+                0,
+                "  rule 4: allow tcp *.wild.example:443, private, types TXT
+  written in p.yaml:9
+  named by `*.wild.example` (rule 4, p.yaml:9)
+  dns: answers A CNAME TXT AAAA SVCB HTTPS; private addresses pass, ECH keys are removed
+  dns: below a wildcard the name uses the budget of `wild.example`: 300 names, 8192 bytes, 24000 bits of entropy an hour, then block
+",
+            ),
+            (
+                "tcp://one.wild.example:443",
+                0,
+                "  named by `one.wild.example` (rule 5, p.yaml:10)
+  named by `*.wild.example` (rule 4, p.yaml:9)
+  dns: answers A CNAME TXT AAAA SVCB HTTPS; private addresses pass, ECH keys stay
+",
+            ),
+            (
+                "tcp://api.example.com:443",
+                0,
+                "  named by `api.example.com` (rule 0, p.yaml:5)
+  dns: answers A CNAME AAAA SVCB HTTPS; private addresses are removed, ECH keys are removed
+",
+            ),
+            (
+                "tcp://wild.example:443",
+                1,
+                "  dns: no rule names it, so the answer is REFUSED and nothing is asked\n",
+            ),
+            (
+                "tcp://x.bad.wild.example:443",
+                1,
+                "  named by `*.wild.example` (rule 4, p.yaml:9)
+  dns: `deny any *.bad.wild.example` (rule 9, p.yaml:15) refuses the name, so the answer is REFUSED and nothing is asked
+",
+            ),
+        ] {
+            let (got, text) = ask("a", flow, Output::Text);
+            assert_eq!(got, code, "{flow}: {text}");
+            assert!(text.contains(lines), "{flow}:\n{text}");
+        }
+        let (_, text) = ask("m", "tcp://a.example:443", Output::Text);
+        assert!(
+            text.contains("dns: the agent is monitored, so its questions do not come to the gate"),
+            "{text}"
+        );
+        let (_, text) = ask("a", "tcp://10.0.0.1:1", Output::Text);
+        assert!(!text.contains("dns:"), "{text}");
+    }
+
+    #[test]
+    fn json_says_what_the_gate_says() {
+        let name = |flow| {
+            let (_, text) = ask("a", flow, Output::Json);
+            let report: serde_json::Value = serde_json::from_str(&text).expect("json");
+            report["name"].clone()
+        };
+        assert_eq!(
+            name("tcp://x.wild.example:443"),
+            serde_json::json!({
+                "rules": [4],
+                "denied_by": null,
+                "steered": true,
+                "answered": true,
+                "rcode": null,
+                "wildcard": "*.wild.example",
+                "types": ["A", "CNAME", "TXT", "AAAA", "SVCB", "HTTPS"],
+                "private": true,
+                "ech_kept": false,
+                "budget_domain": "wild.example",
+            })
+        );
+        let refused = name("tcp://bad.example:443");
+        assert_eq!(refused["answered"], false);
+        assert_eq!(refused["rcode"], "REFUSED");
+        assert_eq!(refused["denied_by"], 8);
+        assert!(name("tcp://10.0.0.1:1").is_null());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     kernel::tables::Image,
     leases::Name,
-    policy::{self, Compiled, HostName, Policy},
+    policy::{Compiled, HostName, Policy},
 };
 
 /// Addresses that leases may add to a table in force, beyond those that it starts with: at
@@ -149,20 +149,12 @@ impl Engine {
         } = candidate;
         let published = self.gates.published(index);
         let hosts = policy.hosts();
-        let denied: BTreeSet<String> = policy
-            .rules
-            .iter()
-            .filter(|rule| rule.action == agent_common::verdict::Action::Deny)
-            .filter_map(|rule| match &rule.selector {
-                policy::Selector::Host(host) => Some(host.as_str().to_owned()),
-                policy::Selector::Net(_) => None,
-            })
-            .collect();
+        let names = policy.names();
         let allowed = policy
             .allowed_hosts()
             .into_iter()
             .map(|host| host.as_str().to_owned())
-            .filter(|host| !denied.contains(host))
+            .filter(|host| names.find(host).is_some())
             .collect();
         published.set_names(&allowed);
         self.directory.update(index, |agent| {

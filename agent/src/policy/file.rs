@@ -8,9 +8,10 @@
 use super::diagnostic::Pos;
 use super::name::MAX_NAME;
 use super::ports::PortRange;
+use super::rrtype;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -74,6 +75,8 @@ pub struct AgentFile {
     /// Which peers may connect to which local TCP ports of the agent.
     #[schemars(default)]
     pub listen: Vec<At<ListenFile>>,
+    /// How Exeat's gate answers the agent's questions to the DNS.
+    pub dns: Option<At<DnsFile>>,
 }
 
 /// What is done with a refusal.
@@ -94,7 +97,8 @@ pub enum ModeFile {
     extend("oneOf" = [{"required": ["host"]}, {"required": ["cidr"]}, {"required": ["group"]}])
 )]
 pub struct RuleFile {
-    /// An exact host name, such as `api.example.com`. Wildcards are not supported yet.
+    /// A host name such as `api.example.com`, or a wildcard such as `*.example.com`: every
+    /// name below `example.com` at any depth, but not `example.com` itself.
     pub host: Option<At<String>>,
     /// A network such as `10.20.0.0/16`, or one address.
     pub cidr: Option<At<String>>,
@@ -105,6 +109,15 @@ pub struct RuleFile {
     /// A port, a list of ports and ranges, or `all`. An allow rule for tcp or udp must
     /// say it; icmp has none.
     pub ports: Option<At<PortsFile>>,
+    /// Of an allow rule with `host`: whether private, loopback and other special addresses
+    /// stay in the answers of the DNS.
+    pub private: Option<At<bool>>,
+    /// Of an allow rule with `host`: types of DNS records that are answered besides A,
+    /// AAAA, CNAME, HTTPS and SVCB.
+    pub types: Option<At<TypesFile>>,
+    /// Of an allow rule with `host`: `keep` leaves ECH keys and address hints in HTTPS and
+    /// SVCB records.
+    pub ech: Option<At<EchFile>>,
     /// Why the rule is there; shown in events.
     #[schemars(length(max = super::validate::MAX_REASON))]
     pub reason: Option<At<String>>,
@@ -169,6 +182,111 @@ impl JsonSchema for PortsFile {
             ]
         })
     }
+}
+
+/// Types of DNS records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TypesFile(pub BTreeSet<u16>);
+
+impl JsonSchema for TypesFile {
+    fn schema_name() -> Cow<'static, str> {
+        "types".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<&str> = rrtype::names().collect();
+        let one = [
+            serde_json::json!({ "enum": names }),
+            serde_json::json!({ "type": "integer", "minimum": 1, "maximum": 65534 }),
+        ];
+        json_schema!({
+            "description": "A type of DNS records by name or number, or a list of them.",
+            "anyOf": [
+                one[0],
+                one[1],
+                { "type": "array", "minItems": 1, "items": { "anyOf": one } }
+            ]
+        })
+    }
+}
+
+/// What is done with ECH keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "ech", rename_all = "lowercase")]
+pub enum EchFile {
+    /// They stay in the answer.
+    Keep,
+}
+
+/// How Exeat's gate answers an agent's questions to the DNS.
+#[derive(Clone, Default, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "dns")]
+pub struct DnsFile {
+    /// The answer to a name that no rule allows; `refused` when not said.
+    pub refuse: Option<At<RefuseFile>>,
+    /// `validate`: answers of signed zones must pass DNSSEC validation.
+    pub dnssec: Option<At<DnssecFile>>,
+    /// What names below wildcards may cost, an hour and registered domain.
+    pub budget: Option<At<BudgetFile>>,
+    /// What happens beyond the budget; `block` when not said.
+    pub over_budget: Option<At<OverBudgetFile>>,
+}
+
+/// The answer to a name that no rule allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "refuse", rename_all = "lowercase")]
+pub enum RefuseFile {
+    /// REFUSED.
+    Refused,
+    /// There is no such name.
+    NxDomain,
+}
+
+/// What is done about DNSSEC.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "dnssec", rename_all = "lowercase")]
+pub enum DnssecFile {
+    /// Answers of signed zones must be valid.
+    Validate,
+}
+
+/// What happens beyond the budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "over_budget", rename_all = "lowercase")]
+pub enum OverBudgetFile {
+    /// The question is refused and reported.
+    Block,
+    /// It is answered and reported.
+    Report,
+}
+
+/// What names below wildcards may cost, an hour and registered domain.
+#[derive(Clone, Default, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "budget")]
+pub struct BudgetFile {
+    /// Different names; 300 when not said.
+    #[schemars(default, schema_with = "count_schema")]
+    pub names: Option<At<u32>>,
+    /// Bytes of names before the registered domain, as in `8192` or `8KiB`; 8 KiB when
+    /// not said.
+    #[schemars(default, schema_with = "bytes_schema")]
+    pub bytes: Option<At<u32>>,
+    /// Bits of entropy in those names; 24000 when not said.
+    #[schemars(default, schema_with = "count_schema")]
+    pub entropy_bits: Option<At<u32>>,
+}
+
+fn count_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "minimum": 1, "maximum": u32::MAX })
+}
+
+fn bytes_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "anyOf": [
+            { "type": "integer", "minimum": 1, "maximum": u32::MAX },
+            { "type": "string", "pattern": "^[0-9]{1,10} ?(KiB|MiB)$" }
+        ]
+    })
 }
 
 fn name_pattern() -> String {

@@ -1,7 +1,10 @@
 //! What may be written but is probably a mistake.
 
+use super::host::HostName;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
+use super::pattern::HostPattern;
 use super::ports;
+use super::suffix::{Below, below};
 use super::validate::Place;
 use agent_common::Protocol;
 use agent_common::verdict::Action;
@@ -17,10 +20,17 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
     let mut warnings = Vec::new();
     let mut first: HashMap<_, u32> = HashMap::new();
     let denies = Denies::new(policy);
+    let reach = Reach::of(policy);
     for (rule, place) in policy.rules.iter().zip(places) {
         let mut warn =
             |message: String, help: &str| warnings.push((*place, message, help.to_owned()));
-        let key = (rule.action, &rule.selector, rule.protocol, &rule.ports);
+        let key = (
+            rule.action,
+            &rule.selector,
+            rule.protocol,
+            &rule.ports,
+            &rule.answers,
+        );
         if let Some(before) = first.get(&key).and_then(|number| policy.rule(*number)) {
             warn(
                 format!(
@@ -34,6 +44,19 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
             continue;
         }
         first.insert(key, rule.number);
+        if reach.first_wildcard_deny == Some(rule.number) && reach.allows {
+            let others = match reach.wildcard_denies {
+                1 => String::new(),
+                count => format!(" (and {} more like it)", count - 1),
+            };
+            warn(
+                format!(
+                    "`{}`{others} refuses names; the addresses behind them are not known, and stay open where another rule allows them",
+                    Bare(rule)
+                ),
+                "for addresses that must stay closed write a deny rule with `cidr`, or the exact name, which is kept resolved",
+            );
+        }
         if rule.action != Action::Allow {
             continue;
         }
@@ -44,7 +67,21 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
                 "remove port 53: the gate answers the policy's own host names, whatever server the agent asks",
             );
         }
-        if let Some(deny) = denies.whole(rule) {
+        if let Selector::Host(pattern) = &rule.selector {
+            about_names(rule, pattern, &mut warn);
+        }
+        if let Some(deny) = denies.name(rule) {
+            warn(
+                format!(
+                    "the rule `{}` of agent `{}` never matches: `{}` in {} refuses the name, whatever the port",
+                    Bare(rule),
+                    policy.name,
+                    Bare(deny),
+                    deny.origin
+                ),
+                "remove one of the two rules, or deny addresses with `cidr`; deny beats allow, and a denied name is not answered",
+            );
+        } else if let Some(deny) = denies.whole(rule) {
             warn(
                 format!(
                     "the rule `{}` of agent `{}` never matches: `{}` in {} denies all of it",
@@ -68,6 +105,54 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
         }
     }
     warnings
+}
+
+/// Wildcards below which anybody may take a name.
+fn about_names(rule: &Rule, pattern: &HostPattern, warn: &mut impl FnMut(String, &str)) {
+    let base = pattern.base();
+    let anybody = match below(pattern) {
+        Below::Owner => return,
+        Below::Anybody => format!("anybody may register a name below `{base}`"),
+        Below::AnybodyInParts => {
+            format!("`{base}` has public suffixes below it, where anybody may get a name")
+        }
+    };
+    warn(
+        format!("`{pattern}` allows strangers: {anybody}, and receive what the agent sends there"),
+        "name the hosts that are needed, or the part that is yours, as in `host: \"*.me.github.io\"`",
+    );
+    if rule.answers.as_ref().is_some_and(|answers| answers.private) {
+        warn(
+            format!(
+                "`private: true` on `{pattern}` lets strangers name hosts of your network: {anybody}, and let it point to a private address"
+            ),
+            "keep `private: true` for names whose DNS is yours",
+        );
+    }
+}
+
+/// What of a policy a wildcard under deny is looked at with.
+struct Reach {
+    allows: bool,
+    wildcard_denies: usize,
+    first_wildcard_deny: Option<u32>,
+}
+
+impl Reach {
+    fn of(policy: &Policy) -> Self {
+        let denies = || {
+            policy.rules.iter().filter(|rule| {
+                let wildcard =
+                    matches!(&rule.selector, Selector::Host(pattern) if pattern.is_wildcard());
+                wildcard && rule.action == Action::Deny
+            })
+        };
+        Self {
+            allows: policy.rules.iter().any(|rule| rule.action == Action::Allow),
+            wildcard_denies: denies().count(),
+            first_wildcard_deny: denies().next().map(|rule| rule.number),
+        }
+    }
 }
 
 /// A rule without its reason.
@@ -111,8 +196,26 @@ impl<'a> Denies<'a> {
         denies
     }
 
+    /// A deny rule for some ports or protocols that means every name of this rule, so that
+    /// none is answered.
+    fn name(&self, allow: &Rule) -> Option<&'a Rule> {
+        let Selector::Host(pattern) = &allow.selector else {
+            return None;
+        };
+        if self.by_selector.is_empty() || self.whole(allow).is_some() {
+            return None;
+        }
+        same_or_above(pattern).find_map(|pattern| {
+            let denies = self.by_selector.get(&Selector::Host(pattern))?;
+            denies.first().copied()
+        })
+    }
+
     /// A deny rule that covers all that this rule allows.
     fn whole(&self, allow: &Rule) -> Option<&'a Rule> {
+        if self.by_selector.is_empty() {
+            return None;
+        }
         let covers = |selector: &Selector| {
             let denies = self.by_selector.get(selector)?;
             denies.iter().copied().find(|deny| {
@@ -126,7 +229,9 @@ impl<'a> Denies<'a> {
             })
         };
         match &allow.selector {
-            Selector::Host(_) => covers(&allow.selector),
+            Selector::Host(pattern) => {
+                same_or_above(pattern).find_map(|pattern| covers(&Selector::Host(pattern)))
+            }
             Selector::Net(net) => self
                 .lengths
                 .range(..=net.prefix_len())
@@ -134,4 +239,15 @@ impl<'a> Denies<'a> {
                 .find_map(|net| covers(&Selector::Net(net.trunc()))),
         }
     }
+}
+
+/// The pattern, and every wildcard that holds all of it.
+fn same_or_above(pattern: &HostPattern) -> impl Iterator<Item = HostPattern> {
+    let mut rest = Some(pattern.base().as_str());
+    let above = std::iter::from_fn(move || {
+        let (_, base) = rest?.split_once('.')?;
+        rest = Some(base);
+        HostName::asked(base).map(HostPattern::Below)
+    });
+    std::iter::once(pattern.clone()).chain(above)
 }

@@ -100,7 +100,7 @@ fn syntax_help(message: &str) -> &'static str {
     if message.contains("more than one YAML document") {
         "write one document a file, without `---` between agents"
     } else if message.contains("alias") || message.contains("anchor") {
-        "write the text out instead of anchors and aliases, or use a group"
+        "put a wildcard in quotes, as in `host: \"*.example.com\"`; for anchors and aliases write the text out, or use a group"
     } else if message.contains("tab") {
         "indent with spaces"
     } else {

@@ -8,16 +8,21 @@
 
 pub mod compile;
 pub mod diagnostic;
+mod dns;
 pub mod file;
 mod host;
 mod lint;
 mod load;
 mod model;
 mod name;
+mod names;
 mod net;
+mod pattern;
 mod ports;
 mod read;
+mod rrtype;
 mod schema;
+mod suffix;
 mod tree;
 mod validate;
 
@@ -26,9 +31,14 @@ mod tests;
 
 pub use compile::{Change, CompileError, Compiled};
 pub use diagnostic::{Diagnostic, PolicyErrors, Pos};
+pub use dns::{Answers, BudgetLimits, DnsPolicy, OverBudget, Refuse};
 pub use host::{HostError, HostName};
 pub use load::{PolicyText, load, load_with_texts, parse, parse_all};
 pub use model::{Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, action_str, mode_str};
 pub use name::{AgentName, NameError};
+pub use names::{NameRule, NameRules};
+pub use pattern::HostPattern;
 pub use ports::{ALL_PORTS, PortRange};
+pub use rrtype::{BASE_TYPES, type_name};
 pub use schema::{SCHEMA_ID, schema};
+pub use suffix::registered_domain;

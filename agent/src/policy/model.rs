@@ -2,9 +2,13 @@
 //! sorted, every rule has its number and its origin.
 
 use super::diagnostic::Diagnostic;
+use super::dns::{Answers, DnsPolicy};
 use super::host::HostName;
 use super::name::AgentName;
+use super::names::NameRules;
+use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
+use super::rrtype::type_name;
 use agent_common::Protocol;
 use agent_common::layout::Mode;
 use agent_common::verdict::Action;
@@ -20,8 +24,8 @@ use std::sync::Arc;
 pub struct PolicySet {
     /// The policies, by agent.
     pub agents: BTreeMap<AgentName, Policy>,
-    /// SHA-256 (hexadecimal) of what is enforced: agents, modes and rules in order, with
-    /// their reasons. Comments, layout and the names of files and groups do not count.
+    /// SHA-256 (hexadecimal) of what is enforced: agents, modes, what is said of
+    /// their DNS, and rules in order, with their reasons. Comments, layout and the names of files and groups do not count.
     pub digest: String,
     /// What is allowed to be written but is probably a mistake.
     pub warnings: Vec<Diagnostic>,
@@ -37,6 +41,8 @@ pub struct Policy {
     /// The rules: allow, deny, listen, each in the order of the file; a rule's number is
     /// its index.
     pub rules: Vec<Rule>,
+    /// How the gate answers it.
+    pub dns: DnsPolicy,
 }
 
 /// One rule.
@@ -53,6 +59,9 @@ pub struct Rule {
     /// Far ports (of a listen rule: local ports): sorted, not empty, apart from each
     /// other. [`ALL_PORTS`] for ICMP.
     pub ports: Vec<PortRange>,
+    /// What an allow rule for a host says about answers of the DNS; `None` where it says
+    /// nothing.
+    pub answers: Option<Arc<Answers>>,
     /// Why it is there.
     pub reason: Option<Arc<str>>,
     /// The group that it came from.
@@ -64,8 +73,8 @@ pub struct Rule {
 /// The far end of a rule.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Selector {
-    /// Whatever addresses the name stands for at the time.
-    Host(HostName),
+    /// Whatever addresses the name, or a name below the wildcard, stands for at the time.
+    Host(HostPattern),
     /// A network; an address is a network of one. IPv6 networks never hold IPv4
     /// addresses: what lies inside `::ffff:0:0/96` is an [`IpNet::V4`] here.
     Net(IpNet),
@@ -170,6 +179,23 @@ impl fmt::Display for Ports<'_> {
     }
 }
 
+impl fmt::Display for Answers {
+    /// What follows a rule: `, private, types TXT MX, ech kept`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.private {
+            f.write_str(", private")?;
+        }
+        for (index, number) in self.types.iter().enumerate() {
+            let before = if index == 0 { ", types " } else { " " };
+            write!(f, "{before}{}", type_name(*number))?;
+        }
+        if self.keep_ech {
+            f.write_str(", ech kept")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Rule {
     /// One line: `allow tcp api.example.com:443 (model endpoint)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,6 +210,9 @@ impl fmt::Display for Rule {
             }
             (selector @ Selector::Net(IpNet::V6(_)), ..) => write!(f, "[{selector}]:{ports}")?,
             (selector, ..) => write!(f, "{selector}:{ports}")?,
+        }
+        if let Some(answers) = &self.answers {
+            write!(f, "{answers}")?;
         }
         match &self.reason {
             Some(reason) => write!(f, " ({reason})"),
@@ -208,12 +237,13 @@ impl Policy {
         self.rules.get(usize::try_from(number).ok()?)
     }
 
-    /// Every host that a rule names, deny rules too.
+    /// Every host that a rule names exactly, deny rules too: those that are kept resolved.
+    /// What wildcards mean is learnt when it is asked for.
     pub fn hosts(&self) -> BTreeSet<HostName> {
         self.hosts_of(|_| true)
     }
 
-    /// Every host that an allow rule names. Its addresses are still refused where a deny
+    /// Every host that an allow rule names exactly. Its addresses are still refused where a deny
     /// rule covers them.
     pub fn allowed_hosts(&self) -> BTreeSet<HostName> {
         self.hosts_of(|rule| rule.action == Action::Allow)
@@ -224,10 +254,23 @@ impl Policy {
             .iter()
             .filter(|rule| wanted(rule))
             .filter_map(|rule| match &rule.selector {
-                Selector::Host(host) => Some(host.clone()),
-                Selector::Net(_) => None,
+                Selector::Host(HostPattern::Exact(host)) => Some(host.clone()),
+                Selector::Host(HostPattern::Below(_)) | Selector::Net(_) => None,
             })
             .collect()
+    }
+
+    /// Which names the gate answers.
+    pub fn names(&self) -> NameRules {
+        NameRules::new(self)
+    }
+
+    /// Whether some allow rule has a wildcard, so that the budget is of use.
+    pub fn has_wildcards(&self) -> bool {
+        self.rules.iter().any(|rule| {
+            rule.action == Action::Allow
+                && matches!(rule.selector, Selector::Host(HostPattern::Below(_)))
+        })
     }
 }
 
@@ -249,15 +292,22 @@ impl PolicySet {
 struct Canonical<'a> {
     name: &'a str,
     mode: &'static str,
+    refuse: &'static str,
+    dnssec: bool,
+    budget: [u32; 3],
+    over_budget: &'static str,
 }
 
 #[derive(Serialize)]
 struct CanonicalRule<'a> {
     action: &'static str,
-    host: Option<&'a str>,
+    host: Option<String>,
     net: Option<&'a IpNet>,
     protocol: &'static str,
     ports: &'a [PortRange],
+    private: bool,
+    types: Option<&'a BTreeSet<u16>>,
+    keep_ech: bool,
     reason: Option<&'a str>,
 }
 
@@ -276,22 +326,31 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
         hash.update(&line);
     };
     for policy in agents.values() {
+        let dns = &policy.dns;
         let head = Canonical {
             name: policy.name.as_str(),
             mode: mode_str(policy.mode),
+            refuse: dns.refuse.as_str(),
+            dnssec: dns.validate,
+            budget: [dns.budget.names, dns.budget.bytes, dns.budget.entropy_bits],
+            over_budget: dns.over_budget.as_str(),
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {
             let (host, net) = match &rule.selector {
-                Selector::Host(host) => (Some(host.as_str()), None),
+                Selector::Host(host) => (Some(host.to_string()), None),
                 Selector::Net(net) => (None, Some(net)),
             };
+            let answers = rule.answers.as_deref();
             let rule = CanonicalRule {
                 action: action_str(rule.action),
                 host,
                 net,
                 protocol: rule.protocol.as_str(),
                 ports: &rule.ports,
+                private: answers.is_some_and(|answers| answers.private),
+                types: answers.map(|answers| &answers.types),
+                keep_ech: answers.is_some_and(|answers| answers.keep_ech),
                 reason: rule.reason.as_deref(),
             };
             put(&|line| serde_json::to_writer(line, &rule));

@@ -3,38 +3,27 @@
 
 use super::diagnostic::{Pos, Report, Source, near, shown};
 use super::file::{
-    AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile, VERSION,
+    AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
+    VERSION,
 };
 use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
-pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
-pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen"];
-pub(crate) const RULE_KEYS: &[&str] = &["host", "cidr", "group", "protocol", "ports", "reason"];
-pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
+mod dns;
+mod words;
+use words::{one_of, unknown_key, value_help};
 
-/// Words that people bring from other tools, and what they are called here.
-const OTHER_WORDS: &[(&str, &str)] = &[
-    ("port", "ports"),
-    ("hosts", "host"),
-    ("hostname", "host"),
-    ("domain", "host"),
-    ("name", "host"),
-    ("ip", "cidr"),
-    ("address", "cidr"),
-    ("addr", "cidr"),
-    ("network", "cidr"),
-    ("cidrs", "cidr"),
-    ("groups", "group"),
-    ("proto", "protocol"),
-    ("comment", "reason"),
-    ("description", "reason"),
-    ("rules", "allow"),
-    ("egress", "allow"),
-    ("block", "deny"),
-    ("ingress", "listen"),
+pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
+pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns"];
+pub(crate) const RULE_KEYS: &[&str] = &[
+    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "reason",
 ];
+/// What only an allow rule for a host may say.
+pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech"];
+pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
+pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
+pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {
@@ -168,11 +157,17 @@ impl Reader<'_> {
             self.list(node, &what, |reader, node| reader.listen(node, &what))
                 .unwrap_or_default()
         });
+        let dns = fields.take("dns").and_then(|node| {
+            let at = node.at;
+            let value = self.dns(node, &what)?;
+            Some(At { value, at })
+        });
         Some(AgentFile {
             mode,
             allow,
             deny,
             listen,
+            dns,
         })
     }
 
@@ -193,6 +188,11 @@ impl Reader<'_> {
                 self.word(node, "protocol", &words)
             }),
             ports: fields.take("ports").and_then(|node| self.ports(node)),
+            private: fields.take("private").and_then(|node| self.private(node)),
+            types: fields.take("types").and_then(|node| self.types(node)),
+            ech: fields
+                .take("ech")
+                .and_then(|node| self.word(node, "ech", &[("keep", EchFile::Keep)])),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
         };
@@ -363,7 +363,7 @@ impl Reader<'_> {
             Value::Text(value) => Some(At { value, at: node.at }),
             other => {
                 let help = match (key, &other) {
-                    ("reason", Value::Bool | Value::Int(_) | Value::Float) => {
+                    ("reason", Value::Bool(_) | Value::Int(_) | Value::Float) => {
                         "put it in quotes".to_owned()
                     }
                     ("host" | "cidr" | "group", Value::List(_)) => {
@@ -391,7 +391,7 @@ impl Reader<'_> {
             self.error(
                 node.at,
                 format!("`{key}` is {}", node.value.kind()),
-                format!("write one of {list}"),
+                one_of(&list, words.len()),
             );
             return None;
         };
@@ -401,18 +401,12 @@ impl Reader<'_> {
                 at: node.at,
             });
         }
-        let lower = text.to_ascii_lowercase();
-        let help = match (key, lower.as_str()) {
-            ("protocol", "any" | "all" | "*") => "write a rule for each of `tcp`, `udp` and `icmp`; in a deny rule leave `protocol` out".to_owned(),
-            ("protocol", "icmpv6" | "icmp6" | "ping") => "write `icmp`, which is also ICMPv6".to_owned(),
-            ("protocol", "http" | "https" | "tls" | "ssh" | "quic" | "dns") => "name the transport, `tcp` or `udp`, and the `ports`".to_owned(),
-            ("mode", "audit" | "observe" | "permissive" | "log" | "dry-run") => "write `monitor`, which reports and lets through".to_owned(),
-            _ => match near(&lower, words.iter().map(|(word, _)| *word)) {
-                Some(word) => format!("did you mean `{word}`? It may be one of {list}"),
-                None => format!("write one of {list}"),
-            },
+        let help = value_help(key, text, words.iter().map(|(word, _)| *word), &list);
+        let what = match key {
+            "ech" | "dnssec" | "refuse" | "over_budget" => format!("value of `{key}`"),
+            _ => key.to_owned(),
         };
-        self.error(node.at, format!("`{}` is no {key}", shown(text)), help);
+        self.error(node.at, format!("`{}` is no {what}", shown(text)), help);
         None
     }
 
@@ -471,29 +465,4 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-fn unknown_key(key: &str, what: &str, known: &[&str]) -> (String, String) {
-    let message = format!("unknown key `{}` in {what}", shown(key));
-    let list = known
-        .iter()
-        .map(|key| format!("`{key}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    let lower = key.to_ascii_lowercase();
-    let translated = OTHER_WORDS
-        .iter()
-        .find(|(word, here)| *word == lower && known.contains(here))
-        .map(|(_, here)| *here);
-    let help = if key == "<<" {
-        "merge keys are not supported; put the shared rules into a group and name it with `group:`"
-            .to_owned()
-    } else if known == LISTEN_KEYS && matches!(key, "protocol" | "host" | "group") {
-        "a listen rule is for TCP and names peers by address: `cidr:` and `ports:`".to_owned()
-    } else if let Some(word) = translated.or_else(|| near(&lower, known.iter().copied())) {
-        format!("did you mean `{word}`?")
-    } else {
-        format!("the keys are {list}")
-    };
-    (message, help)
 }

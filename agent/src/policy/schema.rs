@@ -89,7 +89,16 @@ mod tests {
         assert_eq!(keys(&defs["agent"]), known(read::AGENT_KEYS));
         assert_eq!(keys(&defs["rule"]), known(read::RULE_KEYS));
         assert_eq!(keys(&defs["listen_rule"]), known(read::LISTEN_KEYS));
-        for node in [&schema, &defs["agent"], &defs["rule"], &defs["listen_rule"]] {
+        assert_eq!(keys(&defs["dns"]), known(read::DNS_KEYS));
+        assert_eq!(keys(&defs["budget"]), known(read::BUDGET_KEYS));
+        for node in [
+            &schema,
+            &defs["agent"],
+            &defs["rule"],
+            &defs["listen_rule"],
+            &defs["dns"],
+            &defs["budget"],
+        ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }
         assert_eq!(schema["required"], serde_json::json!(["version"]));
@@ -97,7 +106,9 @@ mod tests {
             defs["listen_rule"]["required"],
             serde_json::json!(["cidr", "ports"])
         );
-        assert!(defs["rule"].get("required").is_none());
+        for optional in ["agent", "rule", "dns", "budget"] {
+            assert!(defs[optional].get("required").is_none(), "{optional}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) enum Value {
     Null,
-    Bool,
+    Bool(bool),
     Int(i128),
     Float,
     Text(String),
@@ -42,7 +42,7 @@ impl Value {
     pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Bool => "a true/false value",
+            Self::Bool(_) => "a true/false value",
             Self::Int(_) | Self::Float => "a number",
             Self::Text(_) => "text",
             Self::List(_) => "a list",
@@ -142,8 +142,8 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Bool)
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {

@@ -1,6 +1,7 @@
 //! From files as written to policies: names are checked, groups expanded, defaults said.
 
 use super::diagnostic::{Diagnostic, Pos, Report, Source, near, shown};
+use super::dns::Answers;
 use super::file::{
     AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
 };
@@ -8,11 +9,14 @@ use super::lint;
 use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
-use super::{host::HostName, net};
+use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
 use agent_common::verdict::Action;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+
+mod dns;
+use dns::dns_policy;
 
 /// The most characters of a reason: it travels with every event.
 pub(crate) const MAX_REASON: u32 = 256;
@@ -37,6 +41,7 @@ struct Draft {
     target: Target,
     protocol: Option<ProtocolFile>,
     ports: Option<Vec<PortRange>>,
+    answers: Option<Arc<Answers>>,
     reason: Option<Arc<str>>,
 }
 
@@ -160,6 +165,12 @@ impl Validator<'_> {
                         Some(ModeFile::Monitor) => Mode::Monitor,
                     },
                     rules,
+                    dns: agent
+                        .value
+                        .dns
+                        .as_ref()
+                        .map(|dns| dns_policy(&dns.value))
+                        .unwrap_or_default(),
                 };
                 for (place, message, help) in lint::warnings(&policy, &rule_places) {
                     let warning = self.diagnostic(place, message, help);
@@ -197,6 +208,14 @@ impl Validator<'_> {
         let mut places = Vec::with_capacity(rules.capacity());
         for (action, list) in [(Action::Allow, &agent.allow), (Action::Deny, &agent.deny)] {
             for rule in list {
+                if action == Action::Deny {
+                    self.no_answers(
+                        file,
+                        &rule.value,
+                        "a deny rule",
+                        "remove it: a name that is denied is not answered at all",
+                    );
+                }
                 let Some(draft) = self.draft(file, rule, false) else {
                     continue;
                 };
@@ -274,6 +293,9 @@ impl Validator<'_> {
             group,
             protocol,
             ports,
+            private: _,
+            types: _,
+            ech: _,
             reason,
             broken,
         } = &rule.value;
@@ -303,6 +325,7 @@ impl Validator<'_> {
                 );
             }
         }
+        let answers = self.answers(file, &rule.value);
         // Everything is looked at before anything ends it, to report all at once.
         let reason = self.reason(file, reason.as_ref());
         let host = host.as_ref().map(|host| self.host(file, host));
@@ -347,6 +370,7 @@ impl Validator<'_> {
             target,
             protocol: protocol.as_ref().map(|protocol| protocol.value),
             ports: ports.as_ref().map(|ports| ranges(&ports.value)),
+            answers,
             reason,
         })
     }
@@ -358,6 +382,7 @@ impl Validator<'_> {
             target: Target::Selector(self.cidr(file, &rule.value.cidr)?),
             protocol: Some(ProtocolFile::Tcp),
             ports: Some(ranges(&rule.value.ports.value)),
+            answers: None,
             reason,
         })
     }
@@ -375,6 +400,7 @@ impl Validator<'_> {
             target: Target::Selector(selector),
             protocol,
             ports,
+            answers,
             reason,
         } = draft
         else {
@@ -420,6 +446,8 @@ impl Validator<'_> {
             selector,
             protocol,
             ports,
+            // A group may be used under deny too, where answers mean nothing.
+            answers: answers.filter(|_| action == Action::Allow),
             reason,
             group,
             origin: Origin {
@@ -430,7 +458,7 @@ impl Validator<'_> {
     }
 
     fn host(&mut self, file: usize, host: &At<String>) -> Option<Selector> {
-        match host.value.parse::<HostName>() {
+        match host.value.parse::<HostPattern>() {
             Ok(host) => Some(Selector::Host(host)),
             Err(error) => {
                 self.error(Place { file, at: host.at }, error.to_string(), error.help());

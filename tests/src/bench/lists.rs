@@ -194,6 +194,7 @@ impl List {
                     selector: Selector::Net(net.into()),
                     protocol: RuleProtocol::Any,
                     ports: vec![(PORT, PORT)],
+                    answers: None,
                     reason: None,
                     group: None,
                     origin: Origin {

@@ -4,15 +4,17 @@
 //! the kernel needs one look-up and no search. A network's set therefore repeats what
 //! the wider networks say, and an exact address repeats what its networks say.
 
+mod hosts;
 mod nets;
 mod sets;
 
 use super::host::HostName;
-use super::model::{Policy, RuleProtocol, Selector};
+use super::model::{Policy, RuleProtocol};
 use super::name::AgentName;
 use agent_common::Addr;
 use agent_common::layout::MAX_ENTRIES;
 use agent_common::verdict::{Action, Entry, MAX_SET, SetRef, Tables};
+use hosts::Hosts;
 use nets::Nets;
 use sets::{Pool, Ruled, Shapes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,7 +105,7 @@ pub struct Compiled {
     shapes: Shapes,
     pool: Pool,
     nets: Nets,
-    hosts: BTreeMap<HostName, Vec<u32>>,
+    hosts: Hosts,
     leases: BTreeMap<Addr, SetRef>,
     listeners: SetRef,
     icmp: bool,
@@ -133,16 +135,13 @@ impl Compiled {
                 .map_err(|_| full(agent, selector.to_string(), rule))?;
             Ok((kept, set))
         })?;
-        let mut hosts: BTreeMap<HostName, Vec<u32>> = BTreeMap::new();
-        for rule in &policy.rules {
-            if let Selector::Host(host) = &rule.selector {
-                hosts.entry(host.clone()).or_default().push(rule.number);
-            }
-        }
-        for (host, rules) in &hosts {
-            // Said now rather than when the name first resolves.
-            let entries = shapes.resolve(&[], rules).len();
-            check_size(agent, entries, || host.to_string(), rules[0])?;
+        let hosts = Hosts::new(policy);
+        for (host, rules) in hosts.every() {
+            // Said now rather than when the name first resolves. Which names will share an
+            // address cannot be known before.
+            let entries = shapes.resolve(&[], &rules).len();
+            let rule = rules.first().copied().unwrap_or_default();
+            check_size(agent, entries, || host.to_string(), rule)?;
         }
         let listens: Vec<u32> = policy
             .rules
@@ -179,19 +178,21 @@ impl Compiled {
     }
 
     /// From now on the address stands for exactly those of the hosts that the policy
-    /// names (none: for no host). If it fails, nothing has changed; giving up every host
-    /// of an address never fails.
+    /// names (none: for no host), each with the rules of its own name and of every wildcard
+    /// above it. If it fails, nothing has changed; giving up every host of an address never
+    /// fails.
     pub fn lease(
         &mut self,
         addr: Addr,
         hosts: &BTreeSet<HostName>,
     ) -> Result<Change, CompileError> {
-        let mut rules: Vec<u32> = hosts
-            .iter()
-            .filter_map(|host| self.hosts.get(host))
-            .flatten()
-            .copied()
-            .collect();
+        let mut rules: Vec<u32> = Vec::new();
+        for host in hosts {
+            rules.extend(self.hosts.rules_of(host));
+        }
+        // Many names below one wildcard bring its rules once each.
+        rules.sort_unstable();
+        rules.dedup();
         let before = self.entry_count();
         let Some(rule) = rules.first().copied() else {
             self.leases.remove(&addr);

@@ -159,6 +159,12 @@ fn what_is_not_yaml() {
         "one document a file",
     );
     one_of("version: 1\nagents: *x\n", "alias", "use a group");
+    // A wildcard without quotes is an alias to YAML.
+    one_of(
+        &agent("    allow:\n    - host: *.example.com\n      ports: [443]\n"),
+        "alias",
+        "put a wildcard in quotes, as in `host: \"*.example.com\"`",
+    );
 }
 
 #[test]
@@ -279,7 +285,7 @@ agents:
     mode: off
   a:
     allow:
-    - {host: '*.x', ports: [0], protocol: quic}
+    - {host: 'x.*', ports: [0], protocol: quic}
     - {group: nope}
     - {cidr: 10.0.0.1/8, ports: [1]}
     deny:

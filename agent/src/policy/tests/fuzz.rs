@@ -1,7 +1,8 @@
 //! No text makes the reader panic, and what it accepts compiles or says why not.
 
 use super::verdicts::Random;
-use crate::policy::{Compiled, parse};
+use crate::policy::{Compiled, HostName, parse};
+use agent_common::verdict::Action;
 use proptest::prelude::*;
 
 const SEED: &str = r#"version: 1
@@ -16,8 +17,15 @@ agents:
         protocol: udp
         ports: all
       - group: g
+      - host: "*.corp.example"
+        ports: [443]
+        private: true
+        types: [TXT, MX, 65400]
+        ech: keep
     deny:
       - cidr: 169.254.169.254/32
+      - {host: "*.bad.corp.example"}
+    dns: {refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 5, bytes: 8KiB}}
     listen:
       - {cidr: "::1", ports: 80}
 groups:
@@ -32,6 +40,13 @@ fn try_it(text: &str) -> bool {
             for policy in set.agents.values() {
                 if let Err(error) = Compiled::new(policy) {
                     assert!(!error.to_string().is_empty());
+                }
+                let names = policy.names();
+                for host in policy.hosts() {
+                    // What a policy names can be asked for.
+                    assert_eq!(HostName::asked(host.as_str()), Some(host.clone()));
+                    let denied = policy.rules.iter().any(|rule| rule.action == Action::Deny);
+                    assert!(denied || names.find(host.as_str()).is_some(), "{host}");
                 }
             }
             true
@@ -97,7 +112,21 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group", value in "\\PC{0,40}") {
+    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech", value in "\\PC{0,40}") {
         try_it(&format!("version: 1\nagents:\n  a:\n    allow:\n    - {key}: {value}\n"));
+    }
+
+    #[test]
+    fn any_question_is_judged_without_panic(name in "\\PC{0,40}|[a-zA-Z0-9._*\\\\-]{0,300}") {
+        let set = parse("fuzz.yaml", SEED).expect("the seed");
+        let names = set.agents["build-bot"].names();
+        for name in [name.clone(), format!("{name}.corp.example")] {
+            if names.find(&name).is_some() {
+                // What is answered can be leased.
+                let host = HostName::asked(&name).expect("a name");
+                let end = [".corp.example", "api.example.com", "registry.example.org"];
+                prop_assert!(end.iter().any(|end| host.as_str().ends_with(end)), "{host}");
+            }
+        }
     }
 }

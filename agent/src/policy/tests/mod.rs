@@ -1,6 +1,8 @@
+mod dns;
 mod errors;
 mod files;
 mod fuzz;
+mod names;
 mod rule_errors;
 mod stock;
 mod tables;

@@ -80,11 +80,18 @@ fn rules() {
         "host: api.example.com",
     );
     one(
-        &rule("host: \"*.example.com\", ports: [1]"),
+        &rule("host: \"*\", ports: [1]"),
         5,
         14,
-        "wildcards are not supported yet",
-        "later version",
+        "would be every name",
+        "name the domains",
+    );
+    one(
+        &rule("host: \"a.*.example.com\", ports: [1]"),
+        5,
+        14,
+        "not the whole first label",
+        "`host: \"*.example.com\"`",
     );
     one(
         &rule("host: 10.0.0.1, ports: [1]"),

@@ -152,6 +152,107 @@ fn many_hosts_behind_one_address_make_a_small_set() {
     assert_eq!(tcp(&compiled, "192.0.2.1", 443), Verdict::Allow { rule: 0 });
 }
 
+#[test]
+fn a_name_has_the_rules_of_every_wildcard_above_it() {
+    let policy = agent(
+        "    allow:\n    - {host: \"*.example.com\", ports: [443]}\n    - {host: a.b.example.com, ports: [80]}\n    - {host: \"*.b.example.com\", ports: [22]}\n    deny:\n    - {host: \"*.bad.example.com\"}\n",
+    );
+    let hosts: Vec<String> = policy.hosts().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        hosts,
+        ["a.b.example.com"],
+        "wildcards are learnt when asked"
+    );
+    let mut compiled = Compiled::new(&policy).expect("compiles");
+    let mut ports = |names: &[&str]| {
+        let names = names.iter().map(|name| name.parse().expect("name"));
+        let dest = addr("192.0.2.1");
+        compiled.lease(dest, &names.collect()).expect("leases");
+        [443, 80, 22].map(|port| match tcp(&compiled, "192.0.2.1", port) {
+            Verdict::Allow { rule } => i64::from(rule),
+            Verdict::Deny { .. } => -1,
+        })
+    };
+    assert_eq!(ports(&["a.b.example.com"]), [0, 1, 2]);
+    assert_eq!(ports(&["c.b.example.com"]), [0, -1, 2]);
+    assert_eq!(ports(&["b.example.com"]), [0, -1, -1]);
+    assert_eq!(
+        ports(&["example.com"]),
+        [-1, -1, -1],
+        "the apex is not below"
+    );
+    assert_eq!(ports(&["notexample.com"]), [-1, -1, -1]);
+    assert_eq!(ports(&["x.bad.example.com"]), [-1, -1, -1]);
+    // Deny beats allow for what shares the address, too.
+    assert_eq!(
+        ports(&["x.bad.example.com", "c.b.example.com"]),
+        [-1, -1, -1]
+    );
+    assert_eq!(ports(&[]), [-1, -1, -1]);
+}
+
+#[test]
+fn many_names_below_a_wildcard_make_a_small_set() {
+    let policy = agent("    allow:\n    - {host: \"*.example.com\", ports: [443]}\n");
+    let mut compiled = Compiled::new(&policy).expect("compiles");
+    let names: BTreeSet<_> = (0..500)
+        .map(|i| format!("h{i}.example.com").parse().expect("name"))
+        .collect();
+    let change = compiled.lease(addr("192.0.2.1"), &names).expect("leases");
+    assert_eq!(change.set.map(SetRef::len), Some(1));
+    for i in 0..2_000_u32 {
+        let dest = IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + i));
+        let name = format!("n{i}.example.com").parse().expect("name");
+        let change = compiled.lease(dest.into(), &[name].into()).expect("leases");
+        assert!(change.appended.is_empty() && change.set.is_some());
+    }
+    assert_eq!(compiled.entries().len(), 1);
+}
+
+#[test]
+fn what_wildcards_add_is_counted_before_it_resolves() {
+    let rules = |host: &str, from: u32| {
+        let ports: Vec<String> = (0..40).map(|i| (from + 2 * i).to_string()).collect();
+        format!("    - {{host: \"{host}\", ports: [{}]}}\n", ports.join(","))
+    };
+    for (inner, shown) in [
+        ("a.b.example", "a.b.example"),
+        ("*.a.b.example", "*.a.b.example"),
+    ] {
+        let text = format!(
+            "    allow:\n{}{}",
+            rules("*.example", 1),
+            rules(inner, 1001)
+        );
+        let error = Compiled::new(&agent(&text)).err().expect("too large");
+        let CompileError::SetTooLarge {
+            destination,
+            entries: 80,
+            ..
+        } = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(destination, shown);
+    }
+    // Two wildcards that hold no name in common fit each; a shared address does not.
+    let text = format!(
+        "    allow:\n{}{}",
+        rules("*.a.example", 1),
+        rules("*.b.example", 1001)
+    );
+    let mut compiled = Compiled::new(&agent(&text)).expect("fits");
+    let names = ["x.a.example", "x.b.example"].map(|name| name.parse().expect("name"));
+    let error = compiled
+        .lease(addr("192.0.2.1"), &names.into())
+        .expect_err("80 ranges");
+    assert!(
+        matches!(error, CompileError::SetTooLarge { entries: 80, .. }),
+        "{error}"
+    );
+    assert!(!tcp(&compiled, "192.0.2.1", 1).is_allow());
+}
+
 fn single_ports(selector: &str, count: u32) -> String {
     let ports: Vec<String> = (0..count).map(|i| (2 * i + 1).to_string()).collect();
     format!("    - {{{selector}, ports: [{}]}}\n", ports.join(","))

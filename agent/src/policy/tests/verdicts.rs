@@ -1,7 +1,8 @@
 //! The compiled tables against a naive reference, written from the policy's words.
 
 use crate::policy::{
-    ALL_PORTS, AgentName, Compiled, HostName, Origin, Policy, Rule, RuleProtocol, Selector,
+    ALL_PORTS, AgentName, Compiled, DnsPolicy, HostName, HostPattern, Origin, Policy, Rule,
+    RuleProtocol, Selector,
 };
 use agent_common::layout::Mode;
 use agent_common::verdict::{Action, NO_RULE, Query, Verdict, judge, judge_bind, judge_reply};
@@ -30,7 +31,18 @@ impl Random {
     }
 }
 
-const HOSTS: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
+const HOSTS: [&str; 4] = ["a.example", "b.example", "x.c.b.example", "d.example"];
+const PATTERNS: [&str; 9] = [
+    "a.example",
+    "b.example",
+    "x.c.b.example",
+    "d.example",
+    "*.example",
+    "*.b.example",
+    "*.c.b.example",
+    "*.d.example",
+    "*.xample",
+];
 
 pub(super) fn host(index: usize) -> HostName {
     HOSTS[index].parse().expect("host")
@@ -116,7 +128,10 @@ fn policy(random: &mut Random) -> Policy {
             let action = [Action::Allow, Action::Allow, Action::Deny, Action::Listen]
                 [random.below(4) as usize];
             let selector = match random.below(3) {
-                0 if action != Action::Listen => Selector::Host(host(random.below(4) as usize)),
+                0 if action != Action::Listen => {
+                    let pattern = PATTERNS[random.below(9) as usize];
+                    Selector::Host(pattern.parse().expect("pattern"))
+                }
                 _ => Selector::Net(net(random)),
             };
             let protocol = match (action, random.below(6)) {
@@ -137,6 +152,7 @@ fn policy(random: &mut Random) -> Policy {
                 selector,
                 protocol,
                 ports,
+                answers: None,
                 reason: None,
                 group: None,
                 origin: Origin {
@@ -150,6 +166,7 @@ fn policy(random: &mut Random) -> Policy {
         name: "random".parse::<AgentName>().expect("name"),
         mode: Mode::Enforce,
         rules,
+        dns: DnsPolicy::default(),
     }
 }
 
@@ -161,13 +178,23 @@ struct Words<'a> {
     leases: &'a Leases,
 }
 
+/// Label by label, from the end.
+pub(super) fn means(pattern: &HostPattern, name: &str) -> bool {
+    let name: Vec<&str> = name.split('.').rev().collect();
+    let base: Vec<&str> = pattern.base().as_str().split('.').rev().collect();
+    match pattern {
+        HostPattern::Exact(_) => name == base,
+        HostPattern::Below(_) => name.len() > base.len() && name[..base.len()] == base,
+    }
+}
+
 impl Words<'_> {
     fn names(&self, rule: &Rule, dest: IpAddr) -> bool {
         match &rule.selector {
-            Selector::Host(host) => self
+            Selector::Host(pattern) => self
                 .leases
                 .get(&dest)
-                .is_some_and(|hosts| hosts.contains(host)),
+                .is_some_and(|hosts| hosts.iter().any(|host| means(pattern, host.as_str()))),
             // A v4-mapped destination is its IPv4 address, and nothing else.
             Selector::Net(IpNet::V4(net)) => matches!(dest, IpAddr::V4(v4) if net.contains(&v4)),
             Selector::Net(IpNet::V6(net)) => match dest {

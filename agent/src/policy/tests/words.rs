@@ -71,12 +71,16 @@ agents:
       - {cidr: "2001:db8::/32", protocol: udp, ports: all}
       - {cidr: "::ffff:10.0.0.0/104", protocol: icmp, reason: "  a \n b "}
       - {group: g, reason: from the reference}
+      - {host: "*.E.example", ports: 443, private: false, types: [A, HTTPS]}
+      - {host: "*.e.example", ports: 443, private: true, types: TXT, ech: keep, reason: lab}
+      - {host: _sip.e.example, ports: 443, types: [MX, 65400, TXT, 16]}
     deny:
       - {host: c.example}
       - {cidr: 10.0.0.1, ports: [25]}
       - {cidr: 10.0.0.2, protocol: tcp}
       - {cidr: 10.0.0.3, ports: ["1-65535"]}
       - {group: g}
+      - {host: "*.f.example", protocol: udp}
     listen:
       - {cidr: 127.0.0.0/8, ports: [8080], reason: preview}
   nothing:
@@ -99,12 +103,16 @@ groups:
             "allow icmp 10.0.0.0/8 (a b)",
             "allow tcp 192.0.2.0/24:1 (own)",
             "allow udp d.example:2 (from the reference)",
+            "allow tcp *.e.example:443",
+            "allow tcp *.e.example:443, private, types TXT, ech kept (lab)",
+            "allow tcp _sip.e.example:443, types MX TXT 65400",
             "deny any c.example",
             "deny any 10.0.0.1:25",
             "deny tcp 10.0.0.2:all",
             "deny any 10.0.0.3",
             "deny any 192.0.2.0/24:1 (own)",
             "deny udp d.example:2",
+            "deny udp *.f.example:all",
             "listen tcp :8080 from 127.0.0.0/8 (preview)",
         ]
     );
@@ -115,7 +123,13 @@ groups:
         .collect();
     assert_eq!(
         allowed,
-        ["a.example", "a.example.com", "b.example", "d.example"]
+        [
+            "_sip.e.example",
+            "a.example",
+            "a.example.com",
+            "b.example",
+            "d.example"
+        ]
     );
     for name in ["nothing", "nothing-either", "empty-lists"] {
         assert!(set.agents[name].rules.is_empty());
@@ -139,6 +153,7 @@ fn the_digest_is_of_what_is_enforced() {
     for same in [commented, moved, renamed] {
         assert_eq!(sound(&same).digest, digest);
     }
+    let mut seen = std::collections::BTreeSet::from([digest.clone()]);
     for (from, to) in [
         ("api.example.com", "api.example.net"),
         ("[443]         #", "[444]         #"),
@@ -147,10 +162,51 @@ fn the_digest_is_of_what_is_enforced() {
         ("protocol: udp", "protocol: tcp"),
         ("model endpoint", "model"),
         ("169.254.169.254/32", "169.254.169.253/32"),
+        ("api.example.com", "\"*.api.example.com\""),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        private: true",
+        ),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        types: [TXT]",
+        ),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        types: [MX]",
+        ),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        ech: keep",
+        ),
+        ("    allow:", "    dns: {refuse: nxdomain}\n    allow:"),
+        ("    allow:", "    dns: {dnssec: validate}\n    allow:"),
+        ("    allow:", "    dns: {over_budget: report}\n    allow:"),
+        ("    allow:", "    dns: {budget: {names: 7}}\n    allow:"),
+        ("    allow:", "    dns: {budget: {bytes: 7}}\n    allow:"),
+        (
+            "    allow:",
+            "    dns: {budget: {entropy_bits: 7}}\n    allow:",
+        ),
     ] {
         let other = SHAPE.replacen(from, to, 1);
         assert_ne!(other, SHAPE);
-        assert_ne!(sound(&other).digest, digest, "{from} -> {to}");
+        assert!(seen.insert(sound(&other).digest), "{from} -> {to}");
+    }
+    // What only says the default says nothing.
+    for (from, to) in [
+        (
+            "    allow:",
+            "    dns: {refuse: refused, over_budget: block, budget: {names: 300, bytes: 8KiB}}\n    allow:",
+        ),
+        ("    allow:", "    dns:\n    allow:"),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        private: false\n        types: [A, AAAA]",
+        ),
+    ] {
+        let other = SHAPE.replacen(from, to, 1);
+        assert_eq!(sound(&other).digest, digest, "{to}");
     }
 }
 
@@ -187,12 +243,59 @@ fn probable_mistakes_are_warned_of() {
             "p.yaml:5:7: ",
             "`0.0.0.0/0` holds this machine",
         ),
+        (
+            "    allow:\n    - {host: \"*.github.io\", ports: [443]}\n",
+            "p.yaml:5:7: ",
+            "`*.github.io` allows strangers: anybody may register a name below `github.io`",
+        ),
+        (
+            "    allow:\n    - {host: \"*.amazonaws.com\", ports: [443]}\n",
+            "p.yaml:5:7: ",
+            "`amazonaws.com` has public suffixes below it, where anybody may get a name",
+        ),
+        (
+            "    allow:\n    - {host: a.example, ports: [80]}\n    deny:\n    - {host: a.example, ports: [25]}\n",
+            "p.yaml:5:7: ",
+            "`deny any a.example:25` in p.yaml:7 refuses the name, whatever the port",
+        ),
+        (
+            "    allow:\n    - {cidr: 10.0.0.0/8, ports: [80]}\n    deny:\n    - {host: \"*.a.example\"}\n    - {host: \"*.b.example\"}\n",
+            "p.yaml:7:7: ",
+            "`deny any *.a.example` (and 1 more like it) refuses names; the addresses behind them are not known",
+        ),
     ] {
         let warnings = warnings(agent);
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].starts_with(place), "{}", warnings[0]);
         assert!(warnings[0].contains(message), "{}", warnings[0]);
         assert!(warnings[0].contains("  help: "), "{}", warnings[0]);
+    }
+}
+
+#[test]
+fn two_warnings_of_one_rule() {
+    let found = warnings("    allow:\n    - {host: \"*.co.uk\", ports: [443], private: true}\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found[0].contains("`*.co.uk` allows strangers"),
+        "{}",
+        found[0]
+    );
+    assert!(
+        found[1].contains("`private: true` on `*.co.uk` lets strangers name hosts of your network"),
+        "{}",
+        found[1]
+    );
+    // A wildcard under deny above what is allowed.
+    let found = warnings(
+        "    allow:\n    - {host: \"*.b.a.example\", ports: [443]}\n    - {host: c.a.example, ports: [443]}\n    deny:\n    - {host: \"*.a.example\", ports: [443]}\n",
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    for (warning, message) in found
+        .iter()
+        .zip(["never matches", "never matches", "refuses names"])
+    {
+        assert!(warning.contains(message), "{warning}");
     }
 }
 
@@ -204,6 +307,13 @@ fn what_is_no_mistake_is_not_warned_of() {
         "    allow:\n    - {cidr: 10.0.0.0/8, ports: [80]}\n    deny:\n    - {cidr: 10.1.0.0/16}\n",
         "    allow:\n    - {cidr: 10.1.0.0/16, protocol: udp, ports: [80]}\n    deny:\n    - {cidr: 10.0.0.0/8, protocol: tcp}\n",
         "    allow:\n    - {host: a.example, protocol: icmp}\n    - {host: a.example, ports: [80]}\n",
+        // An exact rule that a wildcard makes needless: it is kept resolved.
+        "    allow:\n    - {host: \"*.a.example\", ports: [80]}\n    - {host: b.a.example, ports: [80]}\n",
+        "    allow:\n    - {host: \"*.corp\", ports: [80], private: true}\n    - {host: \"*.me.github.io\", ports: [80]}\n",
+        "    allow:\n    - {host: \"*.a.example\", ports: [80]}\n    deny:\n    - {host: b.a.example, ports: [80]}\n    - {host: a.example}\n",
+        // The same but for what is answered: both count.
+        "    allow:\n    - {host: a.example, ports: [80]}\n    - {host: a.example, ports: [80], types: [TXT]}\n",
+        "    deny:\n    - {host: \"*.a.example\"}\n    - {host: \"*.com\"}\n",
     ] {
         assert_eq!(warnings(agent), [""; 0]);
     }

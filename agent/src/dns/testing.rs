@@ -75,7 +75,7 @@ pub(crate) struct Stub {
     pub(crate) addr: SocketAddr,
     pub(crate) shared: Shared,
     hold: watch::Sender<bool>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Stub {
@@ -100,8 +100,13 @@ impl Stub {
             addr,
             shared,
             hold,
-            _tasks: tasks,
+            tasks,
         }
+    }
+
+    /// Ends it, and waits until its port is closed.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// Lets questions come in and nothing go out until [`Stub::release`].

@@ -90,7 +90,10 @@ async fn an_answer_is_kept_for_its_ttl_and_counts_down() {
     assert_eq!(bench.ask("a.example").await.source, Source::Upstream);
     assert_eq!(stub.asked().len(), 2);
     let cache = &bench.stats.cache;
-    assert_eq!((cache.hits.load(Relaxed), cache.misses.load(Relaxed)), (1, 2));
+    assert_eq!(
+        (cache.hits.load(Relaxed), cache.misses.load(Relaxed)),
+        (1, 2)
+    );
 }
 
 #[tokio::test]
@@ -111,7 +114,10 @@ async fn ttls_stay_within_their_bounds() {
 #[tokio::test]
 async fn negative_answers_are_kept_as_their_soa_says_and_never_stale() {
     let (stub, bench) = one().await;
-    for (owner, code) in [("nx", ResponseCode::NXDomain), ("empty", ResponseCode::NoError)] {
+    for (owner, code) in [
+        ("nx", ResponseCode::NXDomain),
+        ("empty", ResponseCode::NoError),
+    ] {
         let owner = format!("{owner}.example");
         let says = Says::Whole(code, vec![], vec![start("example.", 600, 30)]);
         stub.set(&format!("{owner}."), RecordType::A, says);
@@ -199,7 +205,10 @@ async fn when_no_server_answers_an_old_answer_stands_in_for_a_while() {
     // For as long as clients keep it servers are left in peace.
     bench.hand.advance(secs(29));
     assert_eq!(bench.ask("a.example").await.source, Source::Stale);
-    assert_eq!(bench.resolver.cached(&a("a.example")).expect("held").source, Source::Stale);
+    assert_eq!(
+        bench.resolver.cached(&a("a.example")).expect("held").source,
+        Source::Stale
+    );
     assert_eq!(stub.asked().len(), asked);
     bench.hand.advance(secs(1));
     assert_eq!(bench.ask("a.example").await.source, Source::Stale);
@@ -209,7 +218,11 @@ async fn when_no_server_answers_an_old_answer_stands_in_for_a_while() {
     let refreshed = bench.resolver.refresh(&a("a.example")).await;
     assert_eq!(refreshed.expect_err("silence").kind, FailKind::Timeout);
     // An answer that it is gone is an answer.
-    stub.set("a.example.", RecordType::A, Says::Code(ResponseCode::NXDomain));
+    stub.set(
+        "a.example.",
+        RecordType::A,
+        Says::Code(ResponseCode::NXDomain),
+    );
     bench.hand.advance(secs(30));
     assert_eq!(bench.ask("a.example").await.rcode, ResponseCode::NXDomain);
     silent(&stub, "a.example.");
@@ -249,7 +262,11 @@ async fn what_is_hot_is_fetched_anew_before_it_ends() {
     stub.hold();
     for _ in 0..3 {
         let hot = bench.ask("hot.example").await;
-        assert_eq!((hot.source, hot.ttl), (Source::Cache, 9), "nobody waits for it");
+        assert_eq!(
+            (hot.source, hot.ttl),
+            (Source::Cache, 9),
+            "nobody waits for it"
+        );
     }
     stub.until_asked(3).await;
     stub.release();
@@ -264,7 +281,9 @@ async fn what_is_hot_is_fetched_anew_before_it_ends() {
 #[tokio::test]
 async fn prefetches_are_bounded() {
     let (stub, bench) = one().await;
-    let names: Vec<_> = (0..2 * MAX_PREFETCHES).map(|n| format!("n{n}.example")).collect();
+    let names: Vec<_> = (0..2 * MAX_PREFETCHES)
+        .map(|n| format!("n{n}.example"))
+        .collect();
     for name in &names {
         here(&stub, &format!("{name}."), 100);
         bench.ask(name).await;
@@ -275,7 +294,10 @@ async fn prefetches_are_bounded() {
     for name in &names {
         bench.ask(name).await;
     }
-    assert_eq!(bench.stats.cache.prefetches.load(Relaxed), MAX_PREFETCHES as u64);
+    assert_eq!(
+        bench.stats.cache.prefetches.load(Relaxed),
+        MAX_PREFETCHES as u64
+    );
     stub.release();
 }
 
@@ -336,7 +358,11 @@ async fn a_chain_is_followed_from_server_to_server_within_its_zone() {
 
 #[tokio::test]
 async fn a_private_name_is_asked_of_its_zone_alone_and_the_longest_holds() {
-    let (general, corp, lab) = (Stub::start().await, Stub::start().await, Stub::start().await);
+    let (general, corp, lab) = (
+        Stub::start().await,
+        Stub::start().await,
+        Stub::start().await,
+    );
     let zone = |name: &str, stub: &Stub| Zone {
         zone: ZoneName::try_from(name.to_owned()).expect("zone"),
         upstreams: vec![Upstream::Plain(stub.addr)],
@@ -362,19 +388,32 @@ async fn a_private_name_is_asked_of_its_zone_alone_and_the_longest_holds() {
         Says::Code(ResponseCode::Refused),
     ] {
         corp.set("b.corp.example.", RecordType::A, bad);
-        bench.resolver.ask(&a("b.corp.example")).await.expect_err("no other is asked");
+        bench
+            .resolver
+            .ask(&a("b.corp.example"))
+            .await
+            .expect_err("no other is asked");
     }
-    drop(corp);
+    corp.stop().await;
     assert_eq!(bench.fails("c.corp.example").await, FailKind::Network);
-    assert_eq!(general.names_asked(), ["notcorp.example.".to_owned()].into());
+    assert_eq!(
+        general.names_asked(),
+        ["notcorp.example.".to_owned()].into()
+    );
 }
 
 #[tokio::test]
 async fn the_next_server_is_asked_when_one_gives_no_answer_and_only_then() {
     let (first, second) = (Stub::start().await, Stub::start().await);
     let bench = bench(config(&[first.addr, second.addr]));
-    assert_eq!(bench.ask("none.example").await.rcode, ResponseCode::NXDomain);
-    assert!(second.asked().is_empty(), "that it does not exist is an answer");
+    assert_eq!(
+        bench.ask("none.example").await.rcode,
+        ResponseCode::NXDomain
+    );
+    assert!(
+        second.asked().is_empty(),
+        "that it does not exist is an answer"
+    );
     for (n, bad) in [
         Says::Code(ResponseCode::ServFail),
         Says::Code(ResponseCode::Refused),
@@ -407,7 +446,10 @@ async fn a_server_that_failed_is_asked_last_until_a_probe_is_answered() {
     }
     here(&second, "dead.example.", 60);
     let from = |answer: Answer| answer.upstream.to_string();
-    assert_eq!(from(bench.ask("dead.example").await), second.addr.to_string());
+    assert_eq!(
+        from(bench.ask("dead.example").await),
+        second.addr.to_string()
+    );
     assert_eq!(from(bench.ask("n0.example").await), second.addr.to_string());
     assert_eq!(first.asked().len(), 1);
     // Its pause ends: a probe goes out beside the question, in vain.
@@ -426,7 +468,11 @@ async fn a_server_that_failed_is_asked_last_until_a_probe_is_answered() {
     assert_eq!(from(bench.ask("n2.example").await), second.addr.to_string());
     assert_eq!(first.asked().len(), 2);
     bench.hand.advance(secs(1));
-    bench.resolver.refresh(&a("n2.example")).await.expect("an answer");
+    bench
+        .resolver
+        .refresh(&a("n2.example"))
+        .await
+        .expect("an answer");
     let refused = FailKind::Refused.index();
     while failures.failures[refused].load(Relaxed) < 1 {
         tokio::task::yield_now().await;
@@ -442,7 +488,10 @@ async fn ailing_servers_are_asked_when_nobody_else_answers() {
     silent(&second, "a.example.");
     assert_eq!(bench.fails("a.example").await, FailKind::Timeout);
     here(&second, "a.example.", 60);
-    assert_eq!(*bench.ask("a.example").await.upstream, second.addr.to_string());
+    assert_eq!(
+        *bench.ask("a.example").await.upstream,
+        second.addr.to_string()
+    );
 }
 
 #[tokio::test]
@@ -453,7 +502,11 @@ async fn truncated_answers_come_by_tcp_and_each_transport_is_counted() {
         .collect();
     stub.set("many.example.", RecordType::A, Says::OnlyTcp(many));
     for _ in 0..2 {
-        let answer = bench.resolver.refresh(&a("many.example")).await.expect("long");
+        let answer = bench
+            .resolver
+            .refresh(&a("many.example"))
+            .await
+            .expect("long");
         assert_eq!(answer.records.len(), 100);
     }
     let stats = bench.stats.upstream(&stub.addr.to_string());

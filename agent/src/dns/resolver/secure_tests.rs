@@ -177,7 +177,10 @@ async fn a_wrong_name_a_stranger_and_an_old_certificate_are_not() {
             let (resolver, stats) = resolver(&written(https, secure.addr), &trust(&ours));
             let failed = resolver.ask(&question()).await.expect_err(what);
             assert_eq!(failed.kind, FailKind::Network, "{what}");
-            assert!(secure.stub.asked().is_empty(), "{what}: no question was shown");
+            assert!(
+                secure.stub.asked().is_empty(),
+                "{what}: no question was shown"
+            );
             let (_, upstream) = stats.upstreams().remove(0);
             assert_eq!(upstream.requests(), 1);
         }
@@ -205,6 +208,9 @@ async fn a_connection_that_the_server_closed_is_made_again() {
             connection(tcp, acceptor.clone(), shared.clone(), false).await;
         }
     });
-    resolver.refresh(&question()).await.expect("an answer again");
+    resolver
+        .refresh(&question())
+        .await
+        .expect("an answer again");
     assert_eq!(stub.asked().len(), 2);
 }

@@ -20,8 +20,9 @@ use super::socket::Sockets;
 use crate::dns::clock::Clock;
 use crate::leases::FailKind;
 
-/// Answers with keys (DNSKEY, DS) that are remembered; the chain of a name is three or
-/// four, and the upper ones are the same for most names. About 2 KB each.
+/// Answers on the way to keys (DNSKEY, DS, NS) that are remembered; the chain of a name is
+/// three or four zones long, and the upper ones are the same for most names. About 2 KB
+/// each.
 const MAX_KEYS: u64 = 256;
 /// The longest that they are.
 const MAX_KEY_LIFE: Duration = Duration::from_secs(3600);
@@ -165,7 +166,12 @@ impl Handle {
         let Some(query) = request.queries.first() else {
             return Err(NetError::Message("a request without a question"));
         };
-        let is_key = matches!(query.query_type(), RecordType::DNSKEY | RecordType::DS);
+        let on_the_way = matches!(
+            query.query_type(),
+            RecordType::DNSKEY | RecordType::DS | RecordType::NS
+        );
+        let is_asked = TRACE.try_with(|trace| trace.borrow().asked.as_ref() == Some(query));
+        let is_key = on_the_way && is_asked == Ok(false);
         if is_key && let Some(response) = self.keys.get(query) {
             return Ok(response);
         }

@@ -237,9 +237,7 @@ fn negative(
         // The proof that a wildcard may stand for it comes from the zone that signed it.
         (true, _) => {
             let signer = part.records.iter().rev().find_map(signature);
-            let Some(apex) = signer.map(|sig| sig.input().signer_name.clone()) else {
-                return None;
-            };
+            let apex = signer.map(|sig| sig.input().signer_name.clone())?;
             if !apex.zone_of(current) {
                 return None;
             }

@@ -26,7 +26,7 @@ struct Bench {
 fn config(servers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig {
         upstreams: servers.iter().copied().map(Upstream::Plain).collect(),
-        timeout: Duration::from_millis(200),
+        timeout: Duration::from_secs(1),
         attempts: 1,
         ..ResolverConfig::default()
     }

@@ -20,7 +20,7 @@ use crate::leases::{FailKind, LeaseConfig, Leases, Name};
 fn config(servers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig {
         upstreams: servers.iter().copied().map(Upstream::Plain).collect(),
-        timeout: Duration::from_millis(300),
+        timeout: Duration::from_secs(2),
         attempts: 1,
         ..ResolverConfig::default()
     }

@@ -5,10 +5,13 @@
 //! force.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::dns::resolver::{ResolverConfig, Upstream, Zone};
 
 /// The file that is read when neither `--config` nor [`ENV`] names one.
 pub const DEFAULT_PATH: &str = "/etc/exeat/config.yaml";
@@ -109,9 +112,14 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resolver {
-    /// The servers that names are asked of, `IP` or `IP:PORT`. Default: none, which means
-    /// those of `/etc/resolv.conf`.
+    /// The servers that names are asked of, in order: `IP` or `IP:PORT`, `tls://IP#NAME`,
+    /// `https://IP/PATH#NAME`. Default: none, which means those of `/etc/resolv.conf`.
     pub upstreams: Vec<Upstream>,
+    /// Names with servers of their own, which nobody else is asked for. Default: none.
+    pub zones: Vec<Zone>,
+    /// Certificates (PEM) of the authorities that may vouch for encrypted servers.
+    /// Default: none, which means those of the system.
+    pub ca_file: Option<PathBuf>,
     /// How long one query may take, in milliseconds, 50 to 30000. Default: 2000.
     pub timeout_ms: u32,
     /// How often a name is asked before it counts as failed, 1 to 10. Default: 2.
@@ -125,17 +133,50 @@ pub struct Resolver {
     pub min_ttl_seconds: u32,
     /// The longest life of an answer, in seconds, up to a day. Default: 3600.
     pub max_ttl_seconds: u32,
+    /// The longest life of "there is none", in seconds, up to 10800. Default: 300.
+    pub negative_max_ttl_seconds: u32,
+    /// How long an answer that has ended is still given while no server answers, in
+    /// seconds, up to three days; 0 is never. Default: 3600.
+    pub serve_stale_seconds: u32,
+    /// Mix the case of letters in queries over UDP and require the same in answers, which
+    /// makes them hard to forge. Default: `true`.
+    pub case_randomization: bool,
 }
 
 impl Default for Resolver {
     fn default() -> Self {
         Self {
             upstreams: Vec::new(),
+            zones: Vec::new(),
+            ca_file: None,
             timeout_ms: 2000,
             attempts: 2,
             grace_seconds: 300,
             min_ttl_seconds: 5,
             max_ttl_seconds: 3600,
+            negative_max_ttl_seconds: 300,
+            serve_stale_seconds: 3600,
+            case_randomization: true,
+        }
+    }
+}
+
+impl Resolver {
+    /// The settings in the room's own terms.
+    pub fn settings(&self) -> ResolverConfig {
+        let seconds = |n: u32| Duration::from_secs(n.into());
+        ResolverConfig {
+            upstreams: self.upstreams.clone(),
+            zones: self.zones.clone(),
+            ca_file: self.ca_file.clone(),
+            timeout: Duration::from_millis(self.timeout_ms.into()),
+            attempts: self.attempts as usize,
+            case_randomization: self.case_randomization,
+            min_ttl: seconds(self.min_ttl_seconds),
+            max_ttl: seconds(self.max_ttl_seconds),
+            negative_max_ttl: seconds(self.negative_max_ttl_seconds),
+            serve_stale: seconds(self.serve_stale_seconds),
+            ..ResolverConfig::default()
         }
     }
 }
@@ -255,28 +296,6 @@ impl TryFrom<String> for Metrics {
                 text.escape_debug()
             )
         })
-    }
-}
-
-/// A DNS server: `IP` or `IP:PORT`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Upstream(pub SocketAddr);
-
-impl TryFrom<String> for Upstream {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let with_port = || text.parse::<SocketAddr>();
-        let without = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
-        match with_port().or_else(|_| without()) {
-            Ok(addr) if addr.port() != 0 && !addr.ip().is_unspecified() => Ok(Self(addr)),
-            _ => Err(format!(
-                "`{}` is not a DNS server: write IP or IP:PORT, such as 192.0.2.53 or \
-                 [2001:db8::53]:53",
-                text.escape_debug()
-            )),
-        }
     }
 }
 
@@ -404,6 +423,22 @@ impl Config {
             client + 1,
             day,
         )?;
+        let negative = r.negative_max_ttl_seconds;
+        range(
+            "resolver.negative_max_ttl_seconds",
+            negative.into(),
+            0,
+            10_800,
+        )?;
+        let stale = r.serve_stale_seconds;
+        range("resolver.serve_stale_seconds", stale.into(), 0, 3 * day)?;
+        if let Some(path) = &r.ca_file {
+            absolute("resolver.ca_file", path)?;
+        }
+        // What the room itself knows of servers and zones; it names its keys.
+        r.settings()
+            .validate()
+            .map_err(|error| ("resolver", error.to_string()))?;
         let e = &self.events;
         range("events.keep", e.keep.into(), 1, 1_000_000)?;
         range("events.rate", e.rate.into(), 1, 1_000_000)?;

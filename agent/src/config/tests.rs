@@ -4,6 +4,10 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("c.yaml"), text)
 }
 
+fn upstream(text: &str) -> Upstream {
+    text.parse().expect("a server")
+}
+
 fn error(text: &str) -> String {
     parse(text).expect_err(text).to_string()
 }
@@ -31,12 +35,17 @@ state_dir: /s
 metrics: off
 metrics_allow_remote: true
 resolver:
-  upstreams: [192.0.2.1, '[2001:db8::1]:5353']
+  upstreams: [192.0.2.1, '[2001:db8::1]:5353', 'tls://192.0.2.2#dns.example']
+  zones: [{zone: corp.example, upstreams: ['https://192.0.2.3/q#dns.example'], insecure: true}]
+  ca_file: /ca.pem
   timeout_ms: 100
   attempts: 3
   grace_seconds: 3601
   min_ttl_seconds: 7
   max_ttl_seconds: 70
+  negative_max_ttl_seconds: 8
+  serve_stale_seconds: 0
+  case_randomization: false
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 control: {group: wheel}
 ";
@@ -52,14 +61,24 @@ control: {group: wheel}
         metrics_allow_remote: true,
         resolver: Resolver {
             upstreams: vec![
-                Upstream("192.0.2.1:53".parse().expect("address")),
-                Upstream("[2001:db8::1]:5353".parse().expect("address")),
+                upstream("192.0.2.1:53"),
+                upstream("[2001:db8::1]:5353"),
+                upstream("tls://192.0.2.2:853#dns.example"),
             ],
+            zones: vec![Zone {
+                zone: "corp.example".to_owned().try_into().expect("zone"),
+                upstreams: vec![upstream("https://192.0.2.3:443/q#dns.example")],
+                insecure: true,
+            }],
+            ca_file: Some("/ca.pem".into()),
             timeout_ms: 100,
             attempts: 3,
             grace_seconds: 3601,
             min_ttl_seconds: 7,
             max_ttl_seconds: 70,
+            negative_max_ttl_seconds: 8,
+            serve_stale_seconds: 0,
+            case_randomization: false,
         },
         events: Events {
             keep: 5,
@@ -108,6 +127,33 @@ fn wrong_values_are_refused_with_the_way_out() {
         (
             "resolver: {upstreams: ['192.0.2.1:0']}",
             "is not a DNS server",
+        ),
+        (
+            "resolver: {upstreams: ['tls://192.0.2.1']}",
+            "name of its certificate is missing",
+        ),
+        (
+            "resolver: {zones: [{zone: corp.example}]}",
+            "missing field `upstreams`",
+        ),
+        (
+            "resolver: {zones: [{zone: corp.example, upstreams: []}]}",
+            "corp.example lists 0 servers",
+        ),
+        (
+            "resolver: {zones: [{zone: '*.corp.example', upstreams: [192.0.2.1]}]}",
+            "is not a zone",
+        ),
+        (
+            "resolver: {zones: [{zone: a, upstreams: [192.0.2.1], search: true}]}",
+            "unknown field `search`",
+        ),
+        ("resolver: {ca_file: ca.pem}", "absolute path"),
+        ("resolver: {ca_file: /ca.pem}", "no server is tls://"),
+        ("resolver: {serve_stale_seconds: 259201}", "not between 0"),
+        (
+            "resolver: {negative_max_ttl_seconds: 10801}",
+            "not between 0",
         ),
         ("resolver: {attempts: 0}", "not between 1 and 10"),
         (

@@ -49,7 +49,7 @@ use crate::{
     control::{DaemonLock, ReloadReport, Server},
     dns::{
         clock,
-        resolver::{Pace, RefreshHandle, Refresher, Resolution, ResolverConfig, Upstreams},
+        resolver::{Pace, RefreshHandle, Refresher, Resolution, Upstreams},
         stats::DnsStats,
     },
     error::chain,
@@ -209,7 +209,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     }
     engine.kernel.enforce()?;
 
-    let resolver = resolver_config(&config);
+    let resolver = config.resolver.settings();
     let pace = Pace::new(&resolver, &leases);
     let upstreams = Arc::new(Upstreams::new(resolver, Arc::clone(&dns))?);
     let (results, resolutions) = mpsc::channel(RESOLUTION_QUEUE);
@@ -384,19 +384,5 @@ fn lease_config(config: &Config) -> LeaseConfig {
         min_ttl: Duration::from_secs(config.resolver.min_ttl_seconds.into()),
         max_ttl: Duration::from_secs(config.resolver.max_ttl_seconds.into()),
         ..LeaseConfig::default()
-    }
-}
-
-fn resolver_config(config: &Config) -> ResolverConfig {
-    ResolverConfig {
-        upstreams: config
-            .resolver
-            .upstreams
-            .iter()
-            .map(|server| server.0)
-            .collect(),
-        timeout: Duration::from_millis(config.resolver.timeout_ms.into()),
-        attempts: config.resolver.attempts as usize,
-        ..ResolverConfig::default()
     }
 }

@@ -23,6 +23,8 @@ pub const BUCKET_MICROS: [u64; 10] = [
 pub struct DnsStats {
     /// Addresses that upstream servers gave and that no name may stand for.
     pub rebind_dropped: AtomicU64,
+    /// The resolver's cache.
+    pub cache: CacheStats,
     upstreams: Mutex<BTreeMap<Arc<str>, Arc<UpstreamStats>>>,
     gates: Mutex<BTreeMap<u32, Arc<GateStats>>>,
 }
@@ -71,26 +73,92 @@ impl DnsStats {
     }
 }
 
-/// Counters of one upstream server. A request is one question (A or AAAA of a name)
-/// with its retries.
+/// Counters of the resolver's cache.
 #[derive(Debug, Default)]
-pub struct UpstreamStats {
+pub struct CacheStats {
+    /// Questions answered from it.
+    pub hits: AtomicU64,
+    /// Questions that it had no good answer to.
+    pub misses: AtomicU64,
+    /// Questions answered with what had ended, because no server answered. Not among the
+    /// hits; among the misses when servers were asked first.
+    pub stale: AtomicU64,
+    /// Hot answers that were fetched anew before they ended.
+    pub prefetches: AtomicU64,
+    /// Questions that waited for a request that was under way for another asker.
+    pub joined: AtomicU64,
+}
+
+/// How a request travels.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
+}
+
+impl Transport {
+    /// Every transport, in the order of [`Transport::index`].
+    pub const ALL: [Self; 4] = [Self::Udp, Self::Tcp, Self::Tls, Self::Https];
+
+    /// The word in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Https => "https",
+        }
+    }
+
+    /// Place in [`Transport::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Durations of requests.
+#[derive(Debug, Default)]
+pub struct Durations {
     /// Requests by duration; not cumulative. See [`BUCKET_MICROS`].
     pub buckets: [AtomicU64; BUCKET_MICROS.len() + 1],
     /// Sum of the durations, in microseconds.
     pub sum_micros: AtomicU64,
-    /// Requests that gave no address for a reason, by [`FailKind::index`]. A name that
-    /// has no address of one family is no failure.
+}
+
+impl Durations {
+    fn add(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKET_MICROS.partition_point(|bound| *bound < micros);
+        self.buckets[bucket].fetch_add(1, Relaxed);
+        self.sum_micros.fetch_add(micros, Relaxed);
+    }
+
+    /// Requests, finished or timed out.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+    }
+}
+
+/// Counters of one upstream server. A request is one question by one transport, with its
+/// attempts; an answer that is too long for UDP makes two.
+#[derive(Debug, Default)]
+pub struct UpstreamStats {
+    transports: [Durations; Transport::ALL.len()],
+    /// Questions that gave no answer for a reason, by [`FailKind::index`]. That there is
+    /// no such name, or no such record of it, is an answer.
     pub failures: [AtomicU64; FailKind::ALL.len()],
 }
 
 impl UpstreamStats {
     /// Counts a finished request.
-    pub fn request(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKET_MICROS.partition_point(|bound| *bound < micros);
-        self.buckets[bucket].fetch_add(1, Relaxed);
-        self.sum_micros.fetch_add(micros, Relaxed);
+    pub fn request(&self, transport: Transport, took: Duration) {
+        self.transports[transport.index()].add(took);
     }
 
     /// Counts a failure.
@@ -98,9 +166,14 @@ impl UpstreamStats {
         self.failures[kind.index()].fetch_add(1, Relaxed);
     }
 
-    /// Requests, finished or timed out.
+    /// Durations of the requests by a transport.
+    pub fn durations(&self, transport: Transport) -> &Durations {
+        &self.transports[transport.index()]
+    }
+
+    /// Requests by all transports, finished or timed out.
     pub fn requests(&self) -> u64 {
-        self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
+        self.transports.iter().map(Durations::count).sum()
     }
 }
 
@@ -137,20 +210,24 @@ mod tests {
     #[test]
     fn requests_fall_into_their_bucket() {
         let stats = UpstreamStats::default();
-        stats.request(Duration::from_micros(1_000));
-        stats.request(Duration::from_micros(1_001));
-        stats.request(Duration::from_secs(60));
-        let counts: Vec<_> = stats.buckets.iter().map(|b| b.load(Relaxed)).collect();
+        stats.request(Transport::Udp, Duration::from_micros(1_000));
+        stats.request(Transport::Udp, Duration::from_micros(1_001));
+        stats.request(Transport::Udp, Duration::from_secs(60));
+        stats.request(Transport::Tls, Duration::from_secs(1));
+        let udp = stats.durations(Transport::Udp);
+        let counts: Vec<_> = udp.buckets.iter().map(|b| b.load(Relaxed)).collect();
         assert_eq!(counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(stats.sum_micros.load(Relaxed), 60_002_001);
-        assert_eq!(stats.requests(), 3);
+        assert_eq!(udp.sum_micros.load(Relaxed), 60_002_001);
+        assert_eq!(stats.durations(Transport::Tls).count(), 1);
+        assert_eq!(stats.requests(), 4);
     }
 
     #[test]
     fn upstreams_are_bounded() {
         let stats = DnsStats::default();
         for n in 0..100 {
-            stats.upstream(&n.to_string()).request(Duration::ZERO);
+            let upstream = stats.upstream(&n.to_string());
+            upstream.request(Transport::Udp, Duration::ZERO);
         }
         let seen = stats.upstreams();
         assert_eq!(seen.len(), MAX_UPSTREAMS + 1);

@@ -1,4 +1,5 @@
-//! The tasks that turn what happens into records: kernel events and the gates' refusals.
+//! The tasks that turn what happens into records: kernel events and questions at
+//! the gates.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,11 @@ use tracing::{error, warn};
 
 use super::directory::Directory;
 use crate::{
-    dns::gate::{GateEvent, Transport, Verdict},
-    flow::{BootClock, DnsQuestion, FlowRecord, GateRefusal},
+    dns::{
+        budget::Exceeded,
+        gate::{GateEvent, GateRecord, Transport, Verdict},
+    },
+    flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow},
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
@@ -169,42 +173,115 @@ impl Bucket {
     }
 }
 
-/// Records the names that one gate refused until cancelled.
-pub(super) async fn gate_refusals(
-    mut records: mpsc::Receiver<GateEvent>,
+/// The throttles of one gate: one for each reason, so that names that are refused cannot
+/// hide a budget that is crossed, and one for what is allowed, at a quarter of the rate.
+struct Buckets {
+    refusals: HashMap<Reason, Bucket>,
+    answers: Bucket,
+    throttle: Throttle,
+}
+
+impl Buckets {
+    fn new(throttle: Throttle) -> Self {
+        let slow = Throttle {
+            per_second: (throttle.per_second / 4).max(1),
+            burst: (throttle.burst / 4).max(1),
+        };
+        Self {
+            refusals: HashMap::new(),
+            answers: Bucket::new(slow),
+            throttle,
+        }
+    }
+
+    fn of(&mut self, reason: Option<Reason>) -> &mut Bucket {
+        match reason {
+            Some(reason) => self
+                .refusals
+                .entry(reason)
+                .or_insert_with(|| Bucket::new(self.throttle)),
+            None => &mut self.answers,
+        }
+    }
+}
+
+/// What a record of the gate is told as.
+fn judged(record: &GateRecord) -> (FlowVerdict, Option<Reason>) {
+    match record.verdict {
+        Verdict::OverBudget => (FlowVerdict::Deny, Some(Reason::Budget)),
+        Verdict::Refused => (FlowVerdict::Deny, Some(Reason::Name)),
+        Verdict::NoRoom | Verdict::Busy => (FlowVerdict::Deny, Some(Reason::State)),
+        Verdict::Rebind => (FlowVerdict::Deny, Some(Reason::Rebind)),
+        // What is taken out of an answer is refused, though the rest of it is given.
+        _ if !record.rebound.is_empty() => (FlowVerdict::Deny, Some(Reason::Rebind)),
+        _ if !record.targets.is_empty() => (FlowVerdict::Deny, Some(Reason::Name)),
+        _ if record.over.is_some() => (FlowVerdict::WouldDeny, Some(Reason::Budget)),
+        _ => (FlowVerdict::Allow, None),
+    }
+}
+
+fn question(record: GateRecord) -> DnsQuestion {
+    let left_out = record.rebound.iter().map(ToString::to_string);
+    let budget = record.over.as_ref().map(Exceeded::text);
+    DnsQuestion {
+        qtype: hickory_proto::rr::RecordType::from(record.qtype).to_string(),
+        outcome: record.verdict.as_str().to_owned(),
+        rcode: record.rcode.as_str().to_owned(),
+        ttl: record.ttl,
+        chain: record.chain.iter().map(ToString::to_string).collect(),
+        left_out: left_out.chain(record.targets).collect(),
+        upstream: record
+            .upstream
+            .filter(|name| !name.is_empty())
+            .map(|name| name.to_string()),
+        source: record.source.map(|source| source.as_str().to_owned()),
+        took_us: u64::try_from(record.elapsed.as_micros()).ok(),
+        detail: budget.or(record.detail),
+        addresses: record.addresses,
+        name: record.name,
+    }
+}
+
+/// Records the questions at one gate until cancelled, refusals first.
+pub(super) async fn gate_records(
+    mut refusals: mpsc::Receiver<GateEvent>,
+    mut answers: mpsc::Receiver<GateEvent>,
     throttle: Throttle,
     directory: Arc<Directory>,
     hub: Arc<Hub>,
     cancel: CancellationToken,
 ) {
-    let mut bucket = Bucket::new(throttle);
+    let mut buckets = Buckets::new(throttle);
     loop {
         let event = tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
-            event = records.recv() => match event {
-                Some(event) => event,
-                None => return,
-            },
+            event = refusals.recv() => event,
+            event = answers.recv() => event,
         };
-        if event.record.verdict != Verdict::Refused {
+        let Some(event) = event else { return };
+        let (verdict, reason) = judged(&event.record);
+        let bucket = buckets.of(reason);
+        // A budget that stays crossed is told once an hour.
+        if event.record.over.as_ref().is_some_and(|over| !over.tell)
+            && event.record.verdict == Verdict::OverBudget
+        {
+            bucket.suppressed += 1;
             continue;
         }
         let Some(suppressed) = bucket.pass(Instant::now()) else {
             continue;
         };
         let (agent, generation) = directory.agent(event.agent);
-        hub.publish(FlowRecord::from_gate(GateRefusal {
+        hub.publish(FlowRecord::from_gate(GateFlow {
             time: jiff::Timestamp::now(),
             agent,
-            question: DnsQuestion {
-                name: event.record.name,
-                qtype: hickory_proto::rr::RecordType::from(event.record.qtype).to_string(),
-            },
             tcp: event.transport == Transport::Tcp,
             source: Some(event.peer),
             generation,
-            monitored: false,
-            reason: Reason::Name,
+            verdict,
+            reason,
+            question: question(event.record),
             suppressed,
         }));
     }

@@ -19,6 +19,8 @@ mod answer;
 mod answer_tests;
 mod backend;
 mod flights;
+#[cfg(test)]
+mod fuzz;
 mod judge;
 #[cfg(test)]
 mod judge_tests;

@@ -8,7 +8,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
 
-use super::judge::refusal;
+use super::judge::{is_usual, refusal};
 use super::svcb::{self, Stripped};
 use super::wire::{Draft, Extended, canonical, extended, shown};
 use super::{Answer, Asked, Failed, Granted, NotGranted, Outcome, Rcode, Refuse, Source, Verdict};
@@ -156,7 +156,7 @@ impl Making<'_> {
             let on_path = path.contains(&&record.name);
             if kind == rtype && on_path {
                 self.data(record, &path);
-            } else if kind == RecordType::CNAME && on_path {
+            } else if matches!(record.data, RData::CNAME(_)) && on_path {
                 self.push(record.clone(), None);
             } else if kind == RecordType::DNAME
                 && self.asked.client.dnssec_ok()
@@ -207,6 +207,10 @@ impl Making<'_> {
                 });
             }
             RData::SVCB(service) => self.service(record, service, path, RData::SVCB),
+            // What was not read as what it says it is cannot be looked into.
+            RData::Unknown { code, .. } if is_usual(*code) => {
+                self.changed.push(record.name.clone());
+            }
             _ => {
                 self.data += 1;
                 self.push(record.clone(), None);

@@ -389,6 +389,14 @@ fn service_records_lose_hints_and_keys_that_would_lead_around_the_gate() {
     assert_eq!(keys(&reply.answers[0])[0], K::Mandatory);
     let (reply, _) = made(&with(false), &mandatory(&[K::Ipv4Hint]), &none);
     assert_eq!(keys(&reply.answers[0]), [K::Alpn, K::Port]);
+    // Mandatory and not there at all: no client could use it, and no key is named that goes.
+    let absent = vec![(K::Mandatory, V::Mandatory(Mandatory(vec![K::Ipv4Hint])))];
+    let (reply, _) = made(
+        &with(false),
+        &found(vec![wrap(service(".", absent))]),
+        &none,
+    );
+    assert!(keys(&reply.answers[0]).is_empty());
     let (reply, _) = made(&with(false), &mandatory(&[K::Alpn, K::Ipv6Hint]), &none);
     match &reply.answers[0].data {
         RData::HTTPS(HTTPS(s)) => {
@@ -396,6 +404,28 @@ fn service_records_lose_hints_and_keys_that_would_lead_around_the_gate() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn data_that_was_not_read_as_what_it_is_stays_here() {
+    for rtype in [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::HTTPS,
+        RecordType::SVCB,
+    ] {
+        let answer = found(vec![unknown("in.example.", rtype)]);
+        let (reply, record) = made(&plain("in.example.", rtype), &answer, &Granted::default());
+        assert!(reply.answers.is_empty(), "{rtype}");
+        assert_eq!(record.verdict, Verdict::NoData, "{rtype}");
+    }
+    let asked = plain("in.example.", RecordType::A);
+    let answer = found(vec![
+        unknown("in.example.", RecordType::CNAME),
+        address("in.example.", 60, "192.0.2.1"),
+    ]);
+    let (reply, _) = made(&asked, &answer, &held(&["192.0.2.1"], 600));
+    assert_eq!(reply.answers.len(), 1);
 }
 
 #[test]

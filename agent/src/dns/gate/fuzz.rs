@@ -46,6 +46,9 @@ const TYPES: [u16; 16] = [
     1, 1, 28, 28, 5, 64, 65, 65, 16, 15, 33, 255, 252, 41, 46, 65_400,
 ];
 
+/// Types whose data may come unread. TXT and others that a resolver reads never do.
+const OPAQUE: [u16; 9] = [1, 28, 5, 64, 65, 46, 47, 39, 65_400];
+
 fn rule(name: &str) -> Option<NameRule> {
     let mut rule = NameRule::default();
     match name {
@@ -213,8 +216,8 @@ fn data(rng: &mut StdRng, asked: RecordType) -> RData {
         1 => RData::TXT(TXT::new(vec!["x".repeat(rng.random_range(0..255))])),
         2 => RData::SOA(SOA::new(name(rng), name(rng), 1, 2, 3, 4, 5)),
         3 => RData::Unknown {
-            code: RecordType::from(*TYPES.choose(rng).expect("types")),
-            rdata: NULL::with(vec![0; rng.random_range(0..40)]),
+            code: RecordType::from(*OPAQUE.choose(rng).expect("types")),
+            rdata: NULL::with(vec![0; rng.random_range(1..40)]),
         },
         4 => some_address(rng),
         _ => match asked {
@@ -244,8 +247,6 @@ fn records(rng: &mut StdRng, question: &Question) -> Arc<[Record]> {
             };
             Record::from_rdata(owner, ttl, data(rng, question.rtype))
         })
-        // Data of OPT's number is no record, and no resolver hands it on.
-        .filter(|record| record.record_type() != RecordType::OPT)
         .collect()
 }
 
@@ -544,9 +545,9 @@ fn inspect(record: &Record, asked: RecordType, granted: &[IpAddr]) -> Result<(),
     for (key, value) in &service.svc_params {
         let fine = match key {
             K::Mandatory => match value {
-                V::Mandatory(Mandatory(keys)) => keys
+                V::Mandatory(Mandatory(keys)) => !keys
                     .iter()
-                    .all(|key| service.svc_params.iter().any(|(known, _)| known == key)),
+                    .any(|key| matches!(key, K::Ipv4Hint | K::Ipv6Hint | K::Unknown(_))),
                 _ => false,
             },
             K::Alpn | K::NoDefaultAlpn | K::Port => true,

@@ -135,7 +135,7 @@ pub fn judge(
 }
 
 /// What every name of a policy has.
-const fn is_usual(rtype: RecordType) -> bool {
+pub(super) const fn is_usual(rtype: RecordType) -> bool {
     matches!(
         rtype,
         RecordType::A | RecordType::AAAA | RecordType::CNAME | RecordType::HTTPS | RecordType::SVCB

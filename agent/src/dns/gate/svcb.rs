@@ -31,12 +31,11 @@ pub(super) fn strip(record: &SVCB, keep_ech: bool) -> Stripped {
         SvcParamKey::EchConfigList => keep_ech,
         _ => false,
     };
-    if record.svc_params.iter().all(|(key, _)| keeps(*key)) {
-        return Stripped::Whole;
-    }
+    let mut whole = true;
     let mut params = Vec::with_capacity(record.svc_params.len());
     for (key, value) in &record.svc_params {
         if !keeps(*key) {
+            whole = false;
             continue;
         }
         let SvcParamValue::Mandatory(Mandatory(keys)) = value else {
@@ -50,9 +49,13 @@ pub(super) fn strip(record: &SVCB, keep_ech: bool) -> Stripped {
             return Stripped::Useless;
         }
         let left: Vec<_> = keys.iter().copied().filter(|key| keeps(*key)).collect();
+        whole &= left.len() == keys.len();
         if !left.is_empty() {
             params.push((*key, SvcParamValue::Mandatory(Mandatory(left))));
         }
+    }
+    if whole {
+        return Stripped::Whole;
     }
     Stripped::Changed(SVCB::new(
         record.svc_priority,

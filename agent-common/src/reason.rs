@@ -56,6 +56,10 @@ closed! {
         NoPolicy = 10, "no_policy";
         /// State that the verdict needs could not be stored or read.
         State = 11, "state";
+        /// A name would cross the budget of its wildcard (the DNS gate).
+        Budget = 12, "budget";
+        /// An allowed name stands for an address that it may not (the DNS gate).
+        Rebind = 13, "rebind";
     }
 }
 

@@ -1,5 +1,5 @@
-//! A refused flow as people and programs read it: the kernel's [`FlowEvent`] with its
-//! names, or a question that the DNS gate refused.
+//! A flow as people and programs read it: the kernel's [`FlowEvent`] (a refusal) with its
+//! names, or a question at the DNS gate, refused or answered.
 //!
 //! Pure: no clock and no `/proc`; what they know is an argument.
 
@@ -14,7 +14,8 @@ use agent_common::{Addr, FlowEvent, Hook, Protocol, Reason};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
-/// One refused (in monitor mode: would-be refused) flow.
+/// One flow that was refused (in monitor mode: would have been), or one question that the
+/// gate answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// Number of the record, from 1, without gaps, since the daemon started. Given by
@@ -24,11 +25,15 @@ pub struct FlowRecord {
     pub time: Timestamp,
     /// Name of the agent.
     pub agent: String,
-    /// Refused, or let through by a monitor mode that would have refused.
+    /// Refused, let through by a monitor mode that would have refused, or allowed.
     pub verdict: FlowVerdict,
-    /// Why.
-    #[serde(with = "word::reason")]
-    pub reason: Reason,
+    /// Why it was refused; none for what was allowed.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "word::reason_if_any"
+    )]
+    pub reason: Option<Reason>,
     /// Where it was seen.
     #[serde(with = "word::hook")]
     pub hook: Hook,
@@ -46,7 +51,7 @@ pub struct FlowRecord {
     /// Names whose leases hold the far end's address for this agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// The question that the gate refused.
+    /// The question at the gate, and what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsQuestion>,
     /// The rule that decided; none when the default did.
@@ -66,18 +71,21 @@ pub struct FlowRecord {
     /// level and name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<[u32; 2]>,
-    /// Flows of the same agent and reason that the throttle kept back before this one.
+    /// Flows of the same agent and reason (or of the same agent, allowed) that the throttle
+    /// kept back before this one.
     pub suppressed: u64,
 }
 
-/// The outcome in a record. What was let out makes no record.
+/// The outcome in a record. Of what is let out, only answers of the gate make a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowVerdict {
     /// Refused.
     Deny,
-    /// Let through by monitor mode.
+    /// Let through by monitor mode, or by a budget that only reports.
     WouldDeny,
+    /// Allowed: a question that the gate answered.
+    Allow,
 }
 
 impl FlowVerdict {
@@ -86,6 +94,7 @@ impl FlowVerdict {
         match self {
             Self::Deny => "deny",
             Self::WouldDeny => "would_deny",
+            Self::Allow => "allow",
         }
     }
 }
@@ -118,13 +127,44 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// A question at the gate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A question at the gate, and what became of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DnsQuestion {
     /// The name, without the final dot.
     pub name: String,
     /// The record type, such as `A` or `TXT`.
     pub qtype: String,
+    /// What the gate decided, such as `answered` or `over_budget`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+    /// The response code, such as `noerror`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rcode: String,
+    /// The addresses given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The shortest TTL given, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u32>,
+    /// The aliases that led to the data, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
+    /// What was taken out of the answer: addresses that the name may not stand for, and
+    /// targets of HTTPS and SVCB records that the policy does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// The server that the answer, or the failure, came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// `cache`, `upstream` or `stale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// From the query's arrival to its reply, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    /// Why it failed, or which budget was crossed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// The deciding rule as the policy has it.
@@ -198,9 +238,9 @@ pub struct Known {
     pub paths: crate::process::Paths,
 }
 
-/// A question that the gate refused.
+/// A question at the gate, as the daemon knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GateRefusal {
+pub struct GateFlow {
     /// When.
     pub time: Timestamp,
     /// Name of the agent.
@@ -213,11 +253,11 @@ pub struct GateRefusal {
     pub source: Option<SocketAddr>,
     /// Generation of the policy that decided.
     pub generation: u32,
-    /// Whether the agent is only monitored.
-    pub monitored: bool,
-    /// Why.
-    pub reason: Reason,
-    /// Refusals kept back before this one.
+    /// What became of it.
+    pub verdict: FlowVerdict,
+    /// Why it was refused.
+    pub reason: Option<Reason>,
+    /// Records of its kind kept back before this one.
     pub suppressed: u64,
 }
 
@@ -249,7 +289,7 @@ impl FlowRecord {
             time: clock.at(event.boot_ns),
             agent: known.agent,
             verdict: verdict(event.monitored()),
-            reason: event.reason(),
+            reason: Some(event.reason()),
             hook: event.hook(),
             protocol: event.protocol().class(),
             protocol_number: event.protocol,
@@ -270,35 +310,35 @@ impl FlowRecord {
         }
     }
 
-    /// From a refusal of the gate.
-    pub fn from_gate(refusal: GateRefusal) -> Self {
-        let protocol = match refusal.tcp {
+    /// From a question at the gate.
+    pub fn from_gate(flow: GateFlow) -> Self {
+        let protocol = match flow.tcp {
             true => Protocol::TCP,
             false => Protocol::UDP,
         };
         Self {
             seq: 0,
-            time: refusal.time,
-            agent: refusal.agent,
-            verdict: verdict(refusal.monitored),
-            reason: refusal.reason,
+            time: flow.time,
+            agent: flow.agent,
+            verdict: flow.verdict,
+            reason: flow.reason,
             hook: Hook::Dns,
             protocol: protocol.class(),
             protocol_number: protocol.number(),
-            source: refusal.source.map(|s| Endpoint {
+            source: flow.source.map(|s| Endpoint {
                 ip: s.ip().to_canonical(),
                 port: s.port(),
             }),
             dest: None,
             names: Vec::new(),
-            dns: Some(refusal.question),
+            dns: Some(flow.question),
             rule: None,
-            generation: refusal.generation,
+            generation: flow.generation,
             process: None,
             cgroup: 0,
             socket_cookie: 0,
             detail: None,
-            suppressed: refusal.suppressed,
+            suppressed: flow.suppressed,
         }
     }
 
@@ -321,7 +361,9 @@ impl FlowRecord {
         let mut line = format!("{time} {agent}  {verdict}  {protocol} ");
         // Writing to a String cannot fail.
         let _ = self.write_ends(&mut line);
-        let _ = write!(line, "  {}", self.reason.as_str());
+        if let Some(reason) = self.reason {
+            let _ = write!(line, "  {}", reason.as_str());
+        }
         if let Some(rule) = &self.rule {
             let _ = write!(line, " [{}]", printable(&rule.text));
             if let Some(reason) = &rule.reason {
@@ -343,7 +385,7 @@ impl FlowRecord {
     fn write_ends(&self, out: &mut String) -> fmt::Result {
         use fmt::Write as _;
         if let Some(q) = &self.dns {
-            return write!(out, "query {} {}", printable(&q.name), printable(&q.qtype));
+            return q.write(out);
         }
         match (self.hook, self.detail) {
             (Hook::SockCreate, Some([family, kind])) => {
@@ -366,6 +408,34 @@ impl FlowRecord {
         }
         if !self.names.is_empty() {
             write!(out, " ({})", printable(&self.names.join(", ")))?;
+        }
+        Ok(())
+    }
+}
+
+impl DnsQuestion {
+    /// `query api.example.com A → 192.0.2.1, 192.0.2.2`, or the code instead of addresses.
+    fn write(&self, out: &mut String) -> fmt::Result {
+        use fmt::Write as _;
+        write!(
+            out,
+            "query {} {}",
+            printable(&self.name),
+            printable(&self.qtype)
+        )?;
+        if !self.addresses.is_empty() {
+            out.push_str(" →");
+            for (n, addr) in self.addresses.iter().enumerate() {
+                write!(out, "{} {addr}", if n == 0 { "" } else { "," })?;
+            }
+        } else if !self.rcode.is_empty() {
+            write!(out, " → {}", printable(&self.rcode))?;
+        }
+        if !self.left_out.is_empty() {
+            write!(out, " without {}", printable(&self.left_out.join(", ")))?;
+        }
+        if let Some(detail) = &self.detail {
+            write!(out, " ({})", printable(detail))?;
         }
         Ok(())
     }
@@ -427,6 +497,7 @@ mod word {
             pub(super) mod $name {
                 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
+                #[allow(dead_code, reason = "one word is only read by itself")]
                 pub(crate) fn serialize<S: Serializer>(v: &$ty, s: S) -> Result<S::Ok, S::Error> {
                     s.serialize_str(v.as_str())
                 }
@@ -444,6 +515,34 @@ mod word {
         };
     }
     by_word!(reason, agent_common::Reason, "reason");
+
+    /// The same for a reason that may not be there.
+    pub(super) mod reason_if_any {
+        use agent_common::Reason;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        struct Word(Reason);
+
+        impl<'de> Deserialize<'de> for Word {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                super::reason::deserialize(d).map(Self)
+            }
+        }
+
+        pub(crate) fn serialize<S: Serializer>(
+            v: &Option<Reason>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            v.map(Reason::as_str).serialize(s)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Reason>, D::Error> {
+            Ok(Option::<Word>::deserialize(d)?.map(|word| word.0))
+        }
+    }
+
     by_word!(hook, agent_common::Hook, "hook");
     by_word!(protocol, agent_common::protocol::ProtocolClass, "protocol");
 }

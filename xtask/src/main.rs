@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod demo;
 mod docs;
+mod fuzz;
 mod project;
 mod setup;
 mod step;
@@ -34,6 +35,7 @@ enum Task {
     Test(test::Args),
     Docs(docs::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
     VmTest(vm::Args),
 }
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&project, &args),
         Task::Docs(args) => docs::run(&project, &args),
         Task::Bench(args) => bench::run(&project, &args),
+        Task::Fuzz(args) => fuzz::run(&project, &args),
         Task::VmTest(args) => vm::run(&project, &args),
     });
     match outcome {

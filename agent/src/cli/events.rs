@@ -78,6 +78,7 @@ fn text(record: &FlowRecord, style: Style, zone: &TimeZone) -> String {
     let tone = match record.verdict {
         crate::flow::FlowVerdict::Deny => Tone::Bad,
         crate::flow::FlowVerdict::WouldDeny => Tone::Warn,
+        crate::flow::FlowVerdict::Allow => Tone::Good,
     };
     let word = record.verdict.as_str();
     let line = record.line(zone);

@@ -108,10 +108,11 @@ impl Published {
             *known = addresses;
         }
     }
-}
 
-impl crate::dns::gate::Answers for Published {
-    fn lookup(&self, name: &str) -> Option<Vec<(IpAddr, std::time::Duration)>> {
+    /// The addresses of a canonical name, each with the time that its lease has left.
+    /// `None`: the agent's policy does not have the name. Empty: it does, and no address
+    /// is known.
+    pub(super) fn lookup(&self, name: &str) -> Option<Vec<(IpAddr, std::time::Duration)>> {
         let now = crate::dns::clock::now();
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let addresses = names.get(name)?;

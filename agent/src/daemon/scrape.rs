@@ -96,8 +96,12 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
                     let side = match verdict {
                         gate::Verdict::Answered
                         | gate::Verdict::NoData
-                        | gate::Verdict::Unresolved => DnsVerdict::Allow,
+                        | gate::Verdict::Failed
+                        | gate::Verdict::Busy => DnsVerdict::Allow,
                         gate::Verdict::Refused
+                        | gate::Verdict::OverBudget
+                        | gate::Verdict::Rebind
+                        | gate::Verdict::NoRoom
                         | gate::Verdict::Malformed
                         | gate::Verdict::Ignored => DnsVerdict::Deny,
                     };
@@ -122,6 +126,7 @@ fn rcode_label(rcode: gate::Rcode) -> Option<Rcode> {
         gate::Rcode::NoError => Some(Rcode::NoError),
         gate::Rcode::FormErr | gate::Rcode::BadVers => Some(Rcode::FormErr),
         gate::Rcode::ServFail => Some(Rcode::ServFail),
+        gate::Rcode::NxDomain => Some(Rcode::NxDomain),
         gate::Rcode::NotImp => Some(Rcode::NotImp),
         gate::Rcode::Refused => Some(Rcode::Refused),
         gate::Rcode::None => None,

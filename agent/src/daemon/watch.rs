@@ -1,4 +1,5 @@
-//! The tasks that turn what happens into records: kernel events and the gates' refusals.
+//! The tasks that turn what happens into records: kernel events and questions at
+//! the gates.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,11 @@ use tracing::{error, warn};
 
 use super::directory::Directory;
 use crate::{
-    dns::gate::{GateEvent, Transport, Verdict},
-    flow::{BootClock, DnsQuestion, FlowRecord, GateRefusal},
+    dns::{
+        budget::Exceeded,
+        gate::{GateEvent, GateRecord, Transport, Verdict},
+    },
+    flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow},
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
@@ -169,42 +173,123 @@ impl Bucket {
     }
 }
 
-/// Records the names that one gate refused until cancelled.
-pub(super) async fn gate_refusals(
-    mut records: mpsc::Receiver<GateEvent>,
+/// The throttles of one gate: one for each reason, so that names that are refused cannot
+/// hide a budget that is crossed, and one for what is allowed, at a quarter of the rate.
+struct Buckets {
+    refusals: HashMap<Reason, Bucket>,
+    answers: Bucket,
+    throttle: Throttle,
+}
+
+impl Buckets {
+    fn new(throttle: Throttle) -> Self {
+        let slow = Throttle {
+            per_second: (throttle.per_second / 4).max(1),
+            burst: (throttle.burst / 4).max(1),
+        };
+        Self {
+            refusals: HashMap::new(),
+            answers: Bucket::new(slow),
+            throttle,
+        }
+    }
+
+    fn of(&mut self, reason: Option<Reason>) -> &mut Bucket {
+        match reason {
+            Some(reason) => self
+                .refusals
+                .entry(reason)
+                .or_insert_with(|| Bucket::new(self.throttle)),
+            None => &mut self.answers,
+        }
+    }
+}
+
+/// What a record of the gate is told as.
+fn judged(record: &GateRecord) -> (FlowVerdict, Option<Reason>) {
+    match record.verdict {
+        Verdict::OverBudget => (FlowVerdict::Deny, Some(Reason::Budget)),
+        Verdict::Refused => (FlowVerdict::Deny, Some(Reason::Name)),
+        Verdict::NoRoom | Verdict::Busy => (FlowVerdict::Deny, Some(Reason::State)),
+        Verdict::Rebind => (FlowVerdict::Deny, Some(Reason::Rebind)),
+        // What is taken out of an answer is refused, though the rest of it is given.
+        _ if !record.rebound.is_empty() => (FlowVerdict::Deny, Some(Reason::Rebind)),
+        _ if !record.targets.is_empty() => (FlowVerdict::Deny, Some(Reason::Name)),
+        _ if record.over.is_some() => (FlowVerdict::WouldDeny, Some(Reason::Budget)),
+        _ => (FlowVerdict::Allow, None),
+    }
+}
+
+/// The name of a record type; of one without, `TYPE65400` (RFC 3597).
+fn type_name(number: u16) -> String {
+    match hickory_proto::rr::RecordType::from(number) {
+        hickory_proto::rr::RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
+}
+
+fn question(record: GateRecord) -> DnsQuestion {
+    let left_out = record.rebound.iter().map(ToString::to_string);
+    let budget = record.over.as_ref().map(Exceeded::text);
+    DnsQuestion {
+        qtype: type_name(record.qtype),
+        outcome: record.verdict.as_str().to_owned(),
+        rcode: record.rcode.as_str().to_owned(),
+        ttl: record.ttl,
+        chain: record.chain.iter().map(ToString::to_string).collect(),
+        left_out: left_out.chain(record.targets).collect(),
+        upstream: record
+            .upstream
+            .filter(|name| !name.is_empty())
+            .map(|name| name.to_string()),
+        source: record.source.map(|source| source.as_str().to_owned()),
+        took_us: u64::try_from(record.elapsed.as_micros()).ok(),
+        detail: budget.or(record.detail),
+        addresses: record.addresses,
+        name: record.name,
+    }
+}
+
+/// Records the questions at one gate until cancelled, refusals first.
+pub(super) async fn gate_records(
+    mut refusals: mpsc::Receiver<GateEvent>,
+    mut answers: mpsc::Receiver<GateEvent>,
     throttle: Throttle,
     directory: Arc<Directory>,
     hub: Arc<Hub>,
     cancel: CancellationToken,
 ) {
-    let mut bucket = Bucket::new(throttle);
+    let mut buckets = Buckets::new(throttle);
     loop {
         let event = tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
-            event = records.recv() => match event {
-                Some(event) => event,
-                None => return,
-            },
+            event = refusals.recv() => event,
+            event = answers.recv() => event,
         };
-        if event.record.verdict != Verdict::Refused {
+        let Some(event) = event else { return };
+        let (verdict, reason) = judged(&event.record);
+        let bucket = buckets.of(reason);
+        // A budget that stays crossed is told once an hour.
+        if event.record.over.as_ref().is_some_and(|over| !over.tell)
+            && event.record.verdict == Verdict::OverBudget
+        {
+            bucket.suppressed += 1;
             continue;
         }
         let Some(suppressed) = bucket.pass(Instant::now()) else {
             continue;
         };
         let (agent, generation) = directory.agent(event.agent);
-        hub.publish(FlowRecord::from_gate(GateRefusal {
+        hub.publish(FlowRecord::from_gate(GateFlow {
             time: jiff::Timestamp::now(),
             agent,
-            question: DnsQuestion {
-                name: event.record.name,
-                qtype: hickory_proto::rr::RecordType::from(event.record.qtype).to_string(),
-            },
             tcp: event.transport == Transport::Tcp,
             source: Some(event.peer),
             generation,
-            monitored: false,
-            reason: Reason::Name,
+            verdict,
+            reason,
+            question: question(event.record),
             suppressed,
         }));
     }
@@ -225,5 +310,148 @@ mod tests {
         assert_eq!(told, 20);
         assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(80));
         assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(0));
+    }
+
+    fn asked(name: &str, verdict: Verdict) -> GateEvent {
+        GateEvent {
+            agent: 7,
+            transport: Transport::Tcp,
+            peer: ([127, 0, 0, 1], 4000).into(),
+            record: GateRecord {
+                name: name.into(),
+                qtype: 65_400,
+                verdict,
+                rcode: crate::dns::gate::Rcode::NoError,
+                ..GateRecord::default()
+            },
+        }
+    }
+
+    fn over(tell: bool) -> Exceeded {
+        Exceeded {
+            domain: "example.com".into(),
+            measure: crate::dns::budget::Measure::Names,
+            limit: 300,
+            tell,
+        }
+    }
+
+    /// What is told of these, in order.
+    async fn told(events: Vec<GateEvent>, throttle: Throttle) -> Vec<FlowRecord> {
+        let hub = Arc::new(Hub::new(10_000, None));
+        let (refused, refusals) = mpsc::channel(10_000);
+        let (answered, answers) = mpsc::channel(10_000);
+        for event in events {
+            let queue = match event.record.is_refusal() {
+                true => &refused,
+                false => &answered,
+            };
+            queue.send(event).await.expect("room");
+        }
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(gate_records(
+            refusals,
+            answers,
+            throttle,
+            Arc::default(),
+            Arc::clone(&hub),
+            cancel.clone(),
+        ));
+        while refused.capacity() < 10_000 || answered.capacity() < 10_000 {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+        task.await.expect("no panic");
+        let page = hub.read(&crate::sink::Filter::default(), None, usize::MAX);
+        page.records.iter().map(|r| FlowRecord::clone(r)).collect()
+    }
+
+    const FREE: Throttle = Throttle {
+        per_second: 1_000_000,
+        burst: 1_000_000,
+    };
+
+    #[tokio::test]
+    async fn each_verdict_is_told_as_what_it_is() {
+        let mut reported = asked("reported", Verdict::Answered);
+        reported.record.over = Some(over(true));
+        let mut blocked = asked("blocked", Verdict::OverBudget);
+        blocked.record.over = Some(over(true));
+        let mut again = blocked.clone();
+        again.record.over = Some(over(false));
+        let mut partly = asked("partly", Verdict::Answered);
+        partly.record.rebound = vec![[10, 0, 0, 1].into()];
+        let mut elsewhere = asked("elsewhere", Verdict::NoData);
+        elsewhere.record.targets = vec!["outside.example".into()];
+        let records = told(
+            vec![
+                asked("refused", Verdict::Refused),
+                again,
+                blocked,
+                reported,
+                partly,
+                asked("rebind", Verdict::Rebind),
+                elsewhere,
+                asked("no room", Verdict::NoRoom),
+                asked("busy", Verdict::Busy),
+                asked("answered", Verdict::Answered),
+                asked("failed", Verdict::Failed),
+            ],
+            FREE,
+        )
+        .await;
+        let seen: Vec<_> = records
+            .iter()
+            .map(|r| {
+                let dns = r.dns.as_ref().expect("a question");
+                assert_eq!(dns.qtype, "TYPE65400");
+                (dns.name.as_str(), r.verdict, r.reason, r.suppressed)
+            })
+            .collect();
+        use FlowVerdict::{Allow, Deny, WouldDeny};
+        assert_eq!(
+            seen,
+            [
+                ("refused", Deny, Some(Reason::Name), 0),
+                ("blocked", Deny, Some(Reason::Budget), 1),
+                ("reported", WouldDeny, Some(Reason::Budget), 0),
+                ("partly", Deny, Some(Reason::Rebind), 0),
+                ("rebind", Deny, Some(Reason::Rebind), 0),
+                ("elsewhere", Deny, Some(Reason::Name), 0),
+                ("no room", Deny, Some(Reason::State), 0),
+                ("busy", Deny, Some(Reason::State), 0),
+                ("answered", Allow, None, 0),
+                ("failed", Allow, None, 0),
+            ]
+        );
+        let dns = |n: usize| records[n].dns.as_ref().expect("a question");
+        assert_eq!(dns(3).left_out, ["10.0.0.1"]);
+        assert_eq!(dns(5).left_out, ["outside.example"]);
+        let detail = dns(1).detail.as_deref().expect("which budget");
+        assert_eq!(detail, "example.com: more than 300 distinct names an hour");
+    }
+
+    #[tokio::test]
+    async fn chatter_and_refused_names_hide_nothing_of_another_kind() {
+        let mut events = vec![asked("chatter", Verdict::Answered); 5_000];
+        events.extend(vec![asked("noise", Verdict::Refused); 5_000]);
+        let mut blocked = asked("tunnel", Verdict::OverBudget);
+        blocked.record.over = Some(over(true));
+        events.push(blocked);
+        let slow = Throttle {
+            per_second: 1,
+            burst: 40,
+        };
+        let records = told(events, slow).await;
+        let count = |name: &str| {
+            records
+                .iter()
+                .filter(|r| r.dns.as_ref().is_some_and(|dns| dns.name == name))
+                .count()
+        };
+        // A second or two may pass meanwhile.
+        assert!((40..60).contains(&count("noise")), "{}", count("noise"));
+        assert!((10..30).contains(&count("chatter")), "{}", count("chatter"));
+        assert_eq!(count("tunnel"), 1);
     }
 }

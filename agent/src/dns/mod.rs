@@ -1,18 +1,20 @@
 //! Names: resolved for the daemon, and answered to agents.
 //!
 //! ```text
-//! policy's names ─→ resolver::Refresher ─→ hickory ─→ upstream servers
-//!                          │ Resolution
-//!                          ▼
-//!                   the engine: Leases, then the kernel maps, then what Answers reads
-//!                          ▲ Answers
-//! an agent's query ─→ gate ┘
+//! an agent's query ─→ gate: judged by the policy, paid for out of the budget
+//!                      │ Question            ▲ Answer
+//!                      ▼                     │
+//!                   resolver: cache, upstream servers
+//!                      │ addresses           ▲ Granted
+//!                      ▼                     │
+//!                   the engine: Leases, then the kernel maps
 //! ```
 //!
-//! The gate forwards nothing: it reads what the engine has published after the maps
-//! held it, so an answer never runs ahead of the maps. The resolver asks only for names
-//! of the policy, so nothing that an agent asks can reach a server.
+//! The resolver is asked only for names and types that the policy allows, so nothing else
+//! that an agent asks can reach a server; and the gate answers only addresses that were
+//! granted, so an answer never runs ahead of the maps.
 
+pub mod budget;
 pub mod clock;
 pub mod gate;
 pub mod resolver;

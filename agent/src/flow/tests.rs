@@ -134,28 +134,58 @@ fn sockets_options_binds_and_other_protocols_read_well() {
 
 #[test]
 fn a_question_at_the_gate_reads_as_one_line_too() {
-    let refusal = GateRefusal {
+    let mut flow = GateFlow {
         time: "2026-03-04T12:00:01Z".parse().expect("time"),
         agent: "build-bot".into(),
         question: DnsQuestion {
             name: "evil\u{1b}.example".into(),
             qtype: "TXT".into(),
+            rcode: "refused".into(),
+            ..DnsQuestion::default()
         },
         tcp: false,
         source: Some("[::ffff:127.0.0.1]:4000".parse().expect("address")),
         generation: 2,
-        monitored: false,
-        reason: Reason::Name,
+        verdict: FlowVerdict::Deny,
+        reason: Some(Reason::Name),
         suppressed: 0,
     };
-    let record = FlowRecord::from_gate(refusal);
+    let record = FlowRecord::from_gate(flow.clone());
     assert_eq!(
         record.line(&TimeZone::UTC),
-        "12:00:01 build-bot  deny  udp query evil\\u{1b}.example TXT  name"
+        "12:00:01 build-bot  deny  udp query evil\\u{1b}.example TXT → refused  name"
     );
     assert_eq!(
         record.source.map(|s| s.to_string()).as_deref(),
         Some("127.0.0.1:4000")
+    );
+    flow.verdict = FlowVerdict::Allow;
+    flow.reason = None;
+    flow.question = DnsQuestion {
+        name: "api.example".into(),
+        qtype: "A".into(),
+        outcome: "answered".into(),
+        rcode: "noerror".into(),
+        addresses: vec![[192, 0, 2, 1].into(), [192, 0, 2, 2].into()],
+        ttl: Some(30),
+        left_out: vec!["10.0.0.1".into()],
+        detail: Some("no \u{1b}room".into()),
+        took_us: Some(120),
+        ..DnsQuestion::default()
+    };
+    let record = FlowRecord::from_gate(flow);
+    assert_eq!(
+        record.line(&TimeZone::UTC),
+        "12:00:01 build-bot  allow  udp query api.example A → 192.0.2.1, 192.0.2.2 without \
+         10.0.0.1 (no \\u{1b}room)"
+    );
+    let json = serde_json::to_value(&record).expect("json");
+    assert_eq!(json["verdict"], "allow");
+    assert!(json.get("reason").is_none(), "{json}");
+    assert_eq!(json["dns"]["took_us"], 120);
+    assert_eq!(
+        serde_json::from_value::<FlowRecord>(json).expect("back"),
+        record
     );
 }
 

@@ -13,10 +13,13 @@ use tokio::sync::broadcast;
 
 pub use file::{FileCounts, FileError, FileSink, KEPT_FILES};
 
-use crate::flow::FlowRecord;
+use crate::flow::{FlowRecord, FlowVerdict};
 
 /// Records that a follower may be behind before it loses some.
 const FOLLOW_BUFFER: usize = 1024;
+
+/// Of what was allowed as many records are remembered as of refusals, divided by this.
+const ALLOWED_PART: usize = 4;
 
 /// Numbers the records, remembers the last ones and hands them on.
 pub struct Hub {
@@ -26,10 +29,44 @@ pub struct Hub {
     follower_lost: AtomicU64,
 }
 
+/// What was allowed has a place of its own, so that no amount of it pushes a refusal out.
 struct Recent {
     keep: usize,
     last_seq: u64,
-    records: VecDeque<Arc<FlowRecord>>,
+    refused: VecDeque<Arc<FlowRecord>>,
+    allowed: VecDeque<Arc<FlowRecord>>,
+}
+
+impl Recent {
+    fn push(&mut self, record: Arc<FlowRecord>) {
+        let (queue, keep) = match record.verdict {
+            FlowVerdict::Allow => (&mut self.allowed, (self.keep / ALLOWED_PART).max(1)),
+            FlowVerdict::Deny | FlowVerdict::WouldDeny => (&mut self.refused, self.keep),
+        };
+        if queue.len() >= keep {
+            queue.pop_front();
+        }
+        queue.push_back(record);
+    }
+
+    /// All, newest first.
+    fn newest_first(&self) -> impl Iterator<Item = &Arc<FlowRecord>> {
+        let mut refused = self.refused.iter().rev().peekable();
+        let mut allowed = self.allowed.iter().rev().peekable();
+        std::iter::from_fn(move || match (refused.peek(), allowed.peek()) {
+            (Some(a), Some(b)) if a.seq < b.seq => allowed.next(),
+            (Some(_), _) => refused.next(),
+            (None, _) => allowed.next(),
+        })
+    }
+
+    /// How many after this number there are.
+    fn held_after(&self, seq: u64) -> u64 {
+        let after = |queue: &VecDeque<Arc<FlowRecord>>| {
+            queue.len() - queue.partition_point(|record| record.seq <= seq)
+        };
+        (after(&self.refused) + after(&self.allowed)) as u64
+    }
 }
 
 /// Which records a reader gets. The default is all.
@@ -74,7 +111,7 @@ pub struct HubCounts {
 }
 
 impl Hub {
-    /// A hub that remembers `keep` records and writes to `file` if there is one.
+    /// A hub that remembers `keep` refusals, and a quarter as much of what was allowed, and writes to `file` if there is one.
     pub fn new(keep: usize, file: Option<FileSink>) -> Self {
         Self::with_follow_buffer(keep, file, FOLLOW_BUFFER)
     }
@@ -85,7 +122,8 @@ impl Hub {
             recent: Mutex::new(Recent {
                 keep,
                 last_seq: 0,
-                records: VecDeque::new(),
+                refused: VecDeque::new(),
+                allowed: VecDeque::new(),
             }),
             live: broadcast::Sender::new(buffer),
             file,
@@ -100,10 +138,7 @@ impl Hub {
         recent.last_seq += 1;
         record.seq = recent.last_seq;
         let record = Arc::new(record);
-        if recent.records.len() == recent.keep {
-            recent.records.pop_front();
-        }
-        recent.records.push_back(Arc::clone(&record));
+        recent.push(Arc::clone(&record));
         // An error only says that nobody follows.
         let _ = self.live.send(Arc::clone(&record));
         if let Some(file) = &self.file {
@@ -117,18 +152,14 @@ impl Hub {
     pub fn read(&self, filter: &Filter, since_seq: Option<u64>, limit: usize) -> Page {
         let recent = self.recent();
         let since = since_seq.unwrap_or(0);
-        let oldest = recent
-            .records
-            .front()
-            .map_or(recent.last_seq + 1, |r| r.seq);
         let overwritten = match since_seq {
-            Some(since) => oldest.saturating_sub(since.saturating_add(1)),
+            Some(since) => {
+                (recent.last_seq.saturating_sub(since)).saturating_sub(recent.held_after(since))
+            }
             None => 0,
         };
         let mut records: Vec<_> = recent
-            .records
-            .iter()
-            .rev()
+            .newest_first()
             .take_while(|r| r.seq > since)
             .filter(|r| filter.admits(r))
             .take(limit)
@@ -212,6 +243,24 @@ mod tests {
         assert_eq!(seqs(&newest), vec![4, 5]);
         let future = hub.read(&Filter::default(), Some(u64::MAX), 2);
         assert_eq!((seqs(&future), future.overwritten), (vec![], 0));
+    }
+
+    #[test]
+    fn what_was_allowed_pushes_no_refusal_out() {
+        let hub = Hub::new(8, None);
+        let mut allowed = record();
+        allowed.verdict = FlowVerdict::Allow;
+        hub.publish(record());
+        for _ in 0..50 {
+            hub.publish(allowed.clone());
+        }
+        hub.publish(record());
+        hub.publish(allowed);
+        let all = hub.read(&Filter::default(), Some(0), 100);
+        assert_eq!(seqs(&all), vec![1, 51, 52, 53]);
+        assert_eq!(all.overwritten, 49);
+        let newest = hub.read(&Filter::default(), Some(51), 1);
+        assert_eq!((seqs(&newest), newest.overwritten), (vec![53], 0));
     }
 
     #[test]

@@ -1,70 +1,91 @@
-//! A gate at work: sockets in, [`respond`] for each message, records out.
+//! A gate at work: messages in, replies and records out.
 
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, mpsc};
+use futures_util::FutureExt;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{addresses, answer, busy, failed, not_granted, over_budget};
+use super::flights::{Flights, Landed};
+use super::judge::outside;
 use super::sockets::{GateSockets, Pair};
-use super::{Answers, GateEvent, GateRecord, Outcome, Rcode, Transport, Verdict, respond};
+use super::stream::{MAX_CONNECTIONS, MAX_MESSAGE};
+use super::{
+    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, Judged, NotGranted, Outcome,
+    Question, Rcode, Records, Transport, Verdict, judge,
+};
+use crate::dns::budget::Spent;
 use crate::dns::stats::GateStats;
+use crate::leases::FailKind;
 
-/// The most TCP connections of one agent at once; more are closed as they come.
-pub const MAX_CONNECTIONS: usize = 64;
+/// The most queries of one agent that wait for a look-up at once; more are answered
+/// SERVFAIL. What is at hand is answered all the same.
+pub const MAX_LOOK_UPS: usize = 256;
 
-/// The longest message that is read. A query is a header, one question and an EDNS
-/// record: a few hundred bytes.
-pub const MAX_MESSAGE: usize = 4096;
+/// The longest that a query waits for its look-up and the write to the kernel. Clients give
+/// up after five seconds.
+pub const LOOK_UP_TIME: Duration = Duration::from_secs(10);
 
-/// How long a TCP connection may be silent, or take for one message either way.
-pub const TCP_IDLE: Duration = Duration::from_secs(10);
+/// Datagrams that are taken before other tasks have their turn.
+const BATCH: usize = 64;
 
 /// Pause after an error of a listening socket (no descriptors left, no memory), so that
 /// an error that stays does not take a whole CPU.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// What every task of a gate needs.
-#[derive(Clone)]
-struct Gate {
-    agent: u32,
-    answers: Arc<dyn Answers + Send + Sync>,
-    records: mpsc::Sender<GateEvent>,
-    stats: Arc<GateStats>,
-    connections: Arc<Semaphore>,
+pub(super) struct Gate<B> {
+    pub(super) agent: u32,
+    backend: Arc<B>,
+    records: Records,
+    pub(super) stats: Arc<GateStats>,
+    pub(super) connections: Arc<Semaphore>,
+    look_ups: Arc<Semaphore>,
+    flights: Arc<Flights>,
+}
+
+/// A message begun.
+pub(super) enum Begun {
+    /// Its reply, if it gets one.
+    Done(Option<Vec<u8>>),
+    /// It waits for a look-up or a write: [`Gate::finish`] it.
+    Waits(Box<Waiting>),
+}
+
+/// A query that could not be answered at once.
+pub(super) struct Waiting {
+    asked: Asked,
+    peer: SocketAddr,
+    arrived: Instant,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl GateSockets {
     /// Serves until `cancel`, then closes the sockets and every connection before it
     /// returns. Records go to `records` without waiting: one that finds no room is
-    /// counted as lost. Give each agent a channel of its own, so that one agent's flood
+    /// counted as lost. Give each agent queues of its own, so that one agent's flood
     /// cannot crowd out the records of another.
     ///
     /// # Errors
     /// When the sockets cannot be handed to the runtime, or a task of the gate broke off:
     /// the agent has no names then until a new gate is bound and served.
-    pub async fn serve(
+    pub async fn serve<B: Backend>(
         self,
-        answers: Arc<dyn Answers + Send + Sync>,
-        records: mpsc::Sender<GateEvent>,
+        backend: Arc<B>,
+        records: Records,
         stats: Arc<GateStats>,
         cancel: CancellationToken,
     ) -> io::Result<()> {
-        let gate = Gate {
-            agent: self.agent,
-            answers,
-            records,
-            stats,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        };
+        let gate = Arc::new(Gate::new(self.agent, backend, records, stats));
         // A token of its own: tasks that end with `cancel` could not be told from tasks
         // that broke off.
         let stop = CancellationToken::new();
@@ -72,8 +93,8 @@ impl GateSockets {
         for Pair { udp, tcp, .. } in [Some(self.v4), self.v6].into_iter().flatten() {
             let udp = UdpSocket::from_std(udp)?;
             let tcp = TcpListener::from_std(tcp)?;
-            tasks.spawn(gate.clone().serve_udp(udp, stop.clone()));
-            tasks.spawn(gate.clone().serve_tcp(tcp, stop.clone()));
+            tasks.spawn(Arc::clone(&gate).serve_udp(udp, stop.clone()));
+            tasks.spawn(Arc::clone(&gate).serve_tcp(tcp, stop.clone()));
         }
         let result = tokio::select! {
             () = cancel.cancelled() => Ok(()),
@@ -88,33 +109,86 @@ impl GateSockets {
     }
 }
 
-impl Gate {
-    async fn serve_udp(self, socket: UdpSocket, stop: CancellationToken) {
-        stop.run_until_cancelled(self.answer_datagrams(&socket))
-            .await;
+impl<B: Backend> Gate<B> {
+    pub(super) fn new(
+        agent: u32,
+        backend: Arc<B>,
+        records: Records,
+        stats: Arc<GateStats>,
+    ) -> Self {
+        Self {
+            agent,
+            backend,
+            records,
+            stats,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            look_ups: Arc::new(Semaphore::new(MAX_LOOK_UPS)),
+            flights: Arc::default(),
+        }
     }
 
-    async fn answer_datagrams(&self, socket: &UdpSocket) {
+    async fn serve_udp(self: Arc<Self>, socket: UdpSocket, stop: CancellationToken) {
+        let socket = Arc::new(socket);
+        let mut waiting = JoinSet::new();
         let mut buffer = [0; MAX_MESSAGE];
-        loop {
-            let (len, peer) = match socket.recv_from(&mut buffer).await {
-                Ok(received) => received,
-                Err(error) => {
+        stop.run_until_cancelled(async {
+            loop {
+                if let Err(error) = socket.readable().await {
                     self.troubled("udp", &error).await;
                     continue;
                 }
-            };
-            let Some(reply) = self.answer(&buffer[..len], Transport::Udp, peer) else {
-                continue;
-            };
-            if let Err(error) = socket.send_to(&reply, peer).await {
-                self.stats.replies_lost.fetch_add(1, Relaxed);
-                tracing::debug!(agent = self.agent, %peer, %error, "a DNS reply was not sent");
+                for _ in 0..BATCH {
+                    match socket.try_recv_from(&mut buffer) {
+                        Ok((len, peer)) => {
+                            self.datagram(&socket, &buffer[..len], peer, &mut waiting)
+                                .await;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => {
+                            self.troubled("udp", &error).await;
+                            break;
+                        }
+                    }
+                }
+                while waiting.try_join_next().is_some() {}
+                // Datagrams that come without end must not keep the other gates of this
+                // thread waiting.
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        waiting.shutdown().await;
+    }
+
+    async fn datagram(
+        self: &Arc<Self>,
+        socket: &Arc<UdpSocket>,
+        message: &[u8],
+        peer: SocketAddr,
+        waiting: &mut JoinSet<()>,
+    ) {
+        match self.begin(message, Transport::Udp, peer) {
+            Begun::Done(None) => {}
+            Begun::Done(Some(reply)) => self.send(socket, &reply, peer).await,
+            Begun::Waits(query) => {
+                let (gate, socket) = (Arc::clone(self), Arc::clone(socket));
+                waiting.spawn(async move {
+                    if let Some(reply) = gate.finish(*query).await {
+                        gate.send(&socket, &reply, peer).await;
+                    }
+                });
             }
         }
     }
 
-    async fn serve_tcp(self, listener: TcpListener, stop: CancellationToken) {
+    async fn send(&self, socket: &UdpSocket, reply: &[u8], peer: SocketAddr) {
+        if let Err(error) = socket.send_to(reply, peer).await {
+            self.stats.replies_lost.fetch_add(1, Relaxed);
+            tracing::debug!(agent = self.agent, %peer, %error, "a DNS reply was not sent");
+        }
+    }
+
+    async fn serve_tcp(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
         let mut connections = JoinSet::new();
         loop {
             let (stream, peer) = tokio::select! {
@@ -128,11 +202,11 @@ impl Gate {
                 Some(_) = connections.join_next() => continue,
                 () = stop.cancelled() => break,
             };
-            let Ok(permit) = self.connections.clone().try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
                 self.stats.connections_refused.fetch_add(1, Relaxed);
                 continue;
             };
-            let gate = self.clone();
+            let gate = Arc::clone(&self);
             connections.spawn(async move {
                 if let Err(error) = gate.serve_stream(stream, peer).await {
                     tracing::debug!(agent = gate.agent, %peer, %error, "a DNS connection ended");
@@ -143,52 +217,113 @@ impl Gate {
         connections.shutdown().await;
     }
 
-    /// Judges every message of a stream, one after the other: replies keep the order of
-    /// the queries, and a client that does not read its replies waits for itself.
-    async fn serve_stream(&self, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let mut buffer = [0; MAX_MESSAGE];
-        loop {
-            let Some(len) = timeout(TCP_IDLE, read_message(&mut stream, &mut buffer)).await??
-            else {
-                return Ok(());
-            };
-            let Some(message) = buffer.get(..len) else {
-                self.stats.oversized.fetch_add(1, Relaxed);
-                return Ok(());
-            };
-            let Some(reply) = self.answer(message, Transport::Tcp, peer) else {
-                continue;
-            };
-            let Ok(len) = u16::try_from(reply.len()) else {
-                self.stats.replies_lost.fetch_add(1, Relaxed);
-                return Ok(());
-            };
-            let mut framed = len.to_be_bytes().to_vec();
-            framed.extend_from_slice(&reply);
-            if let Err(error) = timeout(TCP_IDLE, stream.write_all(&framed)).await? {
-                self.stats.replies_lost.fetch_add(1, Relaxed);
-                return Err(error);
+    /// Judges a message and answers it if nothing has to be waited for.
+    pub(super) fn begin(&self, message: &[u8], transport: Transport, peer: SocketAddr) -> Begun {
+        let arrived = Instant::now();
+        // The parser reads hostile bytes. Should one make it panic, that message is lost
+        // and not the agent's gate.
+        let begun = catch_unwind(AssertUnwindSafe(|| {
+            self.try_begin(message, transport, peer, arrived)
+        }));
+        let outcome = match begun {
+            Ok(Ok(waiting)) => return Begun::Waits(waiting),
+            Ok(Err(outcome)) => outcome,
+            Err(_) => lost(),
+        };
+        Begun::Done(self.done(outcome, transport, peer, arrived))
+    }
+
+    fn try_begin(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        peer: SocketAddr,
+        arrived: Instant,
+    ) -> Result<Box<Waiting>, Outcome> {
+        let refuse = self.backend.refuse();
+        let rule = |name: &str| self.backend.rule(name);
+        let mut asked = match judge(message, transport, refuse, &rule) {
+            Judged::Done(outcome) => return Err(outcome),
+            Judged::Ask(asked) => *asked,
+        };
+        if asked.rule.wildcard.is_some() {
+            match self.backend.spend(&asked.name, &asked.rule) {
+                Spent::Within => {}
+                Spent::Reported(exceeded) => asked.over = Some(exceeded),
+                Spent::Blocked(exceeded) => return Err(over_budget(&asked, exceeded, refuse)),
             }
+        }
+        let question = asked.question(self.backend.validate());
+        if let Some(found) = self.backend.cached(&question) {
+            let wanted = addresses(&asked, &found);
+            let granted = match wanted.is_empty() {
+                true => Some(Granted::default()),
+                false => self.backend.granted(&asked.name, &wanted, &asked.rule),
+            };
+            if let Some(granted) = granted {
+                return Err(self.answer(&asked, &found, &granted));
+            }
+        }
+        let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
+            return Err(busy(&asked));
+        };
+        Ok(Box::new(Waiting {
+            asked,
+            peer,
+            arrived,
+            _permit: permit,
+        }))
+    }
+
+    /// Waits for what a query needs, and answers it.
+    pub(super) async fn finish(&self, waiting: Waiting) -> Option<Vec<u8>> {
+        let Waiting {
+            asked,
+            peer,
+            arrived,
+            _permit,
+        } = waiting;
+        let transport = asked.client.transport;
+        let outcome = AssertUnwindSafe(self.look_up(&asked)).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| lost());
+        self.done(outcome, transport, peer, arrived)
+    }
+
+    async fn look_up(&self, asked: &Asked) -> Outcome {
+        let question = asked.question(self.backend.validate());
+        let flight = self.flights.join(question.clone(), &asked.rule, || {
+            look(Arc::clone(&self.backend), asked.clone(), question)
+        });
+        let landed = flight.await;
+        // The policy may have changed meanwhile: a name that it no longer has must not be
+        // answered with what was found under the old one.
+        match self.backend.rule(&asked.name) {
+            Some(rule) if rule == asked.rule => {}
+            Some(_) => return busy(asked),
+            None => return outside(&asked.client, self.backend.refuse()),
+        }
+        match &*landed {
+            Landed::Granted(found, granted) => self.answer(asked, found, granted),
+            Landed::NotGranted(found, error) => not_granted(asked, found, error),
+            Landed::Failed(why) => failed(asked, why),
         }
     }
 
-    fn answer(&self, query: &[u8], transport: Transport, peer: SocketAddr) -> Option<Vec<u8>> {
-        // The parser reads hostile bytes. Should one make it panic, that message is lost
-        // and not the agent's gate.
-        let judged = catch_unwind(AssertUnwindSafe(|| {
-            respond(query, transport, self.answers.as_ref())
-        }));
-        let Outcome { reply, record } = judged.unwrap_or_else(|_| Outcome {
-            reply: None,
-            record: GateRecord {
-                name: String::new(),
-                qtype: 0,
-                rcode: Rcode::None,
-                addresses: Vec::new(),
-                verdict: Verdict::Malformed,
-            },
-        });
+    fn answer(&self, asked: &Asked, found: &Answer, granted: &Granted) -> Outcome {
+        answer(asked, found, granted, &|name| {
+            self.backend.rule(name).is_some()
+        })
+    }
+
+    fn done(
+        &self,
+        outcome: Outcome,
+        transport: Transport,
+        peer: SocketAddr,
+        arrived: Instant,
+    ) -> Option<Vec<u8>> {
+        let Outcome { reply, mut record } = outcome;
+        record.elapsed = arrived.elapsed();
         self.stats.query(record.verdict, record.rcode);
         let event = GateEvent {
             agent: self.agent,
@@ -196,7 +331,7 @@ impl Gate {
             peer,
             record,
         };
-        if self.records.try_send(event).is_err() {
+        if !self.records.offer(event) {
             self.stats.records_lost.fetch_add(1, Relaxed);
         }
         reply
@@ -206,20 +341,49 @@ impl Gate {
         tracing::warn!(agent = self.agent, socket, %error, "the DNS gate could not take a query");
         tokio::time::sleep(ERROR_PAUSE).await;
     }
+
+    #[cfg(test)]
+    pub(super) fn flying(&self) -> usize {
+        self.flights.len()
+    }
 }
 
-/// Reads one message with its length before it. `None` at the end of the stream. A
-/// length that does not fit the buffer is returned without reading on.
-async fn read_message(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    let mut prefix = [0; 2];
-    match stream.read_exact(&mut prefix).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+/// What is left of a message that made something panic.
+fn lost() -> Outcome {
+    Outcome {
+        reply: None,
+        record: GateRecord {
+            verdict: Verdict::Malformed,
+            rcode: Rcode::None,
+            ..GateRecord::default()
+        },
     }
-    let len = usize::from(u16::from_be_bytes(prefix));
-    if let Some(room) = buffer.get_mut(..len) {
-        stream.read_exact(room).await?;
+}
+
+/// One look-up: found, then written. It is bounded in time as a whole.
+async fn look<B: Backend>(backend: Arc<B>, asked: Asked, question: Question) -> Landed {
+    let begun = Instant::now();
+    let late = |upstream: Arc<str>| Failed {
+        kind: FailKind::Timeout,
+        upstream,
+        elapsed: begun.elapsed(),
+    };
+    let found = match timeout(LOOK_UP_TIME, backend.resolve(question)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(failed)) => return Landed::Failed(failed),
+        Err(_) => return Landed::Failed(late(Arc::from(""))),
+    };
+    let wanted = addresses(&asked, &found);
+    if wanted.is_empty() {
+        return Landed::Granted(found, Granted::default());
     }
-    Ok(Some(len))
+    let left = LOOK_UP_TIME.saturating_sub(begun.elapsed());
+    match timeout(left, backend.grant(&asked.name, &wanted, &asked.rule)).await {
+        Ok(Ok(granted)) => Landed::Granted(found, granted),
+        Ok(Err(error)) => Landed::NotGranted(found, error),
+        Err(_) => {
+            let why = "the kernel's maps were not written in time".to_owned();
+            Landed::NotGranted(found, NotGranted { why })
+        }
+    }
 }

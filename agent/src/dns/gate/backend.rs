@@ -1,0 +1,68 @@
+//! What a gate needs of the rest of the daemon.
+
+use std::future::Future;
+use std::net::IpAddr;
+
+use super::{Answer, Failed, Granted, NameRule, Question, Refuse};
+use crate::dns::budget::Spent;
+use crate::leases::Name;
+
+/// Addresses could not be granted at all: the kernel or the engine did not take them.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct NotGranted {
+    /// What went wrong, for the log and for events.
+    pub why: String,
+}
+
+/// The policy, the resolver and the engine, as one agent's gate sees them.
+///
+/// The plain functions are called for every message and must not wait. The futures may
+/// take their time: other messages are served meanwhile.
+pub trait Backend: Send + Sync + 'static {
+    /// What the policy allows of a canonical name (lower-case A-labels, no trailing dot).
+    /// `None`: the name is outside, and nothing about it leaves the machine.
+    fn rule(&self, name: &str) -> Option<NameRule>;
+
+    /// How a name outside the policy is answered.
+    fn refuse(&self) -> Refuse;
+
+    /// Whether answers must validate. A client cannot turn it off (its CD bit is only
+    /// copied): the policy is not the client's.
+    fn validate(&self) -> bool {
+        false
+    }
+
+    /// Pays for a name that `rule` matched by a wildcard; not called for other names.
+    fn spend(&self, name: &str, rule: &NameRule) -> Spent;
+
+    /// An answer that is at hand: the fast path of [`Backend::resolve`].
+    fn cached(&self, _question: &Question) -> Option<Answer> {
+        None
+    }
+
+    /// The answer to a question. Called only for names and types that the policy allows,
+    /// once for all clients that ask the same meanwhile.
+    fn resolve(&self, question: Question) -> impl Future<Output = Result<Answer, Failed>> + Send;
+
+    /// What [`Backend::grant`] would give if the kernel holds all of it already, for long
+    /// enough: the fast path, which writes nothing.
+    fn granted(
+        &self,
+        _name: &Name,
+        _addresses: &[(IpAddr, u32)],
+        _rule: &NameRule,
+    ) -> Option<Granted> {
+        None
+    }
+
+    /// Lets the agent use addresses (with TTLs in seconds) of a name. What it gives is in
+    /// the kernel's maps when the future is ready. It may be called for addresses that are
+    /// held already, and then should cost nothing.
+    fn grant(
+        &self,
+        name: &Name,
+        addresses: &[(IpAddr, u32)],
+        rule: &NameRule,
+    ) -> impl Future<Output = Result<Granted, NotGranted>> + Send;
+}

@@ -1,0 +1,264 @@
+//! A backend for tests, and messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::dns::budget::{Exceeded, Measure, Spent};
+use crate::leases::{FailKind, Name};
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("address")
+}
+
+pub(super) fn wire(text: &str) -> WireName {
+    WireName::from_ascii(text).expect("name")
+}
+
+pub(super) fn address(owner: &str, ttl: u32, addr: &str) -> Record {
+    let data = match ip(addr) {
+        IpAddr::V4(v4) => RData::A(A(v4)),
+        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+    };
+    Record::from_rdata(wire(owner), ttl, data)
+}
+
+pub(super) fn alias(owner: &str, ttl: u32, target: &str) -> Record {
+    Record::from_rdata(wire(owner), ttl, RData::CNAME(CNAME(wire(target))))
+}
+
+pub(super) fn query(name: &str, rtype: RecordType) -> Message {
+    let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(wire(name), rtype));
+    message
+}
+
+pub(super) fn bytes(message: &Message) -> Vec<u8> {
+    message.to_vec().expect("encodes")
+}
+
+pub(super) fn with_edns(mut message: Message, payload: u16, dnssec_ok: bool) -> Message {
+    let mut edns = Edns::new();
+    edns.set_max_payload(payload);
+    edns.set_dnssec_ok(dnssec_ok);
+    message.set_edns(edns);
+    message
+}
+
+/// The extended error of a reply: code and words.
+pub(super) fn extended(reply: &Message) -> Option<(u16, String)> {
+    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+    match reply.edns.as_ref()?.option(EdnsCode::Unknown(15))? {
+        EdnsOption::Unknown(15, data) => {
+            let (code, text) = data.split_first_chunk::<2>()?;
+            let text = String::from_utf8(text.to_vec()).expect("UTF-8");
+            Some((u16::from_be_bytes(*code), text))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn found(records: Vec<Record>) -> Answer {
+    Answer {
+        rcode: ResponseCode::NoError,
+        ttl: records.iter().map(|record| record.ttl).min().unwrap_or(60),
+        records: records.into(),
+        authority: Default::default(),
+        authentic: false,
+        chain: Vec::new(),
+        source: Source::Upstream,
+        upstream: "192.0.2.53:53".into(),
+        elapsed: Duration::from_millis(3),
+    }
+}
+
+pub(super) fn held(addresses: &[&str], left: u64) -> Granted {
+    let left = Duration::from_secs(left);
+    Granted {
+        held: addresses.iter().map(|addr| (ip(addr), left)).collect(),
+        ..Granted::default()
+    }
+}
+
+/// Names that end in `.wild.example` match a wildcard; the rest is listed. Every look-up and
+/// every write is logged, and waits for a permit of `pass` unless `open` is set.
+pub(super) struct Fake {
+    pub(super) rules: Mutex<BTreeMap<String, NameRule>>,
+    pub(super) answers: Mutex<BTreeMap<(String, RecordType), Result<Answer, FailKind>>>,
+    pub(super) at_hand: AtomicBool,
+    pub(super) open: AtomicBool,
+    pub(super) pass: Semaphore,
+    pub(super) asked: Mutex<Vec<Question>>,
+    pub(super) written: Mutex<Vec<(Name, Vec<IpAddr>)>>,
+    pub(super) grants: Mutex<Result<Granted, NotGranted>>,
+    /// Grant exactly what was asked for, and not `grants`.
+    pub(super) generous: AtomicBool,
+    pub(super) refuse: Refuse,
+    pub(super) spent: AtomicBool,
+}
+
+impl Fake {
+    pub(super) fn new() -> Self {
+        let names = ["a.example", "many.example", "v6.example", "panics.example"];
+        let rules = names.map(|name| (name.to_owned(), NameRule::default()));
+        let many = (0..64).map(|n| address("many.example.", 60, &format!("192.0.2.{n}")));
+        let answers = [
+            (
+                "a.example",
+                RecordType::A,
+                found(vec![address("a.example.", 60, "192.0.2.1")]),
+            ),
+            ("many.example", RecordType::A, found(many.collect())),
+            (
+                "v6.example",
+                RecordType::AAAA,
+                found(vec![address("v6.example.", 60, "2001:db8::1")]),
+            ),
+        ];
+        Self {
+            rules: Mutex::new(rules.into()),
+            answers: Mutex::new(
+                answers
+                    .map(|(name, rtype, answer)| ((name.to_owned(), rtype), Ok(answer)))
+                    .into(),
+            ),
+            at_hand: AtomicBool::new(false),
+            open: AtomicBool::new(true),
+            pass: Semaphore::new(0),
+            asked: Mutex::default(),
+            written: Mutex::default(),
+            grants: Mutex::new(Ok(Granted::default())),
+            generous: AtomicBool::new(true),
+            refuse: Refuse::Refused,
+            spent: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn says(&self, name: &str, rtype: RecordType, answer: Result<Answer, FailKind>) {
+        let mut rules = self.rules.lock().expect("lock");
+        rules.entry(name.to_owned()).or_default();
+        drop(rules);
+        let mut answers = self.answers.lock().expect("lock");
+        answers.insert((name.to_owned(), rtype), answer);
+    }
+
+    pub(super) fn times_asked(&self) -> usize {
+        self.asked.lock().expect("lock").len()
+    }
+
+    pub(super) fn names_asked(&self) -> BTreeSet<String> {
+        let asked = self.asked.lock().expect("lock");
+        asked.iter().map(|q| q.name.to_string()).collect()
+    }
+
+    pub(super) fn times_written(&self) -> usize {
+        self.written.lock().expect("lock").len()
+    }
+
+    fn answer(&self, question: &Question) -> Result<Answer, Failed> {
+        let answers = self.answers.lock().expect("lock");
+        let answer = answers.get(&(question.name.to_string(), question.rtype));
+        match answer {
+            Some(Ok(answer)) => Ok(answer.clone()),
+            Some(Err(kind)) => Err(Failed {
+                kind: *kind,
+                upstream: "192.0.2.53:53".into(),
+                elapsed: Duration::ZERO,
+            }),
+            None => Ok(found(vec![])),
+        }
+    }
+
+    fn give(&self, addresses: &[(IpAddr, u32)]) -> Result<Granted, NotGranted> {
+        if !self.generous.load(SeqCst) {
+            return self.grants.lock().expect("lock").clone();
+        }
+        let left = Duration::from_secs(600);
+        Ok(Granted {
+            held: addresses.iter().map(|(addr, _)| (*addr, left)).collect(),
+            ..Granted::default()
+        })
+    }
+
+    async fn wait(&self) {
+        if !self.open.load(SeqCst) {
+            self.pass.acquire().await.expect("open").forget();
+        }
+    }
+}
+
+impl Backend for Fake {
+    fn rule(&self, name: &str) -> Option<NameRule> {
+        assert_ne!(name, "panics.example", "as a parser might");
+        let rule = self.rules.lock().expect("lock").get(name).cloned();
+        rule.or_else(|| {
+            name.ends_with(".wild.example").then(|| NameRule {
+                wildcard: Some("wild.example".parse().expect("host")),
+                ..NameRule::default()
+            })
+        })
+    }
+
+    fn refuse(&self) -> Refuse {
+        self.refuse
+    }
+
+    fn spend(&self, _name: &str, rule: &NameRule) -> Spent {
+        assert!(rule.wildcard.is_some(), "only wildcards are paid for");
+        match self.spent.load(SeqCst) {
+            true => Spent::Blocked(Exceeded {
+                domain: "wild.example".into(),
+                measure: Measure::Names,
+                limit: 300,
+                tell: true,
+            }),
+            false => Spent::Within,
+        }
+    }
+
+    fn cached(&self, question: &Question) -> Option<Answer> {
+        let at_hand = self.at_hand.load(SeqCst);
+        at_hand.then(|| self.answer(question).ok()).flatten()
+    }
+
+    async fn resolve(&self, question: Question) -> Result<Answer, Failed> {
+        self.asked.lock().expect("lock").push(question.clone());
+        self.wait().await;
+        assert_ne!(
+            &*question.name, "breaks.wild.example",
+            "as a resolver might"
+        );
+        self.answer(&question)
+    }
+
+    fn granted(
+        &self,
+        _name: &Name,
+        addresses: &[(IpAddr, u32)],
+        _rule: &NameRule,
+    ) -> Option<Granted> {
+        let at_hand = self.at_hand.load(SeqCst);
+        at_hand.then(|| self.give(addresses).ok()).flatten()
+    }
+
+    async fn grant(
+        &self,
+        name: &Name,
+        addresses: &[(IpAddr, u32)],
+        _rule: &NameRule,
+    ) -> Result<Granted, NotGranted> {
+        let all = addresses.iter().map(|(addr, _)| *addr).collect();
+        self.written.lock().expect("lock").push((name.clone(), all));
+        self.wait().await;
+        self.give(addresses)
+    }
+}

@@ -165,7 +165,7 @@ impl Upstreams {
         let total = found.len();
         let kept: Vec<_> = found
             .into_iter()
-            .filter_map(|(addr, ttl)| Some((canonical(addr)?, ttl)))
+            .filter_map(|(addr, ttl)| Some((canonical(addr, true)?, ttl)))
             .collect();
         let dropped = total - kept.len();
         self.stats.rebind_dropped.fetch_add(dropped as u64, Relaxed);

@@ -124,9 +124,8 @@ pub struct Resolver {
     pub timeout_ms: u32,
     /// How often a name is asked before it counts as failed, 1 to 10. Default: 2.
     pub attempts: u32,
-    /// How long an address stays usable after it left the answer, in seconds: more than 30
-    /// (the longest that a client is told to keep one) and than `min_ttl_seconds`, up to a
-    /// day. Default: 300.
+    /// How long an address stays usable after it left the answer, in seconds: more than
+    /// `min_ttl_seconds`, up to a day. Default: 300.
     pub grace_seconds: u32,
     /// The shortest life of an answer, in seconds, 1 to 3600: a name with a TTL of 0 is not
     /// asked without pause. Default: 5.
@@ -413,14 +412,11 @@ impl Config {
             low,
             day,
         )?;
-        // What a client was told may be used must still be allowed when it uses it.
-        let client = crate::leases::CLIENT_TTL
-            .as_secs()
-            .max(r.min_ttl_seconds.into());
+        // A lease must not end before its name is asked again.
         range(
             "resolver.grace_seconds",
             r.grace_seconds.into(),
-            client + 1,
+            low + 1,
             day,
         )?;
         let negative = r.negative_max_ttl_seconds;

@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod policy;
 pub mod process;
 pub mod sink;
+pub mod sockets;

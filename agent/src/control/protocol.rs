@@ -294,6 +294,9 @@ pub struct Lease {
     pub expires: Timestamp,
     /// Whether it left the answer and only its grace is running.
     pub grace: bool,
+    /// Whether it is kept because a live socket of the agent uses it.
+    #[serde(default)]
+    pub in_use: bool,
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ impl Handler for Fake {
             address: "192.0.2.1".parse().expect("address"),
             expires: "2026-03-04T12:00:00Z".parse().expect("time"),
             grace: false,
+            in_use: false,
         };
         Ok(vec![lease; LEASES_A_LINE + 1])
     }

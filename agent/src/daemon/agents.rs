@@ -17,16 +17,13 @@ use super::{
 };
 use crate::{
     kernel::tables::Image,
-    leases::Name,
+    leases::{Name, canonical},
     policy::{Compiled, HostName, Policy},
 };
 
 /// Addresses that leases may add to a table in force, beyond those that it starts with: at
 /// least this many.
 const SPARE_LEAST: u32 = 1024;
-/// And at the most: 64Ki elements of 24 bytes and their overhead are about 5 MB of kernel
-/// memory.
-const SPARE_MOST: u32 = 65_536;
 
 /// One agent of the policy.
 pub(super) struct Agent {
@@ -36,10 +33,19 @@ pub(super) struct Agent {
     pub(super) generation: u32,
     /// The names that each address stands for, as the kernel holds it.
     pub(super) held: BTreeMap<Addr, BTreeSet<HostName>>,
-    /// Addresses that found no room.
-    pub(super) overflow: BTreeSet<Addr>,
+    /// Addresses that found no room, and until when that is worth a word.
+    pub(super) overflow: BTreeMap<Addr, Duration>,
     pub(super) published: Arc<Published>,
     pub(super) hosts: BTreeSet<HostName>,
+    /// When its policy was last compiled anew because a table was full.
+    pub(super) rebuilt: Option<Duration>,
+}
+
+/// Whether a policy with these hosts has a name, and then whether the name may stand for
+/// private addresses.
+pub(super) fn rule(hosts: &BTreeSet<HostName>, name: &str) -> Option<bool> {
+    // The policy has no word for it yet, so every rule says what was the case before.
+    hosts.contains(name).then_some(true)
 }
 
 impl Agent {
@@ -52,11 +58,21 @@ impl Agent {
         self.held.len()
     }
 
-    /// Names held for an address.
+    /// Whether its policy has the name.
+    pub(super) fn allows(&self, name: &str) -> bool {
+        rule(&self.hosts, name).is_some()
+    }
+
+    /// Whether the name may stand for private addresses.
+    pub(super) fn private(&self, name: &str) -> bool {
+        rule(&self.hosts, name).unwrap_or(false)
+    }
+
+    /// Whether the kernel holds the address for the name.
     pub(super) fn holds(&self, addr: IpAddr, name: &str) -> bool {
         self.held
             .get(&Addr::from(addr))
-            .is_some_and(|names| names.iter().any(|held| held.as_str() == name))
+            .is_some_and(|names| names.contains(name))
     }
 }
 
@@ -66,7 +82,8 @@ pub(super) struct Candidate {
     pub(super) policy: Arc<Policy>,
     pub(super) compiled: Compiled,
     pub(super) held: BTreeMap<Addr, BTreeSet<HostName>>,
-    pub(super) overflow: BTreeSet<Addr>,
+    /// Addresses that found no room, with their names.
+    pub(super) overflow: BTreeMap<Addr, BTreeSet<HostName>>,
     pub(super) image: Image,
 }
 
@@ -82,17 +99,27 @@ impl Engine {
         let mut compiled = Compiled::new(&policy)?;
         let hosts = policy.hosts();
         let mut held: BTreeMap<Addr, BTreeSet<HostName>> = BTreeMap::new();
-        for host in &hosts {
-            for (addr, ..) in self.leases.addresses(&Name::from(host.as_str()), now) {
-                held.entry(addr.into()).or_default().insert(host.clone());
+        for name in self.leases.names(index) {
+            let Some(private) = rule(&hosts, name) else {
+                continue;
+            };
+            let Ok(host) = name.parse::<HostName>() else {
+                continue;
+            };
+            for view in self.leases.addresses(index, name, now) {
+                if canonical(view.addr, private).is_some() {
+                    held.entry(view.addr.into())
+                        .or_default()
+                        .insert(host.clone());
+                }
             }
         }
-        let mut overflow = BTreeSet::new();
+        let mut overflow = BTreeMap::new();
         held.retain(|addr, names| match compiled.lease(*addr, names) {
             Ok(_) => true,
             Err(error) => {
                 warn!(agent = policy.name.as_str(), %error, "an address has no room in the tables and stays refused");
-                overflow.insert(*addr);
+                overflow.insert(*addr, std::mem::take(names));
                 false
             }
         });
@@ -109,9 +136,12 @@ impl Engine {
                 agent: policy.name.to_string(),
                 source,
             })?;
+        // As many as its leases can be, so that the kernel's table is not what is full first.
+        let config = self.leases.config();
         let room = (hosts.len() as u32)
-            .saturating_mul(self.leases.config().max_addresses_per_name as u32)
-            .clamp(SPARE_LEAST, SPARE_MOST);
+            .saturating_mul(config.max_addresses_per_name as u32)
+            .min(config.max_addresses as u32)
+            .max(SPARE_LEAST);
         let image = Image {
             exact: compiled.exact().collect(),
             prefixes: compiled.prefixes().collect(),
@@ -137,8 +167,8 @@ impl Engine {
         })
     }
 
-    /// Makes a candidate that is in force the agent.
-    pub(super) fn settle(&mut self, candidate: Candidate, generation: u32) -> Agent {
+    /// Makes a candidate that is in force the agent. Leases that found no room in it end.
+    pub(super) fn settle(&mut self, candidate: Candidate, generation: u32, now: Duration) -> Agent {
         let Candidate {
             index,
             policy,
@@ -147,6 +177,18 @@ impl Engine {
             overflow,
             ..
         } = candidate;
+        let config = self.leases.config();
+        let worth_a_word = now + config.max_ttl + config.grace;
+        for (addr, names) in &overflow {
+            for name in names {
+                let name = Name::from(name.as_str());
+                self.leases.revoke(index, &name, IpAddr::from(*addr));
+            }
+        }
+        let overflow = overflow
+            .into_keys()
+            .map(|addr| (addr, worth_a_word))
+            .collect();
         let published = self.gates.published(index);
         let hosts = policy.hosts();
         let names = policy.names();
@@ -172,6 +214,7 @@ impl Engine {
             overflow,
             published,
             hosts,
+            rebuilt: None,
         }
     }
 
@@ -185,15 +228,15 @@ impl Engine {
         let candidate = self.candidate(index, policy, generation, now)?;
         let prepared = self.kernel.prepare(index, &candidate.image)?;
         self.kernel.flip(prepared)?;
-        let agent = self.settle(candidate, generation);
+        let mut agent = self.settle(candidate, generation, now);
+        agent.rebuilt = Some(now);
         self.agents.insert(name.to_owned(), agent);
+        self.publish_all(index, now);
         Ok(())
     }
 }
 
-pub(super) fn names_of(
-    held: &BTreeMap<Addr, BTreeSet<HostName>>,
-) -> HashMap<Addr, BTreeSet<String>> {
+fn names_of(held: &BTreeMap<Addr, BTreeSet<HostName>>) -> HashMap<Addr, BTreeSet<String>> {
     held.iter()
         .map(|(addr, names)| {
             let names = names.iter().map(|name| name.as_str().to_owned()).collect();

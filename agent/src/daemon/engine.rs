@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -12,16 +13,17 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
-    agents::Agent,
+    agents::{self, Agent},
     directory::Directory,
     gates::Gates,
+    names::Unsaved,
     state::{AgentState, Keeper, State},
 };
 use crate::{
     control::protocol::ReloadReport,
     error::chain,
     kernel::{Kernel, KernelError},
-    leases::{LeaseConfig, Leases, Name},
+    leases::{LeaseConfig, Leases, Name, Snapshot},
     policy::{self, PolicyErrors, PolicySet},
 };
 
@@ -65,7 +67,15 @@ pub(super) struct Engine {
     pub(super) retired: BTreeMap<String, u32>,
     /// Cgroup ids in `AGENTS`, by name of the agent.
     pub(super) admitted: BTreeMap<String, u64>,
+    /// Names of the agents, by index.
+    pub(super) owners: BTreeMap<u32, String>,
     pub(super) leases: Leases,
+    /// The last daemon's leases, and the addresses that sockets use, by agent: until a policy
+    /// is in force.
+    pub(super) last_leases: Option<(Snapshot, BTreeMap<String, BTreeSet<IpAddr>>)>,
+    pub(super) unsaved: Unsaved,
+    /// When it was last asked which addresses live sockets use.
+    pub(super) asked: Duration,
     pub(super) gates: Gates,
     pub(super) directory: Arc<Directory>,
     pub(super) keeper: Keeper,
@@ -101,7 +111,11 @@ impl Engine {
             agents: BTreeMap::new(),
             retired: BTreeMap::new(),
             admitted: BTreeMap::new(),
+            owners: BTreeMap::new(),
             leases: Leases::new(leases)?,
+            last_leases: None,
+            unsaved: Unsaved::default(),
+            asked: Duration::ZERO,
             gates,
             directory,
             keeper,
@@ -215,6 +229,7 @@ impl Engine {
             .map(|host| Name::from(host.as_str()))
             .collect();
         let indices = self.indices(set.agents.keys().map(|name| name.as_str()))?;
+        self.restore_leases(&indices, now);
         let mut candidates = Vec::new();
         for (name, policy) in set.agents {
             let index = indices
@@ -252,7 +267,7 @@ impl Engine {
                 Some(_) => {}
             }
             self.retired.remove(&name);
-            after.insert(name, self.settle(candidate, generation));
+            after.insert(name, self.settle(candidate, generation, now));
         }
         for name in before.iter().filter(|name| !after.contains_key(*name)) {
             changes.push(format!("{name}: removed, refused from now on"));
@@ -263,16 +278,27 @@ impl Engine {
             self.kernel.uninstall(*index)?;
         }
         self.agents = after;
-        for change in self.leases.set_names(&names, now) {
-            self.apply(&change, now);
+        self.last_leases = None;
+        self.owners = self
+            .agents
+            .iter()
+            .map(|(name, agent)| (agent.index, name.clone()))
+            .collect();
+        for agent in self.agents.values() {
+            // The new tables were made without what goes here.
+            let rule = |name: &str| agents::rule(&agent.hosts, name);
+            self.leases.set_names(agent.index, &rule, now);
+            agent.published.clear();
+            self.publish_all(agent.index, now);
         }
+        self.unsaved.touch();
+        self.leases.watch(&names);
         self.failing.retain(|name| names.contains(name));
         // The receiver lives as long as the daemon does.
         let _ = self.names.send(Arc::new(names));
         self.generation = generation;
         self.digest = set.digest.clone();
         self.loaded_at = Timestamp::now();
-        self.publish_all(now);
         self.remember();
         Ok(ReloadReport {
             generation,
@@ -300,6 +326,7 @@ impl Engine {
         if let Some(agent) = self.agents.get(name) {
             self.kernel.uninstall(agent.index)?;
             self.gates.close(agent.index);
+            self.leases.forget(agent.index);
             if self.admitted.contains_key(name) {
                 self.retired.insert(name.to_owned(), agent.index);
             }

@@ -12,7 +12,6 @@ use crate::{
     control::{Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code},
     dns::clock,
     error::chain,
-    leases::Name,
     sink::Hub,
 };
 
@@ -50,22 +49,21 @@ impl Handler for Handle {
                 if agent.is_some_and(|wanted| wanted != name) {
                     continue;
                 }
-                for host in entry.hosts() {
-                    for (address, left, fresh) in
-                        engine.leases.addresses(&Name::from(host.as_str()), now)
-                    {
-                        if !entry.holds(address, host.as_str()) {
+                for host in engine.leases.names(entry.index) {
+                    for view in engine.leases.addresses(entry.index, host, now) {
+                        if !entry.holds(view.addr, host) {
                             continue;
                         }
-                        let left = SignedDuration::try_from(left).unwrap_or_default();
+                        let left = SignedDuration::try_from(view.remaining).unwrap_or_default();
                         leases.push(Lease {
                             agent: name.clone(),
-                            name: host.as_str().to_owned(),
-                            address,
+                            name: host.to_string(),
+                            address: view.addr,
                             expires: Timestamp::now()
                                 .saturating_add(left)
                                 .unwrap_or(Timestamp::MAX),
-                            grace: !fresh,
+                            grace: !view.fresh,
+                            in_use: view.in_use,
                         });
                     }
                 }

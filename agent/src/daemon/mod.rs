@@ -62,6 +62,7 @@ use crate::{
     },
     leases::LeaseConfig,
     sink::{FileSink, Hub},
+    sockets::{InUse, Sockets},
 };
 
 /// How often ended runs are collected and leases ended.
@@ -93,6 +94,7 @@ struct Shared {
     file_error: Option<String>,
     dns: Arc<DnsStats>,
     refresh: RefreshHandle,
+    sockets: Sockets,
     events: Arc<EventCounts>,
     launches: Launches,
     started: Timestamp,
@@ -195,7 +197,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     )?;
 
     let now = clock::now();
-    engine.restore_leases(now);
+    engine.remember_last_leases();
     if let Err(error) = engine.begin(now) {
         // With nothing pinned there is nothing to go on enforcing, so having no policy at all
         // is the end. Otherwise the old policy stays in force, untouched.
@@ -223,6 +225,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         file_error,
         dns,
         refresh,
+        sockets: Sockets::default(),
         events: Arc::default(),
         launches: Launches::default(),
         started: Timestamp::now(),
@@ -277,7 +280,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
     drain(tasks, gate_tasks).await;
-    shared.with(|engine| engine.remember_leases());
+    save_leases(&shared, |engine| engine.snapshot());
     if lifetime == Lifetime::OneRun {
         shared.with(|engine| {
             engine.collect();
@@ -348,9 +351,10 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        end_leases(&shared).await;
+        save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {
             begun |= !engine.admitted.is_empty();
-            engine.expire(clock::now());
             engine.mend();
             engine.collect()
         });
@@ -360,6 +364,36 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
         {
             cancel.cancel();
         }
+    }
+}
+
+/// Ends leases whose time has come, but not those that live sockets use. The sockets are read
+/// without the engine's lock.
+async fn end_leases(shared: &Shared) {
+    let when = clock::now();
+    let Some(doubts) = shared.with(|engine| engine.doubts(when)) else {
+        return;
+    };
+    let used = shared.sockets.ask(doubts.clone()).await;
+    let used = used.unwrap_or_else(|error| {
+        warn!(
+            error = chain(&error),
+            "which addresses live sockets use is not known; their leases end"
+        );
+        InUse::new()
+    });
+    shared.with(|engine| engine.end_leases(&doubts, &used, when, clock::now()));
+}
+
+/// Saves what `unsaved` gives, if anything; the file is written without the engine's lock.
+fn save_leases(shared: &Shared, unsaved: impl FnOnce(&mut Engine) -> Option<String>) {
+    let Some((json, keeper)) =
+        shared.with(|engine| Some((unsaved(engine)?, engine.keeper.clone())))
+    else {
+        return;
+    };
+    if let Err(error) = tokio::task::block_in_place(|| keeper.save_leases(&json)) {
+        warn!(%error, "the leases could not be saved; a restart will resolve names anew");
     }
 }
 

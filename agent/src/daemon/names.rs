@@ -1,218 +1,475 @@
-//! Names: what the resolver finds becomes leases, leases become entries of the kernel's
-//! tables, and only what those hold is answered at the gates.
+//! Names: what was resolved becomes leases, leases become entries of the kernel's tables, and
+//! only what those hold is answered at the gates.
 
-use std::{collections::BTreeSet, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
-use agent_common::Addr;
+use agent_common::{Addr, verdict::Tables};
 use tracing::{info, warn};
 
 use super::{
-    agents::names_of,
+    directory::Shown,
     engine::{Engine, EngineError},
 };
 use crate::{
+    dns::resolver::Resolution,
+    error::chain,
     kernel::object::Leased,
-    leases::{Change, ChangeKind, Name},
-    policy::{self, HostName},
+    leases::{Change, ChangeKind, FailKind, Name, Snapshot},
+    policy::HostName,
+    sockets::{InUse, Sockets, Subject},
 };
 
+/// The least time between two questions which sockets are live.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// How long an address that a live socket uses is kept before it is asked again: the grace,
+/// within these.
+const HOLD: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(30));
+/// The least time between two compilations of one agent's policy because a table was full.
+const REBUILD_EVERY: Duration = Duration::from_secs(10);
+/// Addresses without room that status can count.
+const OVERFLOW_COUNTED: usize = 1024;
+/// How long leases that only live longer now may be unsaved; one that came or went is saved
+/// at the next round of the housekeeping.
+const SAVE_PROLONGED: Duration = Duration::from_secs(10);
+
+/// What became of addresses that an agent is to be told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Granted {
+    /// Those of the answer that the kernel holds for the agent, and how long each is certain
+    /// to be held from now on: no client may be told a TTL that is longer.
+    pub(super) held: Vec<(IpAddr, Duration)>,
+    /// Those that there is no room for. Where nothing is held it is the reason.
+    pub(super) refused: usize,
+    /// Those that the name may not stand for.
+    pub(super) rebound: Vec<IpAddr>,
+}
+
+/// What a crash would lose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Unsaved {
+    /// Leases came or went.
+    changed: bool,
+    /// Leases live longer.
+    prolonged: bool,
+    /// When the last were saved.
+    saved: Duration,
+}
+
+impl Unsaved {
+    /// Leases came or went.
+    pub(super) fn touch(&mut self) {
+        self.changed = true;
+    }
+}
+
 impl Engine {
-    /// Brings leases back that an earlier daemon had. Call it before the first reload.
-    pub(super) fn restore_leases(&mut self, now: Duration) {
+    /// Reads the leases that an earlier daemon had, for the first policy that is put in force,
+    /// and which of them sockets use. Call it before the first reload.
+    pub(super) fn remember_last_leases(&mut self) {
         let Some(json) = self.keeper.load_leases() else {
             return;
         };
-        // Only names that are wanted are restored, so the names of the policy come first. If
-        // the files do not load, `begin` will say why.
-        let set = policy::load(&self.paths).ok().or_else(|| {
-            let texts = self.keeper.load_policy()?;
-            policy::parse_all(&texts).ok()
-        });
-        if let Some(set) = set {
-            let names = set
-                .agents
-                .values()
-                .flat_map(|policy| policy.hosts())
-                .map(|host| Name::from(host.as_str()))
-                .collect();
-            self.leases.set_names(&names, now);
-        }
-        match self.leases.restore(&json, &self.boot_id, now) {
-            Ok(changes) => info!(addresses = changes.len(), "leases of the last daemon"),
-            Err(error) => warn!(%error, "the last daemon's leases cannot be used"),
+        let snapshot = match Snapshot::parse(&json, &self.boot_id) {
+            Ok(Some(snapshot)) => snapshot,
+            Ok(None) => return,
+            Err(error) => {
+                warn!(%error, "the last daemon's leases cannot be used");
+                return;
+            }
+        };
+        let names: Vec<&String> = self.admitted.keys().collect();
+        let mut addresses = snapshot.addresses();
+        let subjects: Vec<Subject> = (0..)
+            .zip(&names)
+            .map(|(number, name)| Subject {
+                agent: number,
+                cgroup: self.kernel.slice().path().join(name),
+                addresses: addresses.remove(name.as_str()).unwrap_or_default(),
+            })
+            .collect();
+        let used = match Sockets::default().ask_now(subjects) {
+            Ok(used) => used,
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    "which addresses live sockets use is not known; leases that ended while no daemon ran are not renewed"
+                );
+                InUse::new()
+            }
+        };
+        let used: BTreeMap<String, BTreeSet<IpAddr>> = used
+            .into_iter()
+            .filter_map(|(number, used)| {
+                let name = names.get(usize::try_from(number).ok()?)?;
+                Some(((*name).clone(), used))
+            })
+            .collect();
+        self.last_leases = Some((snapshot, used));
+    }
+
+    /// Brings the last daemon's leases back, now that it is known which index each agent has.
+    pub(super) fn restore_leases(&mut self, indices: &BTreeMap<String, u32>, now: Duration) {
+        let hold = self.hold();
+        if let Some((snapshot, used)) = &self.last_leases {
+            let count = self.leases.restore(snapshot, indices, used, hold, now);
+            info!(addresses = count, "leases of the last daemon");
         }
     }
 
-    /// What the resolver found. The gate says it only after the kernel holds it.
-    pub(super) fn resolved(
+    /// Has the kernel hold addresses (with their TTL in seconds) for a name of an agent. What
+    /// is in the result may be said by the gate, and nothing else.
+    pub(super) fn grant(
         &mut self,
-        resolution: &crate::dns::resolver::Resolution,
+        agent: u32,
+        name: &Name,
+        addresses: &[(IpAddr, u32)],
         now: Duration,
-    ) {
-        match &resolution.result {
-            Ok(addresses) => {
-                if self.failing.remove(&resolution.name) {
-                    info!(name = %resolution.name, "resolves again");
+    ) -> Granted {
+        let owner = self.owners.get(&agent).cloned();
+        let Some(private) = owner
+            .as_ref()
+            .and_then(|owner| self.agents.get(owner))
+            .filter(|agent| agent.allows(name))
+            .map(|agent| agent.private(name))
+        else {
+            return Granted {
+                refused: addresses.len(),
+                ..Granted::default()
+            };
+        };
+        let answered = self.leases.answered(agent, name, addresses, private, now);
+        let mut granted = Granted {
+            refused: answered.refused,
+            rebound: answered.rebound,
+            ..Granted::default()
+        };
+        self.unsaved.prolonged = true;
+        for change in &answered.changes {
+            let added = change.kind == ChangeKind::Added;
+            if !self.apply(change, now) && added {
+                granted.refused += 1;
+            }
+            if change.name != *name {
+                self.publish(agent, &change.name, now);
+            }
+        }
+        self.publish(agent, name, now);
+        if let Some(entry) = owner.as_ref().and_then(|owner| self.agents.get(owner)) {
+            granted.held = self
+                .leases
+                .addresses(agent, name, now)
+                .filter(|view| view.fresh && entry.holds(view.addr, name))
+                .map(|view| (view.addr, view.promised.saturating_sub(now)))
+                .collect();
+        }
+        granted
+    }
+
+    /// What the refresher found, for every agent whose policy has the name exactly.
+    pub(super) fn resolved(&mut self, resolution: &Resolution, now: Duration) {
+        let name = &resolution.name;
+        let result = match &resolution.result {
+            Ok(addresses) => self.granted_to_all(name, addresses, now),
+            Err(kind) => Err(*kind),
+        };
+        match result {
+            Ok((ttl, left_out)) => {
+                if self.failing.remove(name) {
+                    info!(%name, "resolves again");
                 }
-                for change in self.leases.answered(&resolution.name, addresses, now) {
-                    self.apply(&change, now);
-                }
+                self.leases.succeeded(name, ttl, left_out, now);
             }
             Err(kind) => {
                 // Once for each time that it begins: the retries are in status and metrics.
-                if self.failing.insert(resolution.name.clone()) {
+                if self.failing.insert(name.clone()) {
                     warn!(
-                        name = %resolution.name,
+                        %name,
                         error = kind.as_str(),
                         upstream = resolution.upstream,
                         "does not resolve; its addresses stay until their grace ends"
                     );
                 }
-                self.leases.failed(&resolution.name, *kind, now);
-            }
-        }
-        self.publish(&resolution.name, now);
-        self.remember_leases();
-    }
-
-    /// Ends leases whose time has come.
-    pub(super) fn expire(&mut self, now: Duration) {
-        let changes = self.leases.expire(now);
-        if changes.is_empty() {
-            return;
-        }
-        for change in &changes {
-            self.apply(change, now);
-            self.publish(&change.name, now);
-        }
-        self.remember_leases();
-    }
-
-    /// Takes an address from an agent whose tables could not be brought up to date: what they
-    /// hold of it may be wider than what is leased now.
-    fn give_up(&mut self, name: &str, addr: Addr) {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return;
-        };
-        agent.held.remove(&addr);
-        agent.overflow.insert(addr);
-        let taken = agent
-            .compiled
-            .lease(addr, &BTreeSet::new())
-            .map_err(EngineError::from)
-            .and_then(|update| {
-                let entries = agent.compiled.entries();
-                self.kernel
-                    .lease(agent.index, addr, update.set, entries, update.appended)
-                    .map_err(EngineError::from)
-            });
-        if let Err(error) = taken {
-            warn!(agent = name, %error, "an address could not be taken from the kernel's table");
-        }
-    }
-
-    /// Brings one change of a lease to every agent whose policy has the name.
-    pub(super) fn apply(&mut self, change: &Change, now: Duration) {
-        let addr = Addr::from(change.addr);
-        let wanted: Vec<String> = self
-            .agents
-            .iter()
-            .filter(|(_, agent)| agent.hosts.contains(change.name.as_ref()))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in wanted {
-            if let Err(error) = self.apply_to(&name, addr, change, now) {
-                warn!(agent = name, %error, "a lease could not be written; the address stays refused");
+                self.leases.failed(name, kind, now);
             }
         }
     }
 
-    pub(super) fn apply_to(
+    /// The shortest TTL and the most addresses that an agent had no room for.
+    fn granted_to_all(
         &mut self,
-        name: &str,
-        addr: Addr,
+        name: &Name,
+        addresses: &[(IpAddr, u32)],
+        now: Duration,
+    ) -> Result<(u32, usize), FailKind> {
+        let Some(ttl) = addresses.iter().map(|(_, ttl)| *ttl).min() else {
+            return Err(FailKind::NoAddresses);
+        };
+        let wanted: Vec<u32> = self
+            .agents
+            .values()
+            .filter(|agent| agent.hosts().contains(name.as_ref()))
+            .map(|agent| agent.index)
+            .collect();
+        let mut left_out = 0;
+        let mut any = wanted.is_empty();
+        for agent in wanted {
+            let granted = self.grant(agent, name, addresses, now);
+            left_out = left_out.max(granted.refused);
+            any |= granted.rebound.len() < addresses.len();
+        }
+        if any {
+            Ok((ttl, left_out))
+        } else {
+            Err(FailKind::Rebind)
+        }
+    }
+
+    /// What has to be asked about live sockets before leases may end; `None` when it is
+    /// nothing, or too soon after the last question.
+    pub(super) fn doubts(&mut self, now: Duration) -> Option<Vec<Subject>> {
+        if now < self.asked + ASK_EVERY {
+            return None;
+        }
+        let doubtful = self.leases.doubtful(now);
+        if doubtful.is_empty() {
+            return None;
+        }
+        self.asked = now;
+        let slice = self.kernel.slice().path();
+        let subject = |(agent, addresses)| {
+            let cgroup = slice.join(self.owners.get(&agent)?);
+            Some(Subject {
+                agent,
+                cgroup,
+                addresses,
+            })
+        };
+        Some(doubtful.into_iter().filter_map(subject).collect())
+    }
+
+    /// Keeps the addresses that live sockets use, and ends the other leases whose time has
+    /// come. `used` is the answer to `asked`, which was asked at `when`.
+    pub(super) fn end_leases(
+        &mut self,
+        asked: &[Subject],
+        used: &InUse,
+        when: Duration,
+        now: Duration,
+    ) {
+        let none = BTreeSet::new();
+        let hold = self.hold();
+        for subject in asked {
+            let used = used.get(&subject.agent).unwrap_or(&none);
+            self.leases
+                .in_use(subject.agent, &subject.addresses, used, hold, now);
+        }
+        for change in self.leases.expire(when, now) {
+            self.apply(&change, now);
+            self.publish(change.agent, &change.name, now);
+        }
+        self.unsaved.prolonged |= used.values().any(|used| !used.is_empty());
+        for agent in self.agents.values_mut() {
+            agent.overflow.retain(|_, until| *until > now);
+        }
+    }
+
+    fn hold(&self) -> Duration {
+        self.leases.config().grace.clamp(HOLD.0, HOLD.1)
+    }
+
+    /// Brings one change of a lease to the kernel. What it does not take is leased no more;
+    /// false then.
+    fn apply(&mut self, change: &Change, now: Duration) -> bool {
+        self.unsaved.touch();
+        let Some(owner) = self.owners.get(&change.agent).cloned() else {
+            return false;
+        };
+        let done = match self.apply_to(&owner, change, now) {
+            Ok(done) => done,
+            Err(error) => {
+                warn!(agent = owner, address = %change.addr, error = chain(&error), "a lease could not be written; the address is refused");
+                self.give_up(&owner, change.addr);
+                false
+            }
+        };
+        if !done && change.kind == ChangeKind::Added {
+            self.leases.revoke(change.agent, &change.name, change.addr);
+            self.count_overflow(&owner, change.addr, now);
+        }
+        done
+    }
+
+    fn apply_to(
+        &mut self,
+        owner: &str,
         change: &Change,
         now: Duration,
-    ) -> Result<(), EngineError> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
+    ) -> Result<bool, EngineError> {
+        let Some(agent) = self.agents.get_mut(owner) else {
+            return Ok(false);
         };
-        let mut names = agent.held.get(&addr).cloned().unwrap_or_default();
         let Ok(host) = change.name.parse::<HostName>() else {
-            return Ok(());
+            return Ok(false);
         };
-        match change.kind {
-            ChangeKind::Added => names.insert(host),
+        let addr = Addr::from(change.addr);
+        // Taken out, changed, and put back: the names of one address alone.
+        let mut names = agent.held.remove(&addr).unwrap_or_default();
+        let before = (!names.is_empty()).then(|| Tables::exact(&agent.compiled, &addr));
+        let changed = match change.kind {
+            ChangeKind::Added => names.insert(host.clone()),
             ChangeKind::Removed => names.remove(&host),
         };
         let update = match agent.compiled.lease(addr, &names) {
             Ok(update) => update,
-            // Entries are only ever added to a table in force. A new table has room again,
-            // if the policy itself leaves any.
             Err(_) => {
-                return self
-                    .rebuild(name, now)
-                    .inspect_err(|_| self.give_up(name, addr));
+                // Entries are only ever added to a table in force. A new table has room again,
+                // if the policy itself leaves any.
+                let again = agent.rebuilt.is_none_or(|last| now >= last + REBUILD_EVERY);
+                if change.kind == ChangeKind::Added && !again {
+                    // What failed has changed nothing.
+                    names.remove(&host);
+                    if !names.is_empty() {
+                        agent.held.insert(addr, names);
+                    }
+                    return Ok(false);
+                }
+                self.rebuild(owner, now)?;
+                return Ok(self
+                    .agents
+                    .get(owner)
+                    .is_some_and(|agent| agent.holds(change.addr, &change.name)));
             }
         };
-        let leased = self.kernel.lease(
-            agent.index,
-            addr,
-            update.set,
-            agent.compiled.entries(),
-            update.appended,
-        )?;
-        match leased {
-            Leased::Held => {
-                agent.overflow.remove(&addr);
-                if names.is_empty() {
-                    agent.held.remove(&addr);
-                } else {
-                    agent.held.insert(addr, names);
-                }
-            }
-            Leased::Full => {
-                warn!(agent = name, address = %change.addr, "the table of addresses is full; the address stays refused");
-                agent.held.remove(&addr);
-                agent.overflow.insert(addr);
-            }
+        let same = changed && before == Some(update.set) && update.appended.is_empty();
+        let leased = if same {
+            Leased::Held
+        } else {
+            let entries = agent.compiled.entries();
+            self.kernel
+                .lease(agent.index, addr, update.set, entries, update.appended)?
+        };
+        let done = leased == Leased::Held;
+        if done {
+            agent.overflow.remove(&addr);
+        } else {
+            // Full can only be a new address, so it stood for nothing else.
+            names.clear();
+            agent.compiled.lease(addr, &names)?;
         }
-        let held = names_of(&agent.held);
         self.directory
-            .update(agent.index, |agent| agent.names = held);
-        Ok(())
+            .stands_for(agent.index, addr, &host, names.contains(&host));
+        if !names.is_empty() {
+            agent.held.insert(addr, names);
+        }
+        Ok(done)
     }
 
-    /// Tells the gates what they may answer for a name: only what the kernel holds.
-    pub(super) fn publish(&self, name: &Name, now: Duration) {
-        for agent in self.agents.values() {
-            let addresses = self
-                .leases
-                .answer(name, now)
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|(addr, _)| agent.holds(*addr, name))
-                .map(|(addr, left)| (addr, now + left))
-                .collect();
-            agent.published.set(name, addresses);
+    /// Takes an address from an agent whose tables could not be brought up to date: what they
+    /// hold of it may be wider than what is leased now.
+    fn give_up(&mut self, owner: &str, addr: IpAddr) {
+        let Some(agent) = self.agents.get_mut(owner) else {
+            return;
+        };
+        let key = Addr::from(addr);
+        let index = agent.index;
+        let names = agent.held.remove(&key).unwrap_or_default();
+        let taken = agent
+            .compiled
+            .lease(key, &BTreeSet::new())
+            .map_err(EngineError::from)
+            .and_then(|update| {
+                let entries = agent.compiled.entries();
+                self.kernel
+                    .lease(index, key, update.set, entries, update.appended)
+                    .map_err(EngineError::from)
+            });
+        for name in names {
+            self.directory.stands_for(index, key, &name, false);
+            self.leases.revoke(index, &Name::from(name.as_str()), addr);
+        }
+        if let Err(error) = taken {
+            warn!(
+                agent = owner,
+                error = chain(&error),
+                "an address could not be taken from the kernel's table"
+            );
         }
     }
 
-    pub(super) fn publish_all(&self, now: Duration) {
-        let names = self.names.borrow().clone();
-        for name in names.iter() {
-            self.publish(name, now);
+    pub(super) fn count_overflow(&mut self, owner: &str, addr: IpAddr, now: Duration) {
+        let config = self.leases.config();
+        let until = now + config.max_ttl + config.grace;
+        let Some(agent) = self.agents.get_mut(owner) else {
+            return;
+        };
+        if agent.overflow.is_empty() {
+            warn!(agent = owner, address = %addr, "the tables have no room for an address; it stays refused");
+        }
+        if agent.overflow.len() < OVERFLOW_COUNTED {
+            agent.overflow.insert(addr.into(), until);
         }
     }
 
-    pub(super) fn remember_leases(&self) {
-        let saved = self
-            .leases
-            .snapshot(&self.boot_id)
-            .map_err(io::Error::from)
-            .and_then(|json| self.keeper.save_leases(&json));
-        if let Err(error) = saved {
-            warn!(%error, "the leases could not be saved; a restart will resolve names anew");
+    /// Tells the agent's gate what it may answer for a name: only what the kernel holds.
+    pub(super) fn publish(&self, index: u32, name: &Name, now: Duration) {
+        let Some(agent) = self
+            .owners
+            .get(&index)
+            .and_then(|owner| self.agents.get(owner))
+        else {
+            return;
+        };
+        let held = || {
+            self.leases
+                .addresses(index, name, now)
+                .filter(|view| agent.holds(view.addr, name))
+        };
+        let any_fresh = held().any(|view| view.fresh);
+        agent.published.set(
+            name,
+            Shown {
+                granted: held().map(|view| (view.addr, view.promised)).collect(),
+                offered: held()
+                    .filter(|view| view.fresh || !any_fresh)
+                    .map(|view| (view.addr, view.deadline))
+                    .collect(),
+            },
+        );
+    }
+
+    /// The same for every name that an agent holds addresses of.
+    pub(super) fn publish_all(&self, index: u32, now: Duration) {
+        for name in self.leases.names(index) {
+            self.publish(index, name, now);
         }
+    }
+
+    /// The leases as they have to be saved now; `None` if they need not be.
+    pub(super) fn unsaved(&mut self, now: Duration) -> Option<String> {
+        let due = now >= self.unsaved.saved + SAVE_PROLONGED;
+        if !(self.unsaved.changed || self.unsaved.prolonged && due) {
+            return None;
+        }
+        self.unsaved = Unsaved {
+            saved: now,
+            ..Unsaved::default()
+        };
+        self.snapshot()
+    }
+
+    /// The leases as they have to be saved at the end.
+    pub(super) fn snapshot(&self) -> Option<String> {
+        if self.last_leases.is_some() {
+            // No policy has come into force yet: what the last daemon left is still the truth.
+            return None;
+        }
+        self.leases
+            .snapshot(&self.owners, &self.boot_id)
+            .inspect_err(|error| warn!(%error, "the leases could not be written down"))
+            .ok()
     }
 }

@@ -191,12 +191,8 @@ fn names(engine: &Engine) -> Vec<NameStatus> {
                 leases::NameState::Failing { .. } => NameState::Stale,
                 leases::NameState::Expired => NameState::Failed,
             },
-            expires_in_seconds: name
-                .addresses
-                .iter()
-                .map(|lease| lease.remaining.as_secs())
-                .min(),
-            addresses: name.addresses.iter().map(|lease| lease.addr).collect(),
+            expires_in_seconds: name.addresses.iter().map(|(_, left)| left.as_secs()).min(),
+            addresses: name.addresses.iter().map(|(addr, _)| *addr).collect(),
             failures: name.failures,
             last_error: name.last_failure.map(|kind| kind.as_str().to_owned()),
             name: name.name,
@@ -290,13 +286,6 @@ fn health(
             ));
         }
     }
-    let nameless = engine.leases.counters().names_over_bound;
-    if nameless > 0 {
-        reasons.push(format!(
-            "{nameless} names of the policy are beyond the {} that are resolved, and stay refused",
-            engine.leases.config().max_names
-        ));
-    }
     for agent in agents {
         for (map, fill) in &agent.maps {
             if fill.used * 100 >= fill.max * NEARLY_FULL {
@@ -314,13 +303,6 @@ fn health(
                 agent.overflow.len()
             ));
         }
-    }
-    let over = engine.leases.counters().names_over_bound;
-    if over > 0 {
-        reasons.push(format!(
-            "{over} names are beyond the {} that are resolved, and stay refused",
-            engine.leases.config().max_names
-        ));
     }
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));

@@ -35,6 +35,10 @@ const MAPS: &[&str] = &[
     "EVENTS", "STATS", "BUCKETS", "SEQUENCE", "GATES6",
 ];
 
+/// Flags of a map update: only an element that is not there, only one that is.
+const BPF_NOEXIST: u64 = aya_obj::generated::BPF_NOEXIST as u64;
+const BPF_EXIST: u64 = aya_obj::generated::BPF_EXIST as u64;
+
 /// How the events are throttled: by agent, reason and CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Throttle {
@@ -306,8 +310,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Changes one address of the bank in force. New entries are written before the address
-    /// that points to them.
+    /// Changes one address of the bank in force: one system call for a new address, and one
+    /// for each new entry. New entries are written before the address that points to them.
     pub fn lease(
         &mut self,
         agent: u32,
@@ -323,24 +327,27 @@ impl Kernel {
         if let Some(new) = entries.get(usize::from(appended.start)..usize::from(appended.end)) {
             write_entries(&mut tables.entries, appended.start, new)?;
         }
-        let write = "write to";
+        let fail = KernelError::map("write to", "EXACT");
         match set {
-            Some(set) => {
-                let known = tables.exact.get(&addr, 0).is_ok();
-                match tables.exact.insert(addr, set, 0) {
-                    Ok(()) => {
-                        tables.used += u32::from(!known);
-                        Ok(Leased::Held)
-                    }
-                    Err(e) if is_full(&e) => Ok(Leased::Full),
-                    Err(e) => Err(KernelError::map(write, "EXACT")(e)),
+            Some(set) => match tables.exact.insert(addr, set, BPF_NOEXIST) {
+                Ok(()) => {
+                    tables.used += 1;
+                    Ok(Leased::Held)
                 }
-            }
+                Err(e) if is_errno(&e, libc::EEXIST) => {
+                    tables.exact.insert(addr, set, BPF_EXIST).map_err(fail)?;
+                    Ok(Leased::Held)
+                }
+                Err(e) if is_full(&e) => Ok(Leased::Full),
+                Err(e) => Err(fail(e)),
+            },
             None => {
-                let known = tables.exact.get(&addr, 0).is_ok();
-                absent_is_fine(tables.exact.remove(&addr))
-                    .map_err(KernelError::map(write, "EXACT"))?;
-                tables.used -= u32::from(known);
+                match tables.exact.remove(&addr) {
+                    Ok(()) => tables.used -= 1,
+                    Err(MapError::KeyNotFound) => {}
+                    Err(e) if is_errno(&e, libc::ENOENT) => {}
+                    Err(e) => return Err(fail(e)),
+                }
                 Ok(Leased::Held)
             }
         }
@@ -467,7 +474,11 @@ where
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(e) if is_errno(&e, libc::ENOENT) => Ok(()),
         other => other,
     }
+}
+
+fn is_errno(error: &MapError, errno: i32) -> bool {
+    matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(errno))
 }

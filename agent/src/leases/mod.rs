@@ -1,14 +1,24 @@
-//! Which addresses a name stands for, and until when.
+//! Which addresses a name of an agent stands for, and until when.
 //!
 //! Pure: no clock, no runtime, no file. Time is a [`Duration`] since boot
 //! (`CLOCK_BOOTTIME`, which counts suspend), handed in by the caller. What changes is
 //! returned as [`Change`]s; the engine writes them to the kernel maps *before* it lets
 //! the gate answer from them, so a DNS answer never runs ahead of the maps.
 //!
-//! An address is leased until its TTL has ended and the grace after that has passed.
-//! Nothing but that deadline, the bound of a name, and the policy takes it away: a name
-//! that fails to resolve keeps what it has.
+//! A lease is of an agent, a name and an address. Nothing that one agent does changes
+//! another's. It has two times:
+//!
+//! ```text
+//! answer ──── promise ───────────────── deadline
+//!        TTL that a client may have │ TTL, then grace │ kept while a socket uses it
+//!        never taken                │ taken for a fresher one when there is no room
+//! ```
+//!
+//! The promise is as long as any client may keep the answer, and holds whatever happens
+//! (but for a policy that no longer has the name). What then has no room is refused, and
+//! counted: never an older promise broken. A name that fails to resolve keeps what it has.
 
+mod agent;
 mod config;
 mod guard;
 #[cfg(test)]
@@ -23,10 +33,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::AgentLeases;
+pub use agent::LeaseView;
 pub use config::{CLIENT_TTL, LeaseConfig, LeaseConfigError};
 pub use guard::canonical;
-pub use snapshot::RestoreError;
-pub use status::{LeaseView, NameState, NameStatus};
+pub use snapshot::{RestoreError, Snapshot};
+use status::Watched;
+pub use status::{NameState, NameStatus};
 
 /// A host name in its canonical form: lower-case A-labels, no trailing dot.
 pub type Name = Arc<str>;
@@ -98,15 +111,29 @@ pub enum ChangeKind {
     Removed,
 }
 
-/// One address that a name gained or lost.
+/// One address that a name of an agent gained or lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
+    /// Index of the agent.
+    pub agent: u32,
     /// The name.
     pub name: Name,
     /// The address; never a v4-mapped one.
     pub addr: IpAddr,
     /// Gained or lost.
     pub kind: ChangeKind,
+}
+
+/// What became of an answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Answered {
+    /// What the kernel has to hold or to give up. Removals come before additions, so that a
+    /// map at its bound has the room.
+    pub changes: Vec<Change>,
+    /// Addresses that the name may not stand for, as they were in the answer.
+    pub rebound: Vec<IpAddr>,
+    /// Addresses that there is no room for.
+    pub refused: usize,
 }
 
 /// What was left out, since the daemon started.
@@ -116,47 +143,23 @@ pub struct LeaseCounters {
     pub rebind_dropped: u64,
     /// Addresses of a single answer beyond the bound of a name.
     pub answers_over_bound: u64,
+    /// Addresses that found no room, because nothing older could be taken for them, or
+    /// because the kernel's table had none.
+    pub refused: u64,
     /// Leases that gave way to fresher ones before their deadline.
     pub evicted: u64,
-    /// Names of the policy in force beyond the bound (a level, not a sum).
-    pub names_over_bound: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Lease {
-    deadline: Duration,
-    /// Whether the name's latest answer holds it.
-    fresh: bool,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Entry {
-    addresses: BTreeMap<IpAddr, Lease>,
-    /// When the latest answer's TTL ends, within the bounds for TTLs.
-    refresh_at: Duration,
-    last_success: Option<Duration>,
-    failing: Option<Failing>,
-    /// Addresses of the latest answer that were too many.
-    left_out: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Failing {
-    since: Duration,
-    count: u32,
-    kind: FailKind,
-}
-
-/// The leases of every name of the policies in force.
+/// The leases of every agent.
 #[derive(Clone, Debug)]
 pub struct Leases {
     config: LeaseConfig,
     /// The latest time seen: boot time never goes back, so an earlier one is a mistake
     /// of the caller and must neither revive nor end a lease.
     now: Duration,
-    names: BTreeMap<Name, Entry>,
-    /// Every lease by its deadline, so that expiry does not walk all names.
-    deadlines: BTreeSet<(Duration, Name, IpAddr)>,
+    agents: BTreeMap<u32, AgentLeases>,
+    /// The names that are resolved unasked.
+    watched: BTreeMap<Name, Watched>,
     counters: LeaseCounters,
 }
 
@@ -170,8 +173,8 @@ impl Leases {
         Ok(Self {
             config,
             now: Duration::ZERO,
-            names: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            agents: BTreeMap::new(),
+            watched: BTreeMap::new(),
             counters: LeaseCounters::default(),
         })
     }
@@ -181,232 +184,177 @@ impl Leases {
         self.now
     }
 
-    /// Takes the names of the policies in force. A name that left loses its leases at
-    /// once; one that stayed keeps them. Beyond the bound the first names in their order
-    /// are taken and the rest is counted.
-    pub fn set_names(&mut self, names: &BTreeSet<Name>, now: Duration) -> Vec<Change> {
-        self.advance(now);
-        let taken: BTreeSet<&Name> = names.iter().take(self.config.max_names).collect();
-        self.counters.names_over_bound = (names.len() - taken.len()) as u64;
-
-        let mut changes = Vec::new();
-        let deadlines = &mut self.deadlines;
-        self.names.retain(|name, entry| {
-            if taken.contains(name) {
-                return true;
-            }
-            for (addr, lease) in &entry.addresses {
-                deadlines.remove(&(lease.deadline, name.clone(), *addr));
-                changes.push(Change {
-                    name: name.clone(),
-                    addr: *addr,
-                    kind: ChangeKind::Removed,
-                });
-            }
-            false
-        });
-        for name in taken {
-            self.names.entry(name.clone()).or_default();
-        }
-        changes
-    }
-
-    /// Takes an answer: addresses with their TTL in seconds. Addresses that no name may
-    /// stand for are dropped and counted; if nothing is left this is a failure. Removals
-    /// come before additions, so that a map at its bound has the room.
+    /// Takes an answer for an agent: addresses with their TTL in seconds, the largest where
+    /// one is there twice. The agent's policy has the name; `private` is whether its rule
+    /// lets it stand for private addresses.
     pub fn answered(
         &mut self,
+        agent: u32,
         name: &Name,
         answer: &[(IpAddr, u32)],
+        private: bool,
         now: Duration,
-    ) -> Vec<Change> {
+    ) -> Answered {
         let now = self.advance(now);
-        if !self.names.contains_key(name) {
-            return Vec::new();
-        }
+        let mut result = Answered::default();
         let mut usable: BTreeMap<IpAddr, u32> = BTreeMap::new();
-        let mut dropped = 0;
         for (addr, ttl) in answer {
-            match canonical(*addr) {
+            match canonical(*addr, private) {
                 Some(addr) => {
                     let known = usable.entry(addr).or_insert(*ttl);
-                    *known = (*known).min(*ttl);
+                    *known = (*known).max(*ttl);
                 }
-                None => dropped += 1,
+                None => result.rebound.push(*addr),
             }
         }
-        self.counters.rebind_dropped += dropped;
-        let mut left_out = 0;
+        self.counters.rebind_dropped += result.rebound.len() as u64;
         while usable.len() > self.config.max_addresses_per_name {
             usable.pop_last();
-            left_out += 1;
+            result.refused += 1;
         }
-        self.counters.answers_over_bound += left_out as u64;
-        let Some(ttl) = usable.values().min().copied() else {
-            let kind = if dropped > 0 {
-                FailKind::Rebind
-            } else {
-                FailKind::NoAddresses
-            };
-            self.failed(name, kind, now);
-            return Vec::new();
-        };
-        let Some(entry) = self.names.get_mut(name) else {
-            return Vec::new();
-        };
-
-        entry.last_success = Some(now);
-        entry.failing = None;
-        entry.left_out = left_out;
-        entry.refresh_at = now + self.config.refresh_interval(ttl);
-        for lease in entry.addresses.values_mut() {
-            lease.fresh = false;
+        self.counters.answers_over_bound += result.refused as u64;
+        if usable.is_empty() {
+            return result;
         }
-        let mut added = Vec::new();
-        for (addr, ttl) in usable {
-            let deadline = now + self.config.lifetime(ttl);
-            let lease = match entry.addresses.get_mut(&addr) {
-                Some(lease) => {
-                    self.deadlines.remove(&(lease.deadline, name.clone(), addr));
-                    lease
-                }
-                None => {
-                    added.push(Change {
-                        name: name.clone(),
-                        addr,
-                        kind: ChangeKind::Added,
-                    });
-                    entry.addresses.entry(addr).or_insert(Lease {
-                        deadline,
-                        fresh: true,
-                    })
-                }
-            };
-            // A later answer with a shorter TTL does not take back what an earlier one
-            // has promised to a client.
-            lease.deadline = lease.deadline.max(deadline);
-            lease.fresh = true;
-            self.deadlines.insert((lease.deadline, name.clone(), addr));
-        }
-
-        let mut changes = Vec::new();
-        while entry.addresses.len() > self.config.max_addresses_per_name {
-            let stalest = entry
-                .addresses
-                .iter()
-                .filter(|(_, lease)| !lease.fresh)
-                .map(|(addr, lease)| (lease.deadline, *addr))
-                .min();
-            let Some((deadline, addr)) = stalest else {
-                break;
-            };
-            entry.addresses.remove(&addr);
-            self.deadlines.remove(&(deadline, name.clone(), addr));
-            self.counters.evicted += 1;
-            changes.push(Change {
-                name: name.clone(),
-                addr,
-                kind: ChangeKind::Removed,
-            });
-        }
-        changes.append(&mut added);
-        changes
-    }
-
-    /// Notes that a name could not be resolved. Its addresses stay until their deadline.
-    pub fn failed(&mut self, name: &Name, kind: FailKind, now: Duration) {
-        let now = self.advance(now);
-        if let Some(entry) = self.names.get_mut(name) {
-            entry.failing = Some(match entry.failing {
-                Some(before) => Failing {
-                    since: before.since,
-                    count: before.count.saturating_add(1),
-                    kind,
-                },
-                None => Failing {
-                    since: now,
-                    count: 1,
-                    kind,
-                },
-            });
-        }
-    }
-
-    /// Ends every lease whose deadline has come.
-    pub fn expire(&mut self, now: Duration) -> Vec<Change> {
-        let now = self.advance(now);
-        let mut changes = Vec::new();
-        while self
-            .deadlines
-            .first()
-            .is_some_and(|(deadline, ..)| *deadline <= now)
-        {
-            let Some((_, name, addr)) = self.deadlines.pop_first() else {
-                break;
-            };
-            if let Some(entry) = self.names.get_mut(&name) {
-                entry.addresses.remove(&addr);
-            }
-            changes.push(Change {
+        let leases = self.agents.entry(agent).or_default();
+        let taken = leases.take(&self.config, name, &usable, now);
+        self.counters.evicted += taken.gone.len() as u64;
+        self.counters.refused += taken.refused as u64;
+        result.refused += taken.refused;
+        let change = |kind| {
+            move |(name, addr)| Change {
+                agent,
                 name,
                 addr,
-                kind: ChangeKind::Removed,
-            });
+                kind,
+            }
+        };
+        let gone = taken.gone.into_iter().map(change(ChangeKind::Removed));
+        let come = taken.come.into_iter().map(change(ChangeKind::Added));
+        result.changes = gone.chain(come).collect();
+        result
+    }
+
+    /// Takes back what [`Leases::answered`] gave, because the kernel has no room for it.
+    pub fn revoke(&mut self, agent: u32, name: &Name, addr: IpAddr) {
+        if let Some(leases) = self.agents.get_mut(&agent)
+            && leases.remove(name, addr)
+        {
+            self.counters.refused += 1;
+        }
+    }
+
+    /// Drops what the agent's policy no longer has. `rule` says of a name whether the policy
+    /// has it (`None`: no), and whether it may stand for private addresses.
+    pub fn set_names(
+        &mut self,
+        agent: u32,
+        rule: &dyn Fn(&str) -> Option<bool>,
+        now: Duration,
+    ) -> Vec<Change> {
+        self.advance(now);
+        let Some(leases) = self.agents.get_mut(&agent) else {
+            return Vec::new();
+        };
+        let mut changes = Vec::new();
+        for (name, addresses) in leases.all() {
+            let private = rule(&name);
+            for addr in addresses {
+                if private.is_none_or(|private| canonical(addr, private).is_none()) {
+                    leases.remove(&name, addr);
+                    changes.push(removed(agent, name.clone(), addr));
+                }
+            }
         }
         changes
+    }
+
+    /// The agent is gone: its leases end, and nobody needs to be told.
+    pub fn forget(&mut self, agent: u32) {
+        self.agents.remove(&agent);
+    }
+
+    /// Ends every lease whose deadline had come at `due`: when it was last asked what live
+    /// sockets use ([`Leases::in_use`]). Until then a lease is usable, so that no socket can
+    /// be opened unseen between the question and the end.
+    pub fn expire(&mut self, due: Duration, now: Duration) -> Vec<Change> {
+        let due = due.min(self.advance(now));
+        let mut changes = Vec::new();
+        for (agent, leases) in &mut self.agents {
+            while let Some((name, addr)) = leases.pop_due(due) {
+                changes.push(removed(*agent, name, addr));
+            }
+        }
+        self.agents.retain(|_, leases| leases.len() > 0);
+        changes
+    }
+
+    /// Addresses whose deadline has come, or that may be evicted because the agent is close
+    /// to a bound: those of which it should be asked now whether a socket uses them.
+    pub fn doubtful(&self, now: Duration) -> BTreeMap<u32, BTreeSet<IpAddr>> {
+        let now = self.now.max(now);
+        self.agents
+            .iter()
+            .map(|(agent, leases)| (*agent, leases.doubtful(&self.config, now)))
+            .filter(|(_, addresses)| !addresses.is_empty())
+            .collect()
+    }
+
+    /// What was found out about addresses: those of `asked` that are in `used` are kept for
+    /// `hold` from now on at least, and not evicted; the others end when their time comes.
+    pub fn in_use(
+        &mut self,
+        agent: u32,
+        asked: &BTreeSet<IpAddr>,
+        used: &BTreeSet<IpAddr>,
+        hold: Duration,
+        now: Duration,
+    ) {
+        let now = self.advance(now);
+        if let Some(leases) = self.agents.get_mut(&agent) {
+            leases.in_use(asked, used, now + hold);
+        }
     }
 
     /// When [`Leases::expire`] has work next.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.deadlines.first().map(|(deadline, ..)| *deadline)
+        self.agents
+            .values()
+            .filter_map(AgentLeases::next_deadline)
+            .min()
     }
 
-    /// When the TTL of the name's latest answer ends, within the bounds for TTLs;
-    /// [`Duration::ZERO`] when it never had one. `None`: the policy does not have it.
-    pub fn next_refresh(&self, name: &Name) -> Option<Duration> {
-        self.names.get(name).map(|entry| entry.refresh_at)
-    }
-
-    /// The addresses leased to a name: each with the time that is left (more than zero)
-    /// and whether the name's latest answer holds it.
+    /// The addresses leased to a name of an agent.
     pub fn addresses(
         &self,
-        name: &Name,
+        agent: u32,
+        name: &str,
         now: Duration,
-    ) -> impl Iterator<Item = (IpAddr, Duration, bool)> + '_ {
+    ) -> impl Iterator<Item = LeaseView> + '_ {
         let now = self.now.max(now);
-        self.names
-            .get(name)
+        self.agents
+            .get(&agent)
+            .and_then(|leases| leases.addresses(name, now))
             .into_iter()
-            .flat_map(|entry| entry.addresses.iter())
-            .filter(move |(_, lease)| lease.deadline > now)
-            .map(move |(addr, lease)| (*addr, lease.deadline - now, lease.fresh))
+            .flatten()
     }
 
-    /// What the gate should say: the addresses of the latest answer, or when none of
-    /// them is left every address that is still leased. `None`: not in the policy.
-    pub fn answer(&self, name: &Name, now: Duration) -> Option<Vec<(IpAddr, Duration)>> {
-        if !self.names.contains_key(name) {
-            return None;
-        }
-        let all: Vec<_> = self.addresses(name, now).collect();
-        let any_fresh = all.iter().any(|(.., fresh)| *fresh);
-        Some(
-            all.into_iter()
-                .filter(|(.., fresh)| *fresh || !any_fresh)
-                .map(|(addr, remaining, _)| (addr, remaining))
-                .collect(),
-        )
+    /// Every name of an agent that holds an address, in their order.
+    pub fn names(&self, agent: u32) -> impl Iterator<Item = &Name> + '_ {
+        self.agents
+            .get(&agent)
+            .into_iter()
+            .flat_map(AgentLeases::names)
     }
 
-    /// Number of leases held.
+    /// Number of leases held, over all agents.
     pub fn len(&self) -> usize {
-        self.deadlines.len()
+        self.agents.values().map(AgentLeases::len).sum()
     }
 
     /// Whether no lease is held.
     pub fn is_empty(&self) -> bool {
-        self.deadlines.is_empty()
+        self.len() == 0
     }
 
     /// What was left out.
@@ -417,5 +365,14 @@ impl Leases {
     /// The bounds and times in force.
     pub fn config(&self) -> &LeaseConfig {
         &self.config
+    }
+}
+
+fn removed(agent: u32, name: Name, addr: IpAddr) -> Change {
+    Change {
+        agent,
+        name,
+        addr,
+        kind: ChangeKind::Removed,
     }
 }

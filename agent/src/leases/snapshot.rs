@@ -3,36 +3,33 @@
 //! Deadlines are times since boot, so a snapshot means something on the boot that made
 //! it and is ignored on any other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, ChangeKind, Lease, Leases, canonical};
+use super::{LeaseView, Leases, Name, canonical};
 
-const VERSION: u32 = 1;
+/// 1 had no agents.
+const VERSION: u32 = 2;
 
-#[derive(Serialize, Deserialize)]
+/// The leases of a daemon that has ended, by the names of the agents: their indices may be
+/// others now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Snapshot {
+pub struct Snapshot {
     version: u32,
     boot_id: String,
-    names: BTreeMap<String, NameLeases>,
+    agents: BTreeMap<String, BTreeMap<String, Vec<AddressLease>>>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NameLeases {
-    last_success_ms: Option<u64>,
-    addresses: Vec<AddressLease>,
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AddressLease {
     addr: IpAddr,
     deadline_ms: u64,
+    promised_ms: u64,
     fresh: bool,
 }
 
@@ -51,99 +48,124 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+impl Snapshot {
+    /// Reads what [`Leases::snapshot`] wrote; `None` if that was on another boot. `boot_id`
+    /// is the content of `/proc/sys/kernel/random/boot_id`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn parse(json: &str, boot_id: &str) -> Result<Option<Self>, RestoreError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let head: Head = serde_json::from_str(json)?;
+        if head.version != VERSION {
+            return Err(RestoreError::Version(head.version));
+        }
+        let snapshot: Self = serde_json::from_str(json)?;
+        Ok((snapshot.boot_id == boot_id.trim()).then_some(snapshot))
+    }
+
+    /// The addresses of every agent, also those whose time has ended since: to be asked of
+    /// them whether a socket uses them.
+    pub fn addresses(&self) -> BTreeMap<&str, BTreeSet<IpAddr>> {
+        self.agents
+            .iter()
+            .map(|(agent, names)| {
+                let addresses = names.values().flatten().map(|lease| lease.addr).collect();
+                (agent.as_str(), addresses)
+            })
+            .collect()
+    }
+}
+
 impl Leases {
     /// The leases as JSON, for [`Leases::restore`] after a restart on the same boot.
-    /// `boot_id` is the content of `/proc/sys/kernel/random/boot_id`.
+    /// `agents` are the names of the agents by index; `boot_id` is as in
+    /// [`Snapshot::parse`].
     ///
     /// # Errors
     /// None that is known; serializing is fallible by type.
-    pub fn snapshot(&self, boot_id: &str) -> Result<String, serde_json::Error> {
-        let names = self
-            .names
-            .iter()
-            .filter(|(_, entry)| !entry.addresses.is_empty())
-            .map(|(name, entry)| {
-                let leases = NameLeases {
-                    last_success_ms: entry.last_success.map(millis),
-                    addresses: entry
-                        .addresses
-                        .iter()
-                        .map(|(addr, lease)| AddressLease {
-                            addr: *addr,
-                            deadline_ms: millis(lease.deadline),
-                            fresh: lease.fresh,
+    pub fn snapshot(
+        &self,
+        agents: &BTreeMap<u32, String>,
+        boot_id: &str,
+    ) -> Result<String, serde_json::Error> {
+        let of_agent = |index: &u32| {
+            self.names(*index)
+                .map(|name| {
+                    let leases = self
+                        .addresses(*index, name, Duration::ZERO)
+                        .map(|view| AddressLease {
+                            addr: view.addr,
+                            deadline_ms: millis(view.deadline),
+                            promised_ms: millis(view.promised),
+                            fresh: view.fresh,
                         })
-                        .collect(),
-                };
-                (name.to_string(), leases)
-            })
-            .collect();
+                        .collect();
+                    (name.to_string(), leases)
+                })
+                .collect()
+        };
         serde_json::to_string(&Snapshot {
             version: VERSION,
             boot_id: boot_id.trim().to_owned(),
-            names,
+            agents: agents
+                .iter()
+                .map(|(index, agent)| (agent.clone(), of_agent(index)))
+                .collect(),
         })
     }
 
-    /// Takes leases back from a snapshot, for names that [`Leases::set_names`] has
-    /// brought and that hold nothing yet. A lease keeps its deadline, but never more than
-    /// a fresh answer could give, and obeys the guard and the bounds that hold now. A
-    /// snapshot of another boot gives nothing.
-    ///
-    /// # Errors
-    /// When the snapshot cannot be read.
+    /// Takes the place of all leases by those of a snapshot, for the agents in `indices`. A
+    /// lease keeps its deadline, but never gets more than a fresh answer could give, and
+    /// obeys the bounds and the guard. One whose time has ended comes back, for `hold`, where
+    /// a live socket of its agent uses it (`used`). [`Leases::set_names`] then takes away
+    /// what the policy no longer has. Returns how many there are.
     pub fn restore(
         &mut self,
-        json: &str,
-        boot_id: &str,
+        snapshot: &Snapshot,
+        indices: &BTreeMap<String, u32>,
+        used: &BTreeMap<String, BTreeSet<IpAddr>>,
+        hold: Duration,
         now: Duration,
-    ) -> Result<Vec<Change>, RestoreError> {
+    ) -> usize {
         let now = self.advance(now);
-        let snapshot: Snapshot = serde_json::from_str(json)?;
-        if snapshot.version != VERSION {
-            return Err(RestoreError::Version(snapshot.version));
-        }
-        if snapshot.boot_id != boot_id.trim() {
-            return Ok(Vec::new());
-        }
         let latest = now + self.config.lifetime(u32::MAX);
-        let mut changes = Vec::new();
-        for (name, entry) in &mut self.names {
-            let Some(saved) = snapshot.names.get(name.as_ref()) else {
+        let promised = now + self.config.promise(u32::MAX);
+        self.agents.clear();
+        for (agent, names) in &snapshot.agents {
+            let Some(index) = indices.get(agent) else {
                 continue;
             };
-            if !entry.addresses.is_empty() || entry.last_success.is_some() {
-                continue;
-            }
-            entry.last_success = saved
-                .last_success_ms
-                .map(|ms| Duration::from_millis(ms).min(now));
-            for lease in &saved.addresses {
-                let deadline = Duration::from_millis(lease.deadline_ms).min(latest);
-                let Some(addr) = canonical(lease.addr) else {
-                    continue;
-                };
-                if deadline <= now
-                    || entry.addresses.contains_key(&addr)
-                    || entry.addresses.len() == self.config.max_addresses_per_name
-                {
-                    continue;
-                }
-                entry.addresses.insert(
-                    addr,
-                    Lease {
+            let leases = self.agents.entry(*index).or_default();
+            for (name, addresses) in names {
+                let name = Name::from(name.as_str());
+                for lease in addresses {
+                    let Some(addr) = canonical(lease.addr, true) else {
+                        continue;
+                    };
+                    let mut deadline = Duration::from_millis(lease.deadline_ms).min(latest);
+                    let in_use = used.get(agent).is_some_and(|used| used.contains(&addr));
+                    if in_use {
+                        deadline = deadline.max(now + hold);
+                    }
+                    if deadline <= now {
+                        continue;
+                    }
+                    let view = LeaseView {
+                        addr,
+                        remaining: deadline - now,
                         deadline,
+                        promised: Duration::from_millis(lease.promised_ms).min(promised),
                         fresh: lease.fresh,
-                    },
-                );
-                self.deadlines.insert((deadline, name.clone(), addr));
-                changes.push(Change {
-                    name: name.clone(),
-                    addr,
-                    kind: ChangeKind::Added,
-                });
+                        in_use,
+                    };
+                    leases.restore(&self.config, &name, view);
+                }
             }
         }
-        Ok(changes)
+        self.len()
     }
 }

@@ -346,7 +346,6 @@ async fn a_rotating_name_with_a_short_ttl_fills_its_leases() {
     let name = Name::from("a.example");
     let names = Arc::new(BTreeSet::from([name.clone()]));
     let mut leases = Leases::new(LeaseConfig::default()).expect("valid");
-    leases.set_names(&names, clock::now());
 
     // Refreshed by the TTL alone, a second each; the least time is set out of the way.
     let pace = Pace {
@@ -363,7 +362,13 @@ async fn a_rotating_name_with_a_short_ttl_fills_its_leases() {
     for n in 1..=3 {
         let resolution = results.recv().await.expect("a result");
         let addresses = resolution.result.expect("addresses");
-        assert_eq!(leases.answered(&name, &addresses, clock::now()).len(), 1);
+        assert_eq!(
+            leases
+                .answered(0, &name, &addresses, false, clock::now())
+                .changes
+                .len(),
+            1
+        );
         assert_eq!(leases.len(), n, "what rotated out is kept for its grace");
     }
     let took = clock::now() - begun;
@@ -371,8 +376,8 @@ async fn a_rotating_name_with_a_short_ttl_fills_its_leases() {
         took >= Duration::from_millis(1600),
         "two pauses of at least 0.8 s: {took:?}"
     );
-    let fresh: Vec<_> = leases.answer(&name, clock::now()).expect("known");
-    assert_eq!(fresh.len(), 1, "and the gate offers the latest");
+    let views = leases.addresses(0, &name, clock::now());
+    assert_eq!(views.filter(|view| view.fresh).count(), 1, "the latest");
     cancel.cancel();
     task.await.expect("no panic");
 }

@@ -124,6 +124,7 @@ mod tests {
                 rtype: "A".into(),
                 ttl: 30,
                 data: "192.0.2.1".into(),
+                address: "192.0.2.1".parse().ok(),
                 leased: Some(61),
             }],
             removed: vec![DnsRemoved {

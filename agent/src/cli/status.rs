@@ -243,7 +243,11 @@ fn rest(out: &mut String, s: &Status, style: Style) {
         }
     }
     let r = &s.resolver;
-    let upstreams: Vec<_> = r.upstreams.iter().map(|u| u.to_string()).collect();
+    let upstreams: Vec<_> = r
+        .upstreams
+        .iter()
+        .map(|u| printable(u).into_owned())
+        .collect();
     let _ = writeln!(
         out,
         "resolver   {} queries, {} failed, by {}",

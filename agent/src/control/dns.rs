@@ -53,6 +53,9 @@ pub struct DnsRecord {
     pub ttl: u32,
     /// Its data in the form of zone files.
     pub data: String,
+    /// The address, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// Of an address: for how many seconds the agent has it leased already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leased: Option<u64>,

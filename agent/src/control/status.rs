@@ -1,7 +1,7 @@
 //! The daemon's state as `exeat status` shows it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -228,7 +228,7 @@ pub struct PolicyStatus {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolverStatus {
     /// Servers that are asked.
-    pub upstreams: Vec<SocketAddr>,
+    pub upstreams: Vec<String>,
     /// Queries asked.
     pub queries: u64,
     /// Queries that failed.
@@ -341,7 +341,7 @@ pub(crate) mod tests {
                 last_error: None,
             },
             resolver: ResolverStatus {
-                upstreams: vec!["192.0.2.53:53".parse().expect("address")],
+                upstreams: vec!["192.0.2.53:53".to_owned()],
                 queries: 9,
                 failures: 1,
             },

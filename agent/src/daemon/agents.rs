@@ -18,7 +18,7 @@ use super::{
 use crate::{
     kernel::tables::Image,
     leases::{Name, canonical},
-    policy::{Compiled, HostName, Policy},
+    policy::{Compiled, HostName, NameRules, Policy},
 };
 
 /// Addresses that leases may add to a table in force, beyond those that it starts with: at
@@ -36,16 +36,21 @@ pub(super) struct Agent {
     /// Addresses that found no room, and until when that is worth a word.
     pub(super) overflow: BTreeMap<Addr, Duration>,
     pub(super) published: Arc<Published>,
+    /// The names that its policy names exactly, in deny rules too.
     pub(super) hosts: BTreeSet<HostName>,
+    /// The names that it may ask for.
+    pub(super) names: Arc<NameRules>,
     /// When its policy was last compiled anew because a table was full.
     pub(super) rebuilt: Option<Duration>,
 }
 
-/// Whether a policy with these hosts has a name, and then whether the name may stand for
-/// private addresses.
-pub(super) fn rule(hosts: &BTreeSet<HostName>, name: &str) -> Option<bool> {
-    // The policy has no word for it yet, so every rule says what was the case before.
-    hosts.contains(name).then_some(true)
+/// Whether addresses of a name are of interest to a policy, and then whether the name may
+/// stand for private ones. Of a name that is denied every address counts: it is denied too.
+pub(super) fn rule(hosts: &BTreeSet<HostName>, names: &NameRules, name: &str) -> Option<bool> {
+    match names.find(name) {
+        Some(rule) => Some(rule.private),
+        None => hosts.contains(name).then_some(true),
+    }
 }
 
 impl Agent {
@@ -58,14 +63,9 @@ impl Agent {
         self.held.len()
     }
 
-    /// Whether its policy has the name.
-    pub(super) fn allows(&self, name: &str) -> bool {
-        rule(&self.hosts, name).is_some()
-    }
-
-    /// Whether the name may stand for private addresses.
-    pub(super) fn private(&self, name: &str) -> bool {
-        rule(&self.hosts, name).unwrap_or(false)
+    /// See [`rule`].
+    pub(super) fn rule(&self, name: &str) -> Option<bool> {
+        rule(&self.hosts, &self.names, name)
     }
 
     /// Whether the kernel holds the address for the name.
@@ -80,6 +80,7 @@ impl Agent {
 pub(super) struct Candidate {
     pub(super) index: u32,
     pub(super) policy: Arc<Policy>,
+    pub(super) names: Arc<NameRules>,
     pub(super) compiled: Compiled,
     pub(super) held: BTreeMap<Addr, BTreeSet<HostName>>,
     /// Addresses that found no room, with their names.
@@ -98,12 +99,13 @@ impl Engine {
     ) -> Result<Candidate, EngineError> {
         let mut compiled = Compiled::new(&policy)?;
         let hosts = policy.hosts();
+        let names = Arc::new(policy.names());
         let mut held: BTreeMap<Addr, BTreeSet<HostName>> = BTreeMap::new();
         for name in self.leases.names(index) {
-            let Some(private) = rule(&hosts, name) else {
+            let Some(private) = rule(&hosts, &names, name) else {
                 continue;
             };
-            let Ok(host) = name.parse::<HostName>() else {
+            let Some(host) = HostName::asked(name) else {
                 continue;
             };
             for view in self.leases.addresses(index, name, now) {
@@ -160,6 +162,7 @@ impl Engine {
         Ok(Candidate {
             index,
             policy,
+            names,
             compiled,
             held,
             overflow,
@@ -172,6 +175,7 @@ impl Engine {
         let Candidate {
             index,
             policy,
+            names,
             compiled,
             held,
             overflow,
@@ -191,14 +195,7 @@ impl Engine {
             .collect();
         let published = self.gates.published(index);
         let hosts = policy.hosts();
-        let names = policy.names();
-        let allowed = policy
-            .allowed_hosts()
-            .into_iter()
-            .map(|host| host.as_str().to_owned())
-            .filter(|host| names.find(host).is_some())
-            .collect();
-        published.set_names(&allowed);
+        self.gates.set_rules(index, &names, policy.dns);
         self.directory.update(index, |agent| {
             agent.name = policy.name.as_str().to_owned();
             agent.generation = generation;
@@ -214,6 +211,7 @@ impl Engine {
             overflow,
             published,
             hosts,
+            names,
             rebuilt: None,
         }
     }

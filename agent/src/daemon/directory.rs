@@ -101,33 +101,19 @@ impl Directory {
 /// The name of processes in the slice that belong to no known agent.
 pub(super) const UNKNOWN: &str = "(unknown)";
 
-/// What one agent's gate may answer: written by the engine after the kernel holds the
-/// addresses, never before. Reading takes neither the engine's lock nor that of another
-/// agent. It has the names that hold addresses, so it is bounded as the agent's leases are.
+/// The addresses that the kernel holds for the names of an agent: what its gate may answer
+/// with, written by the engine after the kernel holds them. Reading takes neither the
+/// engine's lock nor that of another agent. It is bounded as the agent's leases are.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    names: RwLock<HashMap<Name, Shown>>,
-    /// The names of the policy, exactly.
-    wanted: RwLock<BTreeSet<String>>,
+    names: RwLock<HashMap<Name, Held>>,
 }
 
-/// The addresses of a name, with times since boot.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Shown {
-    /// Every address that the kernel holds for the name, and until when it is certain to: a
-    /// client may be told a TTL that ends before.
-    pub(super) granted: Arc<[(IpAddr, Duration)]>,
-    /// Those of the latest answer, or when none of them is left all, and until when each is
-    /// leased.
-    pub(super) offered: Vec<(IpAddr, Duration)>,
-}
+/// Addresses, and until when (since boot) each is certain to be held: a client may be told a
+/// TTL that ends before.
+type Held = Arc<[(IpAddr, Duration)]>;
 
 impl Published {
-    /// Sets the names of the policy; those that leave it are refused from now on.
-    pub(super) fn set_names(&self, wanted: &BTreeSet<String>) {
-        wanted.clone_into(&mut self.wanted.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
     /// Forgets what every name stands for.
     pub(super) fn clear(&self) {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -135,80 +121,38 @@ impl Published {
     }
 
     /// Sets what a name stands for.
-    pub(super) fn set(&self, name: &Name, shown: Shown) {
+    pub(super) fn set(&self, name: &Name, held: Held) {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        if shown.granted.is_empty() {
+        if held.is_empty() {
             names.remove(name);
         } else {
-            names.insert(Name::clone(name), shown);
+            names.insert(Name::clone(name), held);
         }
     }
 
-    /// The addresses that the kernel holds for a name of the agent, and until when (since
-    /// boot) each is certain to be held: what a hot name may be answered with, without the
-    /// engine. Whether the policy has the name, and which of them are its addresses now, is
-    /// for others to say.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "the gate that has a fast path reads it")
-    )]
-    pub(super) fn granted(&self, name: &str) -> Arc<[(IpAddr, Duration)]> {
+    /// The addresses of a name. Whether the policy has it, and which of them are its
+    /// addresses now, is for others to say.
+    pub(super) fn granted(&self, name: &str) -> Held {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names
-            .get(name)
-            .map(|shown| Arc::clone(&shown.granted))
-            .unwrap_or_default()
-    }
-
-    /// The addresses of a canonical name, each with the time that its lease has left.
-    /// `None`: the agent's policy does not have the name. Empty: it does, and no address
-    /// is known.
-    pub(super) fn lookup(&self, name: &str) -> Option<Vec<(IpAddr, std::time::Duration)>> {
-        let now = crate::dns::clock::now();
-        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        let offered = names.get(name).map(|shown| shown.offered.as_slice());
-        let left = |(addr, until): &(IpAddr, Duration)| {
-            let left = until.checked_sub(now)?;
-            (!left.is_zero()).then_some((*addr, left))
-        };
-        Some(
-            offered
-                .unwrap_or_default()
-                .iter()
-                .filter_map(left)
-                .collect(),
-        )
+        names.get(name).map(Arc::clone).unwrap_or_default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dns::gate::Answers as _;
 
     #[test]
-    fn what_is_granted_is_shown_and_what_is_not_wanted_is_not_answered() {
+    fn what_is_held_is_shown_until_it_is_not() {
         let published = Published::default();
-        let addr: IpAddr = "192.0.2.1".parse().expect("address");
-        let later = crate::dns::clock::now() + Duration::from_secs(3600);
-        let shown = Shown {
-            granted: [(addr, later)].into(),
-            offered: vec![
-                (addr, later),
-                ("192.0.2.2".parse().expect("address"), Duration::ZERO),
-            ],
-        };
+        let held = [([192, 0, 2, 1].into(), Duration::from_secs(9))];
         let name = Name::from("a.example");
-        published.set(&name, shown.clone());
-        assert_eq!(*published.granted("a.example"), [(addr, later)]);
-        assert_eq!(published.lookup("a.example"), None);
-        published.set_names(&["a.example".to_owned(), "b.example".to_owned()].into());
-        let answer = published.lookup("a.example").expect("wanted");
-        assert_eq!(answer.len(), 1, "the other's time is over");
-        assert_eq!(published.lookup("b.example"), Some(Vec::new()));
-        published.set(&name, Shown::default());
+        published.set(&name, held.into());
+        assert_eq!(*published.granted("a.example"), held);
+        assert!(published.granted("b.example").is_empty());
+        published.set(&name, Held::default());
         assert!(published.granted("a.example").is_empty());
-        published.set(&name, shown);
+        published.set(&name, held.into());
         published.clear();
         assert!(published.granted("a.example").is_empty());
     }

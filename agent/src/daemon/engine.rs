@@ -286,7 +286,7 @@ impl Engine {
             .collect();
         for agent in self.agents.values() {
             // The new tables were made without what goes here.
-            let rule = |name: &str| agents::rule(&agent.hosts, name);
+            let rule = |name: &str| agents::rule(&agent.hosts, &agent.names, name);
             self.leases.set_names(agent.index, &rule, now);
             agent.published.clear();
             self.publish_all(agent.index, now);

@@ -1,39 +1,33 @@
-//! The gates of all agents: their sockets and the tasks that serve them.
+//! The gates of all agents: their sockets, the tasks that serve them, and what each of them
+//! goes by: the agent's names, its budget, the resolver, and the engine that grants.
 
 use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
 };
 
-use hickory_proto::{
-    op::ResponseCode,
-    rr::{
-        Name as WireName, RData, Record, RecordType,
-        rdata::{A, AAAA},
-    },
-};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
+    Shared,
     directory::{Directory, Published},
     watch,
 };
 use crate::{
     dns::{
-        budget::Spent,
-        gate::{
-            Answer, Backend, Failed, GatePorts, GateSockets, Granted, NameRule, NotGranted,
-            Question, Records, Refuse, Source,
-        },
+        budget::{Budget, Spent},
+        clock,
+        gate::{Backend, GatePorts, GateSockets, Granted, NotGranted, Records},
+        resolver::{Answer, Failed, Question, Resolver},
         stats::DnsStats,
     },
     kernel::object::Throttle,
-    leases::{FailKind, Name},
+    leases::{CLIENT_TTL, Name, canonical},
+    policy::{DnsPolicy, NameRule, NameRules, Refuse},
     sink::Hub,
 };
 
@@ -43,97 +37,150 @@ const QUEUE: usize = 1024;
 
 struct Gate {
     ports: GatePorts,
-    published: Arc<Published>,
+    desk: Arc<Desk>,
     stop: CancellationToken,
 }
 
-/// The gate of a policy whose names are all resolved beforehand: what the engine has
-/// published is at hand and granted, and nothing is looked up.
-struct FromPublished(Arc<Published>);
+/// What gates need besides their own: the resolver, and the engine once it runs.
+#[derive(Clone)]
+pub(super) struct Means {
+    resolver: Arc<Resolver>,
+    shared: Arc<OnceLock<Weak<Shared>>>,
+}
 
-impl Backend for FromPublished {
+impl Means {
+    pub(super) fn new(resolver: Arc<Resolver>) -> Self {
+        Self {
+            resolver,
+            shared: Arc::default(),
+        }
+    }
+
+    /// From now on addresses can be granted.
+    pub(super) fn connect(&self, shared: &Arc<Shared>) {
+        // Said once, at the start.
+        let _ = self.shared.set(Arc::downgrade(shared));
+    }
+}
+
+/// What the agent's policy in force says of names.
+#[derive(Clone, Default)]
+struct Rules {
+    names: Arc<NameRules>,
+    dns: DnsPolicy,
+}
+
+/// One agent's gate as it decides: [`Backend`].
+pub(super) struct Desk {
+    agent: u32,
+    rules: RwLock<Rules>,
+    budget: Mutex<Budget>,
+    published: Arc<Published>,
+    means: Means,
+}
+
+impl Desk {
+    fn new(agent: u32, means: Means) -> Self {
+        let dns = DnsPolicy::default();
+        Self {
+            agent,
+            rules: RwLock::default(),
+            budget: Mutex::new(Budget::new(dns.budget, dns.over_budget)),
+            published: Arc::default(),
+            means,
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.clone()
+    }
+
+    fn set_rules(&self, names: &Arc<NameRules>, dns: DnsPolicy) {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.set_limits(dns.budget, dns.over_budget);
+        drop(budget);
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        *rules = Rules {
+            names: Arc::clone(names),
+            dns,
+        };
+    }
+
+    /// What `domain` has used up in the last hour: names, bytes and bits.
+    pub(super) fn spent(&self, domain: &str) -> (u64, u64, u64) {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.spent(domain, clock::now())
+    }
+}
+
+impl Backend for Desk {
     fn rule(&self, name: &str) -> Option<NameRule> {
-        self.0.lookup(name).map(|_| NameRule::default())
+        self.rules().names.find(name)
     }
 
     fn refuse(&self) -> Refuse {
-        Refuse::Refused
+        self.rules().dns.refuse
     }
 
-    fn spend(&self, _name: &str, _rule: &NameRule) -> Spent {
-        Spent::Within
+    fn validate(&self) -> bool {
+        self.rules().dns.validate
+    }
+
+    fn spend(&self, name: &str, rule: &NameRule) -> Spent {
+        let Some(domain) = rule.budget_of(name) else {
+            return Spent::Within;
+        };
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.spend(name, domain, clock::now())
     }
 
     fn cached(&self, question: &Question) -> Option<Answer> {
-        let addresses = self.0.lookup(&question.name)?;
-        // A name of which nothing is known (yet) fails; it is not empty.
-        if addresses.is_empty() && is_address(question.rtype) {
-            return None;
-        }
-        let owner = WireName::from_ascii(format!("{}.", question.name)).ok()?;
-        let mut shortest = u64::from(u32::MAX);
-        let records: Vec<Record> = addresses
-            .into_iter()
-            .filter_map(|(addr, left)| {
-                let data = match (addr, question.rtype) {
-                    (IpAddr::V4(v4), RecordType::A) => RData::A(A(v4)),
-                    (IpAddr::V6(v6), RecordType::AAAA) => RData::AAAA(AAAA(v6)),
-                    _ => return None,
-                };
-                let ttl = left.as_secs().max(1);
-                shortest = shortest.min(ttl);
-                let ttl = u32::try_from(ttl).unwrap_or(u32::MAX);
-                Some(Record::from_rdata(owner.clone(), ttl, data))
-            })
-            .collect();
-        Some(Answer {
-            rcode: ResponseCode::NoError,
-            records: records.into(),
-            authority: Arc::default(),
-            authentic: false,
-            ttl: u32::try_from(shortest).unwrap_or(u32::MAX),
-            chain: Vec::new(),
-            source: Source::Cache,
-            upstream: Arc::from(""),
-            elapsed: Duration::ZERO,
-        })
+        self.means.resolver.cached(question)
     }
 
-    async fn resolve(&self, _question: Question) -> Result<Answer, Failed> {
-        Err(Failed {
-            kind: FailKind::NoAddresses,
-            upstream: Arc::from(""),
-            elapsed: Duration::ZERO,
-        })
+    async fn resolve(&self, question: Question) -> Result<Answer, Failed> {
+        self.means.resolver.ask(&question).await
     }
 
     fn granted(
         &self,
         name: &Name,
-        _addresses: &[(IpAddr, u32)],
-        _rule: &NameRule,
+        addresses: &[(IpAddr, u32)],
+        rule: &NameRule,
     ) -> Option<Granted> {
-        Some(Granted {
-            held: self.0.lookup(name)?,
-            ..Granted::default()
-        })
+        let now = clock::now();
+        let held = self.published.granted(name);
+        let mut granted = Granted::default();
+        for (addr, ttl) in addresses {
+            let Some(addr) = canonical(*addr, rule.private) else {
+                granted.rebound.push(*addr);
+                continue;
+            };
+            let (_, until) = held.iter().find(|(held, _)| *held == addr)?;
+            let left = until.checked_sub(now)?;
+            if left < CLIENT_TTL.min(std::time::Duration::from_secs((*ttl).into())) {
+                return None;
+            }
+            granted.held.push((addr, left));
+        }
+        Some(granted)
     }
 
     async fn grant(
         &self,
         name: &Name,
         addresses: &[(IpAddr, u32)],
-        rule: &NameRule,
+        _rule: &NameRule,
     ) -> Result<Granted, NotGranted> {
-        self.granted(name, addresses, rule)
-            .ok_or_else(|| NotGranted {
-                why: "the name left the policy".to_owned(),
-            })
+        let shared = self.means.shared.get().and_then(Weak::upgrade);
+        let Some(shared) = shared else {
+            return Err(NotGranted {
+                why: "the daemon is starting or stopping".to_owned(),
+            });
+        };
+        Ok(shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now())))
     }
-}
-
-const fn is_address(rtype: RecordType) -> bool {
-    matches!(rtype, RecordType::A | RecordType::AAAA)
 }
 
 /// Every gate that is open.
@@ -143,6 +190,7 @@ pub(super) struct Gates {
     hub: Arc<Hub>,
     throttle: Throttle,
     stats: Arc<DnsStats>,
+    means: Means,
     cancel: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
 }
@@ -153,6 +201,7 @@ impl Gates {
         hub: Arc<Hub>,
         throttle: Throttle,
         stats: Arc<DnsStats>,
+        means: Means,
         cancel: CancellationToken,
     ) -> Self {
         Self {
@@ -161,6 +210,7 @@ impl Gates {
             hub,
             throttle,
             stats,
+            means,
             cancel,
             tasks: Arc::default(),
         }
@@ -177,11 +227,11 @@ impl Gates {
         };
         let sockets = GateSockets::bind(agent, preferred)?;
         let ports = sockets.ports();
-        let published = Arc::new(Published::default());
+        let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
         let (records, refusals, answers) = Records::channel(QUEUE);
         let serve = sockets.serve(
-            Arc::new(FromPublished(Arc::clone(&published))),
+            Arc::clone(&desk),
             records,
             self.stats.gate(agent),
             stop.clone(),
@@ -200,14 +250,7 @@ impl Gates {
                 error!(agent, %error, "the DNS gate failed; the agent's names are refused");
             }
         });
-        self.open.insert(
-            agent,
-            Gate {
-                ports,
-                published,
-                stop,
-            },
-        );
+        self.open.insert(agent, Gate { ports, desk, stop });
         Ok(ports)
     }
 
@@ -219,11 +262,23 @@ impl Gates {
         }
     }
 
-    /// What the agent's gate answers from.
+    /// Puts what an agent's policy says of names in force at its gate.
+    pub(super) fn set_rules(&self, agent: u32, names: &Arc<NameRules>, dns: DnsPolicy) {
+        if let Some(gate) = self.open.get(&agent) {
+            gate.desk.set_rules(names, dns);
+        }
+    }
+
+    /// The agent's gate as it decides.
+    pub(super) fn desk(&self, agent: u32) -> Option<Arc<Desk>> {
+        self.open.get(&agent).map(|gate| Arc::clone(&gate.desk))
+    }
+
+    /// What the agent's gate answers with.
     pub(super) fn published(&self, agent: u32) -> Arc<Published> {
         self.open
             .get(&agent)
-            .map(|gate| Arc::clone(&gate.published))
+            .map(|gate| Arc::clone(&gate.desk.published))
             .unwrap_or_default()
     }
 

@@ -7,9 +7,11 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Shared, engine::EngineError, report, runs::Candidate};
+use super::{Shared, engine::EngineError, lookup, report, runs::Candidate};
 use crate::{
-    control::{Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code},
+    control::{
+        DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code,
+    },
     dns::clock,
     error::chain,
     sink::Hub,
@@ -70,6 +72,12 @@ impl Handler for Handle {
             }
             Ok(leases)
         })
+    }
+
+    async fn dns(&self, agent: &str, name: &str, qtype: &str) -> Result<DnsReport, Problem> {
+        let mut report = lookup::report(&self.shared, agent, name, qtype).await?;
+        lookup::with_leases(&self.shared, &mut report);
+        Ok(report)
     }
 
     async fn reload(&self, _peer: &Peer) -> Result<ReloadReport, Problem> {

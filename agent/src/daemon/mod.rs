@@ -12,6 +12,7 @@ mod directory;
 mod engine;
 mod gates;
 mod handle;
+mod lookup;
 mod names;
 mod report;
 mod runs;
@@ -37,7 +38,7 @@ use tracing::{error, info, warn};
 use self::{
     directory::Directory,
     engine::Engine,
-    gates::Gates,
+    gates::{Gates, Means},
     handle::{Handle, Launches},
     state::Keeper,
     watch::EventCounts,
@@ -49,7 +50,7 @@ use crate::{
     control::{DaemonLock, ReloadReport, Server},
     dns::{
         clock,
-        resolver::{Pace, RefreshHandle, Refresher, Resolution, Upstreams},
+        resolver::{Pace, RefreshHandle, Refresher, Resolution, Resolver, Upstreams},
         stats::DnsStats,
     },
     error::chain,
@@ -93,6 +94,7 @@ struct Shared {
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     dns: Arc<DnsStats>,
+    resolver: Arc<Resolver>,
     refresh: RefreshHandle,
     sockets: Sockets,
     events: Arc<EventCounts>,
@@ -178,11 +180,14 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
             .ok()
     });
     let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
+    let means = Means::new(Arc::clone(&resolver));
     let gates = Gates::new(
         Arc::clone(&directory),
         Arc::clone(&hub),
         throttle,
         Arc::clone(&dns),
+        means.clone(),
         cancel.clone(),
     );
     let gate_tasks = gates.tasks();
@@ -211,9 +216,8 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     }
     engine.kernel.enforce()?;
 
-    let resolver = config.resolver.settings();
-    let pace = Pace::new(&resolver, &leases);
-    let upstreams = Arc::new(Upstreams::new(resolver, Arc::clone(&dns))?);
+    let pace = Pace::new(&config.resolver.settings(), &leases);
+    let upstreams = Arc::new(Upstreams::of(Arc::clone(&resolver)));
     let (results, resolutions) = mpsc::channel(RESOLUTION_QUEUE);
     let (refresher, refresh) =
         Refresher::new(upstreams, pace, clock::boottime(), names_wanted, results);
@@ -224,6 +228,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         latency: crate::metrics::dns_latency().ok(),
         file_error,
         dns,
+        resolver,
         refresh,
         sockets: Sockets::default(),
         events: Arc::default(),
@@ -232,6 +237,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         started_at: Instant::now(),
         config,
     });
+    means.connect(&shared);
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 

@@ -10,12 +10,9 @@ use std::{
 use agent_common::{Addr, verdict::Tables};
 use tracing::{info, warn};
 
-use super::{
-    directory::Shown,
-    engine::{Engine, EngineError},
-};
+use super::engine::{Engine, EngineError};
 use crate::{
-    dns::resolver::Resolution,
+    dns::{gate::Granted, resolver::Resolution},
     error::chain,
     kernel::object::Leased,
     leases::{Change, ChangeKind, FailKind, Name, Snapshot},
@@ -35,18 +32,6 @@ const OVERFLOW_COUNTED: usize = 1024;
 /// How long leases that only live longer now may be unsaved; one that came or went is saved
 /// at the next round of the housekeeping.
 const SAVE_PROLONGED: Duration = Duration::from_secs(10);
-
-/// What became of addresses that an agent is to be told.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Granted {
-    /// Those of the answer that the kernel holds for the agent, and how long each is certain
-    /// to be held from now on: no client may be told a TTL that is longer.
-    pub(super) held: Vec<(IpAddr, Duration)>,
-    /// Those that there is no room for. Where nothing is held it is the reason.
-    pub(super) refused: usize,
-    /// Those that the name may not stand for.
-    pub(super) rebound: Vec<IpAddr>,
-}
 
 /// What a crash would lose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -133,8 +118,7 @@ impl Engine {
         let Some(private) = owner
             .as_ref()
             .and_then(|owner| self.agents.get(owner))
-            .filter(|agent| agent.allows(name))
-            .map(|agent| agent.private(name))
+            .and_then(|agent| agent.rule(name))
         else {
             return Granted {
                 refused: addresses.len(),
@@ -312,7 +296,7 @@ impl Engine {
         let Some(agent) = self.agents.get_mut(owner) else {
             return Ok(false);
         };
-        let Ok(host) = change.name.parse::<HostName>() else {
+        let Some(host) = HostName::asked(&change.name) else {
             return Ok(false);
         };
         let addr = Addr::from(change.addr);
@@ -423,22 +407,13 @@ impl Engine {
         else {
             return;
         };
-        let held = || {
-            self.leases
-                .addresses(index, name, now)
-                .filter(|view| agent.holds(view.addr, name))
-        };
-        let any_fresh = held().any(|view| view.fresh);
-        agent.published.set(
-            name,
-            Shown {
-                granted: held().map(|view| (view.addr, view.promised)).collect(),
-                offered: held()
-                    .filter(|view| view.fresh || !any_fresh)
-                    .map(|view| (view.addr, view.deadline))
-                    .collect(),
-            },
-        );
+        let held = self
+            .leases
+            .addresses(index, name, now)
+            .filter(|view| agent.holds(view.addr, name))
+            .map(|view| (view.addr, view.promised))
+            .collect();
+        agent.published.set(name, held);
     }
 
     /// The same for every name that an agent holds addresses of.

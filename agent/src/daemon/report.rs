@@ -1,6 +1,6 @@
 //! The engine's state in the words of status.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr};
+use std::{collections::BTreeMap, fs};
 
 use agent_common::{Reason, layout::Stats, protocol::ProtocolClass};
 use std::sync::atomic::Ordering::Relaxed;
@@ -231,10 +231,7 @@ fn events(shared: &Shared, engine: &Engine) -> EventsStatus {
 fn resolver(shared: &Shared) -> ResolverStatus {
     let upstreams = shared.dns.upstreams();
     ResolverStatus {
-        upstreams: upstreams
-            .iter()
-            .filter_map(|(label, _)| label.parse::<SocketAddr>().ok())
-            .collect(),
+        upstreams: shared.resolver.labels(),
         queries: upstreams.iter().map(|(_, stats)| stats.requests()).sum(),
         failures: upstreams
             .iter()

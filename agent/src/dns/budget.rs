@@ -29,7 +29,7 @@ pub const MAX_NAMES: usize = 8_192;
 /// The least time between two walks over all domains to find room.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-pub use super::gate::stand_in::{BudgetLimits, OverBudget};
+use crate::policy::{BudgetLimits, OverBudget};
 
 /// Which budget was crossed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -166,10 +166,9 @@ impl Budget {
         self.over = over;
     }
 
-    /// Pays for a name that a wildcard matched. `name` is canonical; `base` is what the
-    /// wildcard stands on, and the domain where the Public Suffix List knows none.
-    pub fn spend(&mut self, name: &str, base: &str, now: Duration) -> Spent {
-        let domain = registered(name, base);
+    /// Pays for a name that a wildcard matched. `name` is canonical, and `domain` what
+    /// [`NameRule::budget_of`](crate::policy::NameRule::budget_of) says of it.
+    pub fn spend(&mut self, name: &str, domain: &str, now: Duration) -> Spent {
         let hash = self.hasher.hash_one(name);
         if let Some(known) = self.domains.get_mut(domain) {
             let before = known.paid.len();
@@ -305,12 +304,6 @@ impl Budget {
             OverBudget::Report => Spent::Within,
         }
     }
-}
-
-/// The registered domain of a name: what its owner registered under a public suffix. Where
-/// there is none (the name is itself a suffix) it is what the wildcard stands on.
-fn registered<'a>(name: &'a str, base: &'a str) -> &'a str {
-    psl::domain_str(name).unwrap_or(base)
 }
 
 /// The labels of a name that are below a domain, without the dot between.

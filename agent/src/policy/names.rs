@@ -22,6 +22,18 @@ pub struct NameRule {
     pub wildcard: Option<HostName>,
 }
 
+impl Default for NameRule {
+    /// What a rule says that says nothing of answers.
+    fn default() -> Self {
+        Self {
+            types: BASE_TYPES.into(),
+            private: false,
+            keep_ech: false,
+            wildcard: None,
+        }
+    }
+}
+
 impl NameRule {
     /// The domain whose budget a question for `name` uses up: the registered one, or the
     /// base of the wildcard where that lies above it (`*.com`), because else every name

@@ -2,10 +2,23 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::{Answer, Failed, Granted, NameRule, Question, Refuse};
+use super::{Answer, Failed, NameRule, Question, Refuse};
 use crate::dns::budget::Spent;
 use crate::leases::Name;
+
+/// What became of addresses that an agent is to be told.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Granted {
+    /// Those of the answer that the kernel holds for the agent, and how long each is certain
+    /// to be held from now on: no client may be told a TTL that is longer.
+    pub held: Vec<(IpAddr, Duration)>,
+    /// How many there is no room for. Where nothing is held it is the reason.
+    pub refused: usize,
+    /// Those that the name may not stand for.
+    pub rebound: Vec<IpAddr>,
+}
 
 /// Addresses could not be granted at all: the kernel or the engine did not take them.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -54,6 +54,10 @@ impl Asked {
 
 /// A message judged.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one message, and a box is an allocation for each refusal"
+)]
 pub enum Judged {
     /// Nothing needs to be looked up.
     Done(Outcome),

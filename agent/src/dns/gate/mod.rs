@@ -29,7 +29,6 @@ mod serve;
 #[cfg(test)]
 mod serve_tests;
 mod sockets;
-pub mod stand_in;
 mod stream;
 mod svcb;
 #[cfg(test)]
@@ -37,13 +36,13 @@ mod testing;
 mod wire;
 
 pub use answer::{addresses, answer, busy, failed, not_granted, over_budget};
-pub use backend::{Backend, NotGranted};
+pub use backend::{Backend, Granted, NotGranted};
 pub use judge::{Asked, Judged, judge};
 pub use record::{GateEvent, GateRecord, Outcome, Rcode, Records, Transport, Verdict};
 pub use serve::{LOOK_UP_TIME, MAX_LOOK_UPS};
 pub use sockets::{GatePorts, GateSockets};
-pub use stand_in::{
-    Answer, BudgetLimits, Failed, Granted, NameRule, OverBudget, Question, Refuse, Source,
-};
 pub use stream::{MAX_CONNECTIONS, MAX_MESSAGE, MAX_PIPELINED, TCP_IDLE};
 pub use wire::MAX_UDP_REPLY;
+
+use super::resolver::{Answer, Failed, Question, Source};
+use crate::policy::{NameRule, Refuse};

@@ -226,8 +226,8 @@ impl<B: Backend> Gate<B> {
             self.try_begin(message, transport, peer, arrived)
         }));
         let outcome = match begun {
-            Ok(Ok(waiting)) => return Begun::Waits(waiting),
-            Ok(Err(outcome)) => outcome,
+            Ok(ControlFlow::Continue(waiting)) => return Begun::Waits(waiting),
+            Ok(ControlFlow::Break(outcome)) => outcome,
             Err(_) => lost(),
         };
         Begun::Done(self.done(outcome, transport, peer, arrived))
@@ -239,18 +239,18 @@ impl<B: Backend> Gate<B> {
         transport: Transport,
         peer: SocketAddr,
         arrived: Instant,
-    ) -> Result<Box<Waiting>, Outcome> {
+    ) -> ControlFlow<Outcome, Box<Waiting>> {
         let refuse = self.backend.refuse();
         let rule = |name: &str| self.backend.rule(name);
         let mut asked = match judge(message, transport, refuse, &rule) {
-            Judged::Done(outcome) => return Err(outcome),
+            Judged::Done(outcome) => return ControlFlow::Break(outcome),
             Judged::Ask(asked) => *asked,
         };
         if asked.rule.wildcard.is_some() {
             match self.backend.spend(&asked.name, &asked.rule) {
                 Spent::Within => {}
                 Spent::Reported(exceeded) => asked.over = Some(exceeded),
-                Spent::Blocked(exceeded) => return Err(over_budget(&asked, exceeded, refuse)),
+                Spent::Blocked(exceeded) => return ControlFlow::Break(over_budget(&asked, exceeded, refuse)),
             }
         }
         let question = asked.question(self.backend.validate());
@@ -261,11 +261,11 @@ impl<B: Backend> Gate<B> {
                 false => self.backend.granted(&asked.name, &wanted, &asked.rule),
             };
             if let Some(granted) = granted {
-                return Err(self.answer(&asked, &found, &granted));
+                return ControlFlow::Break(self.answer(&asked, &found, &granted));
             }
         }
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
-            return Err(busy(&asked));
+            return ControlFlow::Break(busy(&asked));
         };
         Ok(Box::new(Waiting {
             asked,

@@ -114,6 +114,17 @@ pub enum Source {
     Stale,
 }
 
+impl Source {
+    /// The word in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Upstream => "upstream",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// No answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failed {

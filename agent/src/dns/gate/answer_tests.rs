@@ -15,7 +15,7 @@ use crate::leases::FailKind;
 fn asked(message: &Message, transport: Transport, rule: NameRule) -> Asked {
     let rule = |_: &str| Some(rule.clone());
     match judge(&bytes(message), transport, Refuse::Refused, &rule) {
-        Judged::Ask(asked) => *asked,
+        Judged::Ask(asked) => asked,
         Judged::Done(outcome) => panic!("{:?}", outcome.record),
     }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::svcb::{
     Alpn, EchConfigList, IpHint, Mandatory, SvcParamKey as K, SvcParamValue as V, Unknown,
 };
@@ -521,12 +521,13 @@ fn check(
         return Err("a refusal with an answer".into());
     }
     for record in read.all_sections() {
-        inspect(record, ours.query_type(), granted)?;
+        inspect(record, ours, granted)?;
     }
     Ok(read.answers.len())
 }
 
-fn inspect(record: &Record, asked: RecordType, granted: &[IpAddr]) -> Result<(), String> {
+fn inspect(record: &Record, query: &Query, granted: &[IpAddr]) -> Result<(), String> {
+    let asked = query.query_type();
     if record.ttl > 30 {
         return Err(format!("a TTL of {}", record.ttl));
     }
@@ -541,7 +542,8 @@ fn inspect(record: &Record, asked: RecordType, granted: &[IpAddr]) -> Result<(),
         RData::HTTPS(HTTPS(service)) | RData::SVCB(service) => service,
         _ => return Ok(()),
     };
-    let keep_ech = record.name.to_lowercase().to_ascii() == "ech.ok.example.";
+    // The rule of the name that was asked, whatever its aliases are called.
+    let keep_ech = query.name().to_lowercase().to_ascii() == "ech.ok.example.";
     for (key, value) in &service.svc_params {
         let fine = match key {
             K::Mandatory => match value {
@@ -554,9 +556,7 @@ fn inspect(record: &Record, asked: RecordType, granted: &[IpAddr]) -> Result<(),
             K::EchConfigList => keep_ech,
             _ => false,
         };
-        // Behind an alias the owner is another name; then only the keys count.
-        let aliased = *key == K::EchConfigList && !NAMES[..6].contains(&&*record.name.to_ascii());
-        if !fine && !aliased {
+        if !fine {
             return Err(format!("{key} in {record}"));
         }
     }

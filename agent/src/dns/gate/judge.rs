@@ -54,15 +54,11 @@ impl Asked {
 
 /// A message judged.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one message, and a box is an allocation for each refusal"
-)]
 pub enum Judged {
     /// Nothing needs to be looked up.
     Done(Outcome),
     /// The policy allows it.
-    Ask(Box<Asked>),
+    Ask(Asked),
 }
 
 /// Judges one message. `rule` says what the policy allows of a canonical name.
@@ -130,12 +126,12 @@ pub fn judge(
             Refuse::NxDomain => empty(&client),
         };
     }
-    Judged::Ask(Box::new(Asked {
+    Judged::Ask(Asked {
         client,
         name: Name::from(name),
         rule,
         over: None,
-    }))
+    })
 }
 
 /// What every name of a policy has.

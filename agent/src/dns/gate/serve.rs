@@ -61,6 +61,12 @@ pub(super) enum Begun {
     Waits(Box<Waiting>),
 }
 
+/// The same, before it is counted and told.
+enum Tried {
+    Done(Outcome),
+    Waits(Waiting),
+}
+
 /// A query that could not be answered at once.
 pub(super) struct Waiting {
     asked: Asked,
@@ -226,8 +232,8 @@ impl<B: Backend> Gate<B> {
             self.try_begin(message, transport, peer, arrived)
         }));
         let outcome = match begun {
-            Ok(ControlFlow::Continue(waiting)) => return Begun::Waits(waiting),
-            Ok(ControlFlow::Break(outcome)) => outcome,
+            Ok(Tried::Waits(waiting)) => return Begun::Waits(Box::new(waiting)),
+            Ok(Tried::Done(outcome)) => outcome,
             Err(_) => lost(),
         };
         Begun::Done(self.done(outcome, transport, peer, arrived))
@@ -239,18 +245,20 @@ impl<B: Backend> Gate<B> {
         transport: Transport,
         peer: SocketAddr,
         arrived: Instant,
-    ) -> ControlFlow<Outcome, Box<Waiting>> {
+    ) -> Tried {
         let refuse = self.backend.refuse();
         let rule = |name: &str| self.backend.rule(name);
         let mut asked = match judge(message, transport, refuse, &rule) {
-            Judged::Done(outcome) => return ControlFlow::Break(outcome),
-            Judged::Ask(asked) => *asked,
+            Judged::Done(outcome) => return Tried::Done(outcome),
+            Judged::Ask(asked) => asked,
         };
         if asked.rule.wildcard.is_some() {
             match self.backend.spend(&asked.name, &asked.rule) {
                 Spent::Within => {}
                 Spent::Reported(exceeded) => asked.over = Some(exceeded),
-                Spent::Blocked(exceeded) => return ControlFlow::Break(over_budget(&asked, exceeded, refuse)),
+                Spent::Blocked(exceeded) => {
+                    return Tried::Done(over_budget(&asked, exceeded, refuse));
+                }
             }
         }
         let question = asked.question(self.backend.validate());
@@ -261,18 +269,18 @@ impl<B: Backend> Gate<B> {
                 false => self.backend.granted(&asked.name, &wanted, &asked.rule),
             };
             if let Some(granted) = granted {
-                return ControlFlow::Break(self.answer(&asked, &found, &granted));
+                return Tried::Done(self.answer(&asked, &found, &granted));
             }
         }
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
-            return ControlFlow::Break(busy(&asked));
+            return Tried::Done(busy(&asked));
         };
-        Ok(Box::new(Waiting {
+        Tried::Waits(Waiting {
             asked,
             peer,
             arrived,
             _permit: permit,
-        }))
+        })
     }
 
     /// Waits for what a query needs, and answers it.

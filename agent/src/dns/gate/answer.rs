@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hickory_proto::dnssec::rdata::DNSSECRData;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
@@ -56,6 +57,15 @@ fn address(data: &RData) -> Option<IpAddr> {
             .to_ipv4_mapped()
             .is_none()
             .then_some(IpAddr::V6(aaaa.0)),
+        _ => None,
+    }
+}
+
+/// The type that a signature is of; none for a record that is no signature, or that was not
+/// read as one.
+fn covered(record: &Record) -> Option<RecordType> {
+    match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(signature)) => Some(signature.input().type_covered),
         _ => None,
     }
 }
@@ -170,13 +180,16 @@ impl Making<'_> {
             return;
         }
         for record in found.records.iter() {
-            let of_ours = path
-                .iter()
-                .any(|name| **name == record.name || record.name.zone_of(name));
-            if record.record_type() == RecordType::RRSIG
-                && of_ours
-                && !self.changed.contains(&record.name)
-            {
+            let owner = &record.name;
+            let given = match covered(record) {
+                Some(kind) if kind == rtype => {
+                    path.contains(&owner) && !self.changed.contains(owner)
+                }
+                Some(RecordType::CNAME) => path.contains(&owner),
+                Some(RecordType::DNAME) => path.iter().any(|name| owner.zone_of(name)),
+                _ => false,
+            };
+            if given {
                 self.push(record.clone(), None);
             }
         }
@@ -208,7 +221,7 @@ impl Making<'_> {
             }
             RData::SVCB(service) => self.service(record, service, path, RData::SVCB),
             // What was not read as what it says it is cannot be looked into.
-            RData::Unknown { code, .. } if is_usual(*code) => {
+            RData::Unknown { code, .. } if is_usual(*code) || code.is_dnssec() => {
                 self.changed.push(record.name.clone());
             }
             _ => {
@@ -278,21 +291,22 @@ impl Making<'_> {
         ))
     }
 
-    /// The authority of a negative answer: its SOA, and proofs for those who ask for them.
-    fn authority(&self) -> Vec<Record> {
+    /// The authority section: of a negative answer its SOA, and for those who ask for them
+    /// the proofs, without which a signed answer is worth nothing: that there is nothing, or
+    /// that nothing is closer to the name than the wildcard that the answer was made from.
+    fn authority(&self, negative: bool) -> Vec<Record> {
         let dnssec_ok = self.asked.client.dnssec_ok();
-        let keep = |kind: RecordType| {
-            kind == RecordType::SOA
-                || dnssec_ok
-                    && matches!(
-                        kind,
-                        RecordType::NSEC | RecordType::NSEC3 | RecordType::RRSIG
-                    )
+        let keep = |record: &&Record| match (&record.data, covered(record)) {
+            (RData::SOA(_), _) => negative,
+            (RData::DNSSEC(DNSSECRData::NSEC(_) | DNSSECRData::NSEC3(_)), _) => dnssec_ok,
+            (_, Some(RecordType::SOA)) => negative && dnssec_ok,
+            (_, Some(RecordType::NSEC | RecordType::NSEC3)) => dnssec_ok,
+            _ => false,
         };
         self.found
             .authority
             .iter()
-            .filter(|record| keep(record.record_type()))
+            .filter(keep)
             .map(|record| {
                 let mut record = record.clone();
                 record.ttl = self.ttl(record.ttl, None);
@@ -316,7 +330,8 @@ impl Making<'_> {
         }
         let authority = match (verdict, self.changed.is_empty()) {
             // Only what the DNS itself says may be kept as its word.
-            (Verdict::NoData, true) => self.authority(),
+            (Verdict::NoData, true) => self.authority(true),
+            (Verdict::Answered, true) => self.authority(false),
             _ => Vec::new(),
         };
         let draft = Draft {

@@ -7,12 +7,14 @@ use hickory_proto::rr::rdata::svcb::{
 use hickory_proto::rr::rdata::{A, AAAA, HTTPS, NULL, SOA, SVCB, TXT};
 use hickory_proto::rr::{RData, Record, RecordType};
 
-use super::testing::{address, alias, bytes, extended, found, held, ip, query, wire, with_edns};
+use super::testing::{
+    address, alias, bytes, extended, found, held, ip, nsec, query, signature, wire, with_edns,
+};
 use super::*;
 use crate::dns::budget::{Exceeded, Measure};
 use crate::leases::FailKind;
 
-fn asked(message: &Message, transport: Transport, rule: NameRule) -> Asked {
+pub(super) fn asked(message: &Message, transport: Transport, rule: NameRule) -> Asked {
     let rule = |_: &str| Some(rule.clone());
     match judge(&bytes(message), transport, Refuse::Refused, &rule) {
         Judged::Ask(asked) => asked,
@@ -28,7 +30,7 @@ fn plain(name: &str, rtype: RecordType) -> Asked {
     )
 }
 
-fn made(asked: &Asked, found: &Answer, granted: &Granted) -> (Message, GateRecord) {
+pub(super) fn made(asked: &Asked, found: &Answer, granted: &Granted) -> (Message, GateRecord) {
     let allowed = |name: &str| name.ends_with("in.example");
     let outcome = answer(asked, found, granted, &allowed);
     let reply = Message::from_vec(&outcome.reply.expect("a reply")).expect("a valid reply");
@@ -40,7 +42,7 @@ fn made(asked: &Asked, found: &Answer, granted: &Granted) -> (Message, GateRecor
     (reply, outcome.record)
 }
 
-fn unknown(owner: &str, rtype: RecordType) -> Record {
+pub(super) fn unknown(owner: &str, rtype: RecordType) -> Record {
     let data = RData::Unknown {
         code: rtype,
         rdata: NULL::with(vec![0, 1, 2, 3]),
@@ -113,7 +115,7 @@ fn the_chain_is_kept_and_nothing_of_other_names() {
             60,
             RData::TXT(TXT::new(vec!["x".into()])),
         ),
-        unknown("y.cdn.example.", RecordType::RRSIG),
+        signature(wire("y.cdn.example."), RecordType::A),
     ]);
     answer.chain = vec!["x.cdn.example".into(), "y.cdn.example".into()];
     assert_eq!(addresses(&asked, &answer), [(ip("192.0.2.1"), 20)]);
@@ -221,8 +223,8 @@ fn negative_answers_bring_the_authority_and_no_more() {
     none.ttl = 20;
     none.authority = vec![
         soa("example.", 900),
-        unknown("example.", RecordType::RRSIG),
-        unknown("in.example.", RecordType::NSEC),
+        signature(wire("example."), RecordType::SOA),
+        nsec(wire("in.example.")),
         address("example.", 60, "192.0.2.66"),
     ]
     .into();
@@ -261,46 +263,6 @@ fn negative_answers_bring_the_authority_and_no_more() {
         (record.verdict, record.rcode),
         (Verdict::NoData, Rcode::NoError)
     );
-}
-
-#[test]
-fn signatures_and_the_ad_bit_are_for_those_who_ask() {
-    let mut answer = found(vec![
-        address("in.example.", 60, "192.0.2.1"),
-        unknown("in.example.", RecordType::RRSIG),
-    ]);
-    answer.authentic = true;
-    let granted = held(&["192.0.2.1"], 600);
-    let with = |dnssec_ok: bool, ad: bool| {
-        let mut message = with_edns(query("in.example.", RecordType::A), 1232, dnssec_ok);
-        message.metadata.authentic_data = ad;
-        message.metadata.checking_disabled = true;
-        asked(&message, Transport::Tcp, NameRule::default())
-    };
-    for (dnssec_ok, ad, records, authentic) in [
-        (false, false, 1, false),
-        (false, true, 1, true),
-        (true, false, 2, true),
-    ] {
-        let (reply, _) = made(&with(dnssec_ok, ad), &answer, &granted);
-        assert_eq!(reply.answers.len(), records, "{dnssec_ok} {ad}");
-        assert_eq!(reply.metadata.authentic_data, authentic, "{dnssec_ok} {ad}");
-        assert!(reply.metadata.checking_disabled, "copied (RFC 4035)");
-    }
-    // A set that is not whole is not what was signed.
-    let mut two = answer.records.to_vec();
-    two.push(address("in.example.", 60, "10.0.0.1"));
-    answer.records = two.into();
-    let (reply, _) = made(&with(true, true), &answer, &granted);
-    assert_eq!(reply.answers.len(), 1);
-    assert!(!reply.metadata.authentic_data);
-    answer.authentic = false;
-    let (reply, _) = made(
-        &with(true, true),
-        &answer,
-        &held(&["192.0.2.1", "10.0.0.1"], 9),
-    );
-    assert!(!reply.metadata.authentic_data);
 }
 
 fn service(target: &str, params: Vec<(K, V)>) -> SVCB {
@@ -352,7 +314,7 @@ fn service_records_lose_hints_and_keys_that_would_lead_around_the_gate() {
     };
     let mut answer = found(vec![
         wrap(service(".", full())),
-        unknown("in.example.", RecordType::RRSIG),
+        signature(wire("in.example."), RecordType::HTTPS),
     ]);
     answer.authentic = true;
     let none = Granted::default();
@@ -370,7 +332,7 @@ fn service_records_lose_hints_and_keys_that_would_lead_around_the_gate() {
     // Nothing to take out: whole, signed and authentic.
     answer.records = vec![
         wrap(service(".", full()[..2].to_vec())),
-        unknown("in.example.", RecordType::RRSIG),
+        signature(wire("in.example."), RecordType::HTTPS),
     ]
     .into();
     let (reply, _) = made(&with(false), &answer, &none);

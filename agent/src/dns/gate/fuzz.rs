@@ -19,6 +19,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::serve::{Begun, Gate};
+use super::testing::{nsec, signature};
 use super::*;
 use crate::dns::budget::{Exceeded, Measure, Spent};
 use crate::dns::stats::GateStats;
@@ -46,7 +47,8 @@ const TYPES: [u16; 16] = [
     1, 1, 28, 28, 5, 64, 65, 65, 16, 15, 33, 255, 252, 41, 46, 65_400,
 ];
 
-/// Types whose data may come unread. TXT and others that a resolver reads never do.
+/// Types whose data may come unread. TXT never does, nor do those here that the resolver
+/// reads; but whatever it hands over, what nobody looked into must not leave.
 const OPAQUE: [u16; 9] = [1, 28, 5, 64, 65, 46, 47, 39, 65_400];
 
 fn rule(name: &str) -> Option<NameRule> {
@@ -211,7 +213,7 @@ fn service(rng: &mut StdRng) -> SVCB {
 }
 
 fn data(rng: &mut StdRng, asked: RecordType) -> RData {
-    match rng.random_range(0..9) {
+    match rng.random_range(0..11) {
         0 => RData::CNAME(CNAME(name(rng))),
         1 => RData::TXT(TXT::new(vec!["x".repeat(rng.random_range(0..255))])),
         2 => RData::SOA(SOA::new(name(rng), name(rng), 1, 2, 3, 4, 5)),
@@ -220,6 +222,15 @@ fn data(rng: &mut StdRng, asked: RecordType) -> RData {
             rdata: NULL::with(vec![0; rng.random_range(1..40)]),
         },
         4 => some_address(rng),
+        5 => {
+            let others = [RecordType::CNAME, RecordType::NSEC, RecordType::SOA];
+            let covered = match rng.random() {
+                true => asked,
+                false => *others.choose(rng).expect("types"),
+            };
+            signature(name(rng), covered).data
+        }
+        6 => nsec(name(rng)).data,
         _ => match asked {
             RecordType::A => RData::A(A(Ipv4Addr::from(rng.random::<u32>()))),
             RecordType::AAAA => RData::AAAA(AAAA(Ipv6Addr::from(rng.random::<u128>()))),
@@ -521,6 +532,9 @@ fn check(
         return Err("a refusal with an answer".into());
     }
     for record in read.all_sections() {
+        if matches!(record.data, RData::DNSSEC(_)) && !dnssec_ok {
+            return Err(format!("a signature that nobody asked for: {record}"));
+        }
         inspect(record, ours, granted)?;
     }
     Ok(read.answers.len())

@@ -28,6 +28,8 @@ mod record;
 mod serve;
 #[cfg(test)]
 mod serve_tests;
+#[cfg(test)]
+mod signed_tests;
 mod sockets;
 mod stream;
 mod svcb;

@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use hickory_proto::dnssec::Algorithm;
+use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC, RRSIG, SigInput};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
@@ -33,6 +35,28 @@ pub(super) fn address(owner: &str, ttl: u32, addr: &str) -> Record {
 
 pub(super) fn alias(owner: &str, ttl: u32, target: &str) -> Record {
     Record::from_rdata(wire(owner), ttl, RData::CNAME(CNAME(wire(target))))
+}
+
+/// A signature of the records of a type, by nobody's key.
+pub(super) fn signature(owner: WireName, type_covered: RecordType) -> Record {
+    let input = SigInput {
+        type_covered,
+        algorithm: Algorithm::ED25519,
+        num_labels: owner.num_labels(),
+        original_ttl: 60,
+        sig_expiration: 2_000_000_000.into(),
+        sig_inception: 1_000_000_000.into(),
+        key_tag: 7,
+        signer_name: wire("example."),
+    };
+    let data = DNSSECRData::RRSIG(RRSIG::from_sig(input, vec![7; 64]));
+    Record::from_rdata(owner, 60, RData::DNSSEC(data))
+}
+
+/// A proof that between two names of a zone there is none.
+pub(super) fn nsec(owner: WireName) -> Record {
+    let data = DNSSECRData::NSEC(NSEC::new(wire("z.example."), [RecordType::A]));
+    Record::from_rdata(owner, 60, RData::DNSSEC(data))
 }
 
 pub(super) fn query(name: &str, rtype: RecordType) -> Message {

@@ -20,6 +20,11 @@ pub struct DaemonArgs {
     pub one_run: bool,
 }
 
+/// What is logged when nothing else is asked for. The DNS library warns of what it reads, and
+/// what it reads is written by agents and by whoever runs a zone: none of them shall have a
+/// line of the log for each message. What matters of it the resolver says itself.
+const LOGGED: &str = "exeat=info,warn,hickory_proto=off,hickory_net=off,hickory_resolver=off";
+
 /// Runs it in the foreground. Logs go to standard error; `EXEAT_LOG` filters them
 /// (`debug`, `exeat::dns=trace`, …).
 pub fn run(config: Config, args: &DaemonArgs) -> Result<Exit, Failure> {
@@ -29,8 +34,7 @@ pub fn run(config: Config, args: &DaemonArgs) -> Result<Exit, Failure> {
             "the daemon needs root, to load BPF programs: run `sudo exeat daemon`",
         ));
     }
-    let filter =
-        EnvFilter::try_from_env("EXEAT_LOG").unwrap_or_else(|_| EnvFilter::new("exeat=info,warn"));
+    let filter = EnvFilter::try_from_env("EXEAT_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -120,7 +120,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
     ),
     (
         "EXEAT_LOG",
-        "what the daemon logs to standard error, such as debug or exeat::dns=trace; default exeat=info,warn",
+        "what the daemon logs to standard error, such as debug or exeat::dns=trace; default exeat=info,warn, without the DNS library",
     ),
     ("NO_COLOR", "if set and not empty, output has no colours"),
 ];

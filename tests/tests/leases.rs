@@ -44,6 +44,8 @@ impl Scene {
             stage,
         };
         scene.stage.dns.set(ALLOWED, &[FIRST], 1);
+        // What it stood for before had a minute to live: a reload has it asked anew.
+        scene.stage.daemon.enforce(POLICY).expect("reload");
         for agent in [AGENT, OTHER_AGENT] {
             scene.until(agent, "the first address", |lease| !lease.is_null());
         }

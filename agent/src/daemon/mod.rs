@@ -68,8 +68,6 @@ use crate::{
 
 /// How often ended runs are collected and leases ended.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// The least time between two writings of the leases.
-const SAVE_PAUSE: Duration = Duration::from_millis(20);
 /// How long tasks may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Resolutions that may wait for the engine.
@@ -274,7 +272,6 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
             async move { shared.with(|engine| scrape::snapshot(&shared, engine)) }
         }));
     }
-    tasks.spawn(keep_leases(Arc::clone(&shared), cancel.clone()));
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -361,6 +358,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             _ = ticks.tick() => {}
         }
         end_leases(&shared).await;
+        save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {
             begun |= !engine.admitted.is_empty();
             engine.mend();
@@ -391,30 +389,6 @@ async fn end_leases(shared: &Shared) {
         InUse::new()
     });
     shared.with(|engine| engine.end_leases(&doubts, &used, when, clock::now()));
-}
-
-/// Saves leases as soon as they come or go: a daemon that is killed must not take with it what
-/// a program was given a moment ago. Writing a full table takes long, and the engine waits for
-/// a part of it, so it is done for a fiftieth of the time at most.
-async fn keep_leases(shared: Arc<Shared>, cancel: CancellationToken) {
-    let wake = shared.with(|engine| engine.unsaved.wake());
-    loop {
-        // Leases that only live longer wake nobody.
-        let woken = tokio::time::timeout(HOUSEKEEPING, wake.notified());
-        if cancel.run_until_cancelled(woken).await.is_none() {
-            return;
-        }
-        let begun = Instant::now();
-        save_leases(&shared, |engine| engine.unsaved(clock::now()));
-        let pause = (begun.elapsed() * 50).clamp(SAVE_PAUSE, HOUSEKEEPING);
-        if cancel
-            .run_until_cancelled(tokio::time::sleep(pause))
-            .await
-            .is_none()
-        {
-            return;
-        }
-    }
 }
 
 /// Saves what `unsaved` gives, if anything; the file is written without the engine's lock.

@@ -4,12 +4,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
     time::Duration,
 };
 
 use agent_common::{Addr, verdict::Tables};
-use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError};
@@ -32,11 +30,11 @@ const REBUILD_EVERY: Duration = Duration::from_secs(10);
 /// Addresses without room that status can count.
 const OVERFLOW_COUNTED: usize = 1024;
 /// How long leases that only live longer now may be unsaved; one that came or went is saved
-/// at once.
+/// at the next round of the housekeeping.
 const SAVE_PROLONGED: Duration = Duration::from_secs(10);
 
 /// What a crash would lose.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Unsaved {
     /// Leases came or went.
     changed: bool,
@@ -44,20 +42,12 @@ pub(super) struct Unsaved {
     prolonged: bool,
     /// When the last were saved.
     saved: Duration,
-    /// Wakes who saves.
-    wake: Arc<Notify>,
 }
 
 impl Unsaved {
     /// Leases came or went.
     pub(super) fn touch(&mut self) {
         self.changed = true;
-        self.wake.notify_one();
-    }
-
-    /// Told when there may be something to save.
-    pub(super) fn wake(&self) -> Arc<Notify> {
-        Arc::clone(&self.wake)
     }
 }
 
@@ -441,7 +431,6 @@ impl Engine {
         }
         self.unsaved = Unsaved {
             saved: now,
-            wake: self.unsaved.wake(),
             ..Unsaved::default()
         };
         self.snapshot()

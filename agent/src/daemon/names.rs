@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     net::IpAddr,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use crate::{
     dns::resolver::Resolution,
     error::chain,
     kernel::object::Leased,
-    leases::{Change, ChangeKind, FailKind, Name, Snapshot},
+    leases::{Change, ChangeKind, FailKind, Name, Snapshot, journal_head},
     policy::HostName,
     sockets::{InUse, Sockets, Subject},
 };
@@ -70,17 +71,24 @@ impl Engine {
     /// Reads the leases that an earlier daemon had, for the first policy that is put in force,
     /// and which of them sockets use. Call it before the first reload.
     pub(super) fn remember_last_leases(&mut self) {
-        let Some(json) = self.keeper.load_leases() else {
-            return;
-        };
-        let snapshot = match Snapshot::parse(&json, &self.boot_id) {
-            Ok(Some(snapshot)) => snapshot,
-            Ok(None) => return,
-            Err(error) => {
+        let saved = self
+            .keeper
+            .load_leases()
+            .map(|json| Snapshot::parse(&json, &self.boot_id));
+        let mut snapshot = match saved {
+            Some(Ok(Some(snapshot))) => snapshot,
+            Some(Ok(None)) | None => Snapshot::empty(&self.boot_id),
+            Some(Err(error)) => {
                 warn!(%error, "the last daemon's leases cannot be used");
-                return;
+                Snapshot::empty(&self.boot_id)
             }
         };
+        for journal in self.keeper.load_journals() {
+            snapshot.replay(&journal);
+        }
+        if snapshot.addresses().is_empty() {
+            return;
+        }
         let names: Vec<&String> = self.admitted.keys().collect();
         let mut addresses = snapshot.addresses();
         let subjects: Vec<Subject> = (0..)
@@ -296,11 +304,29 @@ impl Engine {
                 false
             }
         };
+        if done && change.kind == ChangeKind::Added {
+            self.write_down(change, &owner);
+        }
         if !done && change.kind == ChangeKind::Added {
             self.leases.revoke(change.agent, &change.name, change.addr);
             self.count_overflow(&owner, change.addr, now);
         }
         done
+    }
+
+    /// Writes a new lease down before anybody is told: one write to a file in memory.
+    fn write_down(&mut self, change: &Change, owner: &str) {
+        let line = self
+            .leases
+            .journal_line(change.agent, owner, &change.name, change.addr);
+        let (Some(journal), Some(line)) = (&mut self.journal, line) else {
+            return;
+        };
+        if let Err(error) = journal.write_all(line.as_bytes()) {
+            warn!(%error, "a lease could not be written down; a restart would have to resolve its name anew");
+            // Until the next snapshot, rather than a warning for every lease.
+            self.journal = None;
+        }
     }
 
     fn apply_to(
@@ -461,12 +487,20 @@ impl Engine {
         self.snapshot()
     }
 
-    /// The leases as they have to be saved at the end.
-    pub(super) fn snapshot(&self) -> Option<String> {
+    /// The leases as they have to be saved at the end. What comes after is journalled anew.
+    pub(super) fn snapshot(&mut self) -> Option<String> {
         if self.last_leases.is_some() {
             // No policy has come into force yet: what the last daemon left is still the truth.
             return None;
         }
+        let head = journal_head(&self.boot_id);
+        self.journal = self
+            .keeper
+            .turn_journal(&head)
+            .inspect_err(|error| {
+                warn!(%error, "the journal of leases cannot be written; a daemon that is killed would have to resolve new names anew");
+            })
+            .ok();
         self.leases
             .snapshot(&self.owners, &self.boot_id)
             .inspect_err(|error| warn!(%error, "the leases could not be written down"))

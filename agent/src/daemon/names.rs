@@ -19,7 +19,7 @@ use crate::{
     dns::resolver::Resolution,
     error::chain,
     kernel::object::Leased,
-    leases::{Change, ChangeKind, FailKind, Name, Snapshot, journal_head},
+    leases::{Change, ChangeKind, FailKind, LeaseView, Name, Snapshot, journal_head},
     policy::HostName,
     sockets::{InUse, Sockets, Subject},
 };
@@ -165,15 +165,12 @@ impl Engine {
                 self.publish(agent, &change.name, now);
             }
         }
-        self.publish(agent, name, now);
-        if let Some(entry) = owner.as_ref().and_then(|owner| self.agents.get(owner)) {
-            granted.held = self
-                .leases
-                .addresses(agent, name, now)
-                .filter(|view| view.fresh && entry.holds(view.addr, name))
-                .map(|view| (view.addr, view.promised.saturating_sub(now)))
-                .collect();
-        }
+        granted.held = self
+            .publish(agent, name, now)
+            .iter()
+            .filter(|view| view.fresh)
+            .map(|view| (view.addr, view.promised.saturating_sub(now)))
+            .collect();
         granted
     }
 
@@ -402,7 +399,7 @@ impl Engine {
         };
         let key = Addr::from(addr);
         let index = agent.index;
-        let names = agent.held.remove(&key).unwrap_or_default();
+        agent.held.remove(&key);
         let taken = agent
             .compiled
             .lease(key, &BTreeSet::new())
@@ -413,10 +410,16 @@ impl Engine {
                     .lease(index, key, update.set, entries, update.appended)
                     .map_err(EngineError::from)
             });
-        for name in names {
-            self.directory.stands_for(index, key, &name, false);
-            self.leases.revoke(index, &Name::from(name.as_str()), addr);
+        let of_addr = |name: &&Name| {
+            let mut views = self.leases.addresses(index, name, Duration::ZERO);
+            views.any(|view| view.addr == addr)
+        };
+        // An answer that has it again then tries again.
+        let names: Vec<Name> = self.leases.names(index).filter(of_addr).cloned().collect();
+        for name in &names {
+            self.leases.revoke(index, name, addr);
         }
+        self.directory.forget(index, key);
         if let Err(error) = taken {
             warn!(
                 agent = owner,
@@ -440,31 +443,31 @@ impl Engine {
         }
     }
 
-    /// Tells the agent's gate what it may answer for a name: only what the kernel holds.
-    pub(super) fn publish(&self, index: u32, name: &Name, now: Duration) {
+    /// Tells the agent's gate what it may answer for a name: only what the kernel holds, which
+    /// is what it returns.
+    pub(super) fn publish(&self, index: u32, name: &Name, now: Duration) -> Vec<LeaseView> {
         let Some(agent) = self
             .owners
             .get(&index)
             .and_then(|owner| self.agents.get(owner))
         else {
-            return;
+            return Vec::new();
         };
-        let held = || {
-            self.leases
-                .addresses(index, name, now)
-                .filter(|view| agent.holds(view.addr, name))
-        };
-        let any_fresh = held().any(|view| view.fresh);
+        let held: Vec<LeaseView> = self
+            .leases
+            .addresses(index, name, now)
+            .filter(|view| agent.holds(view.addr, name))
+            .collect();
+        let any_fresh = held.iter().any(|view| view.fresh);
+        let offered = held.iter().filter(|view| view.fresh || !any_fresh);
         agent.published.set(
             name,
             Shown {
-                granted: held().map(|view| (view.addr, view.promised)).collect(),
-                offered: held()
-                    .filter(|view| view.fresh || !any_fresh)
-                    .map(|view| (view.addr, view.deadline))
-                    .collect(),
+                granted: held.iter().map(|view| (view.addr, view.promised)).collect(),
+                offered: offered.map(|view| (view.addr, view.deadline)).collect(),
             },
         );
+        held
     }
 
     /// The same for every name that an agent holds addresses of.

@@ -67,7 +67,7 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
         .remove()
         .map_err(anyhow::Error::from)?;
     let gone = slice.remove().map_err(anyhow::Error::from)?;
-    for file in ["state.json", "leases.json"] {
+    for file in ["state.json", "leases.json", "leases.log", "leases.log.old"] {
         // What is not there need not be removed, and nothing rests on these.
         let _ = fs::remove_file(config.runtime_dir.join(file));
     }

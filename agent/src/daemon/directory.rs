@@ -59,6 +59,13 @@ impl Directory {
         });
     }
 
+    /// An address stands for no name any more.
+    pub(super) fn forget(&self, index: u32, addr: Addr) {
+        self.update(index, |agent| {
+            agent.names.remove(&addr);
+        });
+    }
+
     /// The name and generation of an agent.
     pub(super) fn agent(&self, index: u32) -> (String, u32) {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
     net::IpAddr,
     path::PathBuf,
@@ -74,6 +75,8 @@ pub(super) struct Engine {
     /// is in force.
     pub(super) last_leases: Option<(Snapshot, BTreeMap<String, BTreeSet<IpAddr>>)>,
     pub(super) unsaved: Unsaved,
+    /// Where leases that come are written down until the next snapshot.
+    pub(super) journal: Option<File>,
     /// When it was last asked which addresses live sockets use.
     pub(super) asked: Duration,
     pub(super) gates: Gates,
@@ -115,6 +118,7 @@ impl Engine {
             leases: Leases::new(leases)?,
             last_leases: None,
             unsaved: Unsaved::default(),
+            journal: None,
             asked: Duration::ZERO,
             gates,
             directory,

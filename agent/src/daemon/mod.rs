@@ -191,11 +191,12 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         cancel.clone(),
     );
     let gate_tasks = gates.tasks();
+    let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
         config.policy.clone(),
         leases.clone(),
-        Keeper::new(&config.runtime_dir, &config.state_dir),
+        keeper.clone(),
         gates,
         Arc::clone(&directory),
         names,
@@ -215,6 +216,15 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         );
     }
     engine.kernel.enforce()?;
+    // Before the first name is resolved, so that every lease from now on is written down.
+    let snapshot = engine.unsaved(now);
+    if let Some(json) = snapshot
+        && let Err(error) = keeper
+            .save_leases(&json)
+            .and_then(|()| keeper.drop_old_journal())
+    {
+        warn!(%error, "the leases could not be saved; a restart will resolve names anew");
+    }
 
     let pace = Pace::new(&config.resolver.settings(), &leases);
     let upstreams = Arc::new(Upstreams::of(Arc::clone(&resolver)));
@@ -398,7 +408,11 @@ fn save_leases(shared: &Shared, unsaved: impl FnOnce(&mut Engine) -> Option<Stri
     else {
         return;
     };
-    if let Err(error) = tokio::task::block_in_place(|| keeper.save_leases(&json)) {
+    let saved = tokio::task::block_in_place(|| {
+        keeper.save_leases(&json)?;
+        keeper.drop_old_journal()
+    });
+    if let Err(error) = saved {
         warn!(%error, "the leases could not be saved; a restart will resolve names anew");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write as _,
     net::IpAddr,
     time::Duration,
 };
@@ -15,7 +16,7 @@ use crate::{
     dns::{gate::Granted, resolver::Resolution},
     error::chain,
     kernel::object::Leased,
-    leases::{Change, ChangeKind, FailKind, Name, Snapshot},
+    leases::{Change, ChangeKind, FailKind, LeaseView, Name, Snapshot, journal_head},
     policy::HostName,
     sockets::{InUse, Sockets, Subject},
 };
@@ -55,17 +56,24 @@ impl Engine {
     /// Reads the leases that an earlier daemon had, for the first policy that is put in force,
     /// and which of them sockets use. Call it before the first reload.
     pub(super) fn remember_last_leases(&mut self) {
-        let Some(json) = self.keeper.load_leases() else {
-            return;
-        };
-        let snapshot = match Snapshot::parse(&json, &self.boot_id) {
-            Ok(Some(snapshot)) => snapshot,
-            Ok(None) => return,
-            Err(error) => {
+        let saved = self
+            .keeper
+            .load_leases()
+            .map(|json| Snapshot::parse(&json, &self.boot_id));
+        let mut snapshot = match saved {
+            Some(Ok(Some(snapshot))) => snapshot,
+            Some(Ok(None)) | None => Snapshot::empty(&self.boot_id),
+            Some(Err(error)) => {
                 warn!(%error, "the last daemon's leases cannot be used");
-                return;
+                Snapshot::empty(&self.boot_id)
             }
         };
+        for journal in self.keeper.load_journals() {
+            snapshot.replay(&journal);
+        }
+        if snapshot.addresses().is_empty() {
+            return;
+        }
         let names: Vec<&String> = self.admitted.keys().collect();
         let mut addresses = snapshot.addresses();
         let subjects: Vec<Subject> = (0..)
@@ -141,15 +149,12 @@ impl Engine {
                 self.publish(agent, &change.name, now);
             }
         }
-        self.publish(agent, name, now);
-        if let Some(entry) = owner.as_ref().and_then(|owner| self.agents.get(owner)) {
-            granted.held = self
-                .leases
-                .addresses(agent, name, now)
-                .filter(|view| view.fresh && entry.holds(view.addr, name))
-                .map(|view| (view.addr, view.promised.saturating_sub(now)))
-                .collect();
-        }
+        granted.held = self
+            .publish(agent, name, now)
+            .iter()
+            .filter(|view| view.fresh)
+            .map(|view| (view.addr, view.promised.saturating_sub(now)))
+            .collect();
         granted
     }
 
@@ -280,11 +285,29 @@ impl Engine {
                 false
             }
         };
+        if done && change.kind == ChangeKind::Added {
+            self.write_down(change, &owner);
+        }
         if !done && change.kind == ChangeKind::Added {
             self.leases.revoke(change.agent, &change.name, change.addr);
             self.count_overflow(&owner, change.addr, now);
         }
         done
+    }
+
+    /// Writes a new lease down before anybody is told: one write to a file in memory.
+    fn write_down(&mut self, change: &Change, owner: &str) {
+        let line = self
+            .leases
+            .journal_line(change.agent, owner, &change.name, change.addr);
+        let (Some(journal), Some(line)) = (&mut self.journal, line) else {
+            return;
+        };
+        if let Err(error) = journal.write_all(line.as_bytes()) {
+            warn!(%error, "a lease could not be written down; a restart would have to resolve its name anew");
+            // Until the next snapshot, rather than a warning for every lease.
+            self.journal = None;
+        }
     }
 
     fn apply_to(
@@ -360,7 +383,7 @@ impl Engine {
         };
         let key = Addr::from(addr);
         let index = agent.index;
-        let names = agent.held.remove(&key).unwrap_or_default();
+        agent.held.remove(&key);
         let taken = agent
             .compiled
             .lease(key, &BTreeSet::new())
@@ -371,10 +394,16 @@ impl Engine {
                     .lease(index, key, update.set, entries, update.appended)
                     .map_err(EngineError::from)
             });
-        for name in names {
-            self.directory.stands_for(index, key, &name, false);
-            self.leases.revoke(index, &Name::from(name.as_str()), addr);
+        let of_addr = |name: &&Name| {
+            let mut views = self.leases.addresses(index, name, Duration::ZERO);
+            views.any(|view| view.addr == addr)
+        };
+        // An answer that has it again then tries again.
+        let names: Vec<Name> = self.leases.names(index).filter(of_addr).cloned().collect();
+        for name in &names {
+            self.leases.revoke(index, name, addr);
         }
+        self.directory.forget(index, key);
         if let Err(error) = taken {
             warn!(
                 agent = owner,
@@ -398,22 +427,24 @@ impl Engine {
         }
     }
 
-    /// Tells the agent's gate what it may answer for a name: only what the kernel holds.
-    pub(super) fn publish(&self, index: u32, name: &Name, now: Duration) {
+    /// Tells the agent's gate what it may answer for a name: only what the kernel holds, which
+    /// is what it returns.
+    pub(super) fn publish(&self, index: u32, name: &Name, now: Duration) -> Vec<LeaseView> {
         let Some(agent) = self
             .owners
             .get(&index)
             .and_then(|owner| self.agents.get(owner))
         else {
-            return;
+            return Vec::new();
         };
-        let held = self
+        let held: Vec<LeaseView> = self
             .leases
             .addresses(index, name, now)
             .filter(|view| agent.holds(view.addr, name))
-            .map(|view| (view.addr, view.promised))
             .collect();
-        agent.published.set(name, held);
+        let granted = held.iter().map(|view| (view.addr, view.promised));
+        agent.published.set(name, granted.collect());
+        held
     }
 
     /// The same for every name that an agent holds addresses of.
@@ -436,12 +467,20 @@ impl Engine {
         self.snapshot()
     }
 
-    /// The leases as they have to be saved at the end.
-    pub(super) fn snapshot(&self) -> Option<String> {
+    /// The leases as they have to be saved at the end. What comes after is journalled anew.
+    pub(super) fn snapshot(&mut self) -> Option<String> {
         if self.last_leases.is_some() {
             // No policy has come into force yet: what the last daemon left is still the truth.
             return None;
         }
+        let head = journal_head(&self.boot_id);
+        self.journal = self
+            .keeper
+            .turn_journal(&head)
+            .inspect_err(|error| {
+                warn!(%error, "the journal of leases cannot be written; a daemon that is killed would have to resolve new names anew");
+            })
+            .ok();
         self.leases
             .snapshot(&self.owners, &self.boot_id)
             .inspect_err(|error| warn!(%error, "the leases could not be written down"))

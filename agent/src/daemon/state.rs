@@ -21,6 +21,10 @@ use crate::policy::PolicyText;
 const FILE: &str = "state.json";
 /// Name of the leases' file in the runtime folder.
 const LEASES: &str = "leases.json";
+/// Names of the files in the runtime folder with the leases since then: the one that is being
+/// written, and the one before while the leases' file is being made anew.
+const JOURNAL: &str = "leases.log";
+const OLD_JOURNAL: &str = "leases.log.old";
 /// Name of the last good policy's file in the state folder.
 const LAST_GOOD: &str = "last-good-policy.json";
 
@@ -104,6 +108,45 @@ impl Keeper {
         self.replace(LEASES, json.as_bytes())
     }
 
+    /// The journals since then, the older first.
+    pub(super) fn load_journals(&self) -> Vec<String> {
+        [OLD_JOURNAL, JOURNAL]
+            .iter()
+            .filter_map(|name| fs::read_to_string(self.folder.join(name)).ok())
+            .collect()
+    }
+
+    /// Begins a journal, with `head` as its first line; the one before is kept until
+    /// [`Keeper::drop_old_journal`]. Call it when a snapshot is taken.
+    pub(super) fn turn_journal(&self, head: &str) -> io::Result<File> {
+        let journal = self.folder.join(JOURNAL);
+        let old = self.folder.join(OLD_JOURNAL);
+        // One that could not be dropped, because its snapshot was not saved, is still needed.
+        match fs::read_to_string(&journal) {
+            Ok(text) if old.exists() => {
+                let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+                File::options()
+                    .append(true)
+                    .open(&old)?
+                    .write_all(rest.as_bytes())?;
+                fs::remove_file(&journal)?;
+            }
+            Ok(_) => fs::rename(&journal, &old)?,
+            Err(_) => {}
+        }
+        let mut file = File::options().create(true).append(true).open(&journal)?;
+        file.write_all(head.as_bytes())?;
+        Ok(file)
+    }
+
+    /// The leases of the journal before are in a snapshot that has been saved.
+    pub(super) fn drop_old_journal(&self) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(OLD_JOURNAL)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     /// Whole or not at all: written beside and moved over. Not synced: the folder is on a
     /// tmpfs, and a power cut ends the boot that it is about.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -138,6 +181,25 @@ mod tests {
         assert_eq!(keeper.load(), state);
         fs::write(folder.path().join(FILE), b"{").expect("write");
         assert_eq!(keeper.load(), State::default());
+    }
+
+    #[test]
+    fn a_journal_is_dropped_only_after_its_leases_are_saved() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keeper = Keeper::new(folder.path(), &folder.path().join("state"));
+        assert!(keeper.load_journals().is_empty());
+        for text in ["one\n", "two\n", "three\n"] {
+            let mut journal = keeper.turn_journal("head\n").expect("journal");
+            journal.write_all(text.as_bytes()).expect("write");
+        }
+        assert_eq!(
+            keeper.load_journals(),
+            ["head\none\ntwo\n", "head\nthree\n"]
+        );
+        keeper.turn_journal("head\n").expect("journal");
+        keeper.drop_old_journal().expect("drop");
+        assert_eq!(keeper.load_journals(), ["head\n"]);
+        keeper.drop_old_journal().expect("nothing to drop");
     }
 
     #[test]

@@ -324,7 +324,7 @@ impl AgentLeases {
         Some(views)
     }
 
-    fn lease(&self, name: &Name, addr: IpAddr) -> Option<&Lease> {
+    pub(super) fn lease(&self, name: &Name, addr: IpAddr) -> Option<&Lease> {
         self.names.get(name)?.addresses.get(&addr)
     }
 

@@ -37,7 +37,7 @@ use agent::AgentLeases;
 pub use agent::LeaseView;
 pub use config::{CLIENT_TTL, LeaseConfig, LeaseConfigError};
 pub use guard::canonical;
-pub use snapshot::{RestoreError, Snapshot};
+pub use snapshot::{RestoreError, Snapshot, journal_head};
 use status::Watched;
 pub use status::{NameState, NameStatus};
 
@@ -337,6 +337,10 @@ impl Leases {
             .and_then(|leases| leases.addresses(name, now))
             .into_iter()
             .flatten()
+    }
+
+    fn lease(&self, agent: u32, name: &Name, addr: IpAddr) -> Option<&agent::Lease> {
+        self.agents.get(&agent)?.lease(name, addr)
     }
 
     /// Every name of an agent that holds an address, in their order.

@@ -2,6 +2,10 @@
 //!
 //! Deadlines are times since boot, so a snapshot means something on the boot that made
 //! it and is ignored on any other.
+//!
+//! A snapshot is written now and then. What was leased since is in a journal, a line a lease,
+//! so that a daemon that is killed at any moment leaves no client with an address that the
+//! next one does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -33,6 +37,34 @@ struct AddressLease {
     fresh: bool,
 }
 
+/// The first line of a journal.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    version: u32,
+    boot_id: String,
+}
+
+/// Another line of a journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<A, N> {
+    agent: A,
+    name: N,
+    addr: IpAddr,
+    deadline_ms: u64,
+    promised_ms: u64,
+}
+
+/// The first line of a journal, with its end.
+pub fn journal_head(boot_id: &str) -> String {
+    let head = Head {
+        version: VERSION,
+        boot_id: boot_id.trim().to_owned(),
+    };
+    // Numbers and text are always JSON.
+    serde_json::to_string(&head).unwrap_or_default() + "\n"
+}
+
 /// A snapshot that cannot be read. The leases are as they were before.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -49,6 +81,48 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Snapshot {
+    /// A snapshot of nothing.
+    pub fn empty(boot_id: &str) -> Self {
+        Self {
+            version: VERSION,
+            boot_id: boot_id.trim().to_owned(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// Adds what a journal of the same boot has; of another it is nothing. A line that was cut
+    /// off by the end of its writer ends it.
+    pub fn replay(&mut self, journal: &str) {
+        let mut lines = journal.lines();
+        let same = lines
+            .next()
+            .and_then(|line| serde_json::from_str::<Head>(line).ok())
+            .is_some_and(|head| head.version == VERSION && head.boot_id == self.boot_id);
+        if !same {
+            return;
+        }
+        for line in lines {
+            let Ok(line) = serde_json::from_str::<Line<String, String>>(line) else {
+                return;
+            };
+            let names = self.agents.entry(line.agent).or_default();
+            let leases = names.entry(line.name).or_default();
+            // The snapshot may be the later one, with a lease that has been renewed.
+            match leases.iter_mut().find(|lease| lease.addr == line.addr) {
+                Some(lease) => {
+                    lease.deadline_ms = lease.deadline_ms.max(line.deadline_ms);
+                    lease.promised_ms = lease.promised_ms.max(line.promised_ms);
+                }
+                None => leases.push(AddressLease {
+                    addr: line.addr,
+                    deadline_ms: line.deadline_ms,
+                    promised_ms: line.promised_ms,
+                    fresh: true,
+                }),
+            }
+        }
+    }
+
     /// Reads what [`Leases::snapshot`] wrote; `None` if that was on another boot. `boot_id`
     /// is the content of `/proc/sys/kernel/random/boot_id`.
     ///
@@ -56,12 +130,12 @@ impl Snapshot {
     /// When it cannot be read.
     pub fn parse(json: &str, boot_id: &str) -> Result<Option<Self>, RestoreError> {
         #[derive(Deserialize)]
-        struct Head {
+        struct Versioned {
             version: u32,
         }
-        let head: Head = serde_json::from_str(json)?;
-        if head.version != VERSION {
-            return Err(RestoreError::Version(head.version));
+        let Versioned { version } = serde_json::from_str(json)?;
+        if version != VERSION {
+            return Err(RestoreError::Version(version));
         }
         let snapshot: Self = serde_json::from_str(json)?;
         Ok((snapshot.boot_id == boot_id.trim()).then_some(snapshot))
@@ -81,6 +155,26 @@ impl Snapshot {
 }
 
 impl Leases {
+    /// The line of a journal about a lease that is new, with its end; `owner` is the agent's
+    /// name. `None` if there is no such lease.
+    pub fn journal_line(
+        &self,
+        agent: u32,
+        owner: &str,
+        name: &Name,
+        addr: IpAddr,
+    ) -> Option<String> {
+        let lease = self.lease(agent, name, addr)?;
+        let line = Line {
+            agent: owner,
+            name: name.as_ref(),
+            addr,
+            deadline_ms: millis(lease.deadline),
+            promised_ms: millis(lease.promised),
+        };
+        serde_json::to_string(&line).ok().map(|line| line + "\n")
+    }
+
     /// The leases as JSON, for [`Leases::restore`] after a restart on the same boot.
     /// `agents` are the names of the agents by index; `boot_id` is as in
     /// [`Snapshot::parse`].

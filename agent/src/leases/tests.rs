@@ -420,6 +420,47 @@ fn a_restart_on_the_same_boot_keeps_leases_and_another_boot_does_not() {
 }
 
 #[test]
+fn what_was_leased_after_the_last_snapshot_is_in_the_journal() {
+    let mut before = leases();
+    answer(&mut before, "a.example", &[("192.0.2.1", 60)], 100);
+    let json = before.snapshot(&agents(), "boot-1").expect("snapshot");
+    let mut journal = journal_head("boot-1");
+    let mut lease = |at: u64, addr: &str| {
+        answer(&mut before, "a.example", &[(addr, 60)], at);
+        journal += &before
+            .journal_line(A, "worker", &name("a.example"), ip(addr))
+            .expect("leased");
+    };
+    lease(110, "192.0.2.2");
+    lease(120, "192.0.2.3");
+    let none = before.journal_line(B, "second", &name("a.example"), ip("192.0.2.2"));
+    assert_eq!(none, None);
+    journal.truncate(journal.len() - 5);
+
+    let after = |mut snapshot: Snapshot, journal: &str| {
+        snapshot.replay(journal);
+        let mut after = leases();
+        after.restore(&snapshot, &indices(), &BTreeMap::new(), secs(30), secs(130));
+        held(&after, "a.example", 130)
+            .into_iter()
+            .map(|(addr, left, _)| (addr, left))
+            .collect::<Vec<_>>()
+    };
+    let first = (ip("192.0.2.1"), secs(630));
+    let second = (ip("192.0.2.2"), secs(640));
+    let saved = || {
+        Snapshot::parse(&json, "boot-1")
+            .expect("snapshot")
+            .expect("this boot")
+    };
+    assert_eq!(after(saved(), &journal), [first, second]);
+    assert_eq!(after(Snapshot::empty("boot-1"), &journal), [second]);
+    let other = journal.replace("boot-1", "boot-2");
+    assert_eq!(after(saved(), &other), [first], "of another boot");
+    assert_eq!(after(saved(), ""), [first]);
+}
+
+#[test]
 fn a_forged_snapshot_gives_no_more_than_an_answer_could() {
     let json = r#"{"version":2,"boot_id":"b","agents":{"worker":{"a.example":[
         {"addr":"127.0.0.1","deadline_ms":900000,"promised_ms":0,"fresh":true},

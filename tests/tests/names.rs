@@ -386,6 +386,32 @@ def rounds(count):
     }
 }
 
+/// A burst of names, as a package manager asks for its mirrors: their addresses fit from the
+/// start, as those of listed names do.
+#[test]
+fn a_wildcard_has_room_for_all_that_it_leads_to() {
+    let policy = "\
+version: 1
+agents:
+  worker:
+    dns: { budget: { names: 1000, bytes: 100000, entropy_bits: 100000 } }
+    allow:
+      - { host: '*.wild.example', ports: [8080] }
+";
+    let stage = Stage::new(policy, "").expect("stage");
+    for name in 0..200 {
+        let addresses: Vec<String> = (0..20).map(|n| format!("9.9.{name}.{n}")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let name = format!("n{name}.wild.example");
+        stage.dns.set(&name, &addresses, 60);
+    }
+    let mut agent = puppet(&stage);
+    let given = agent
+        .value("sum(len(answers(ask('n%d.wild.example' % n, 1))[1]) for n in range(200))")
+        .expect("given");
+    assert_eq!(given, 4000);
+}
+
 #[test]
 fn a_wildcard_is_no_tunnel() {
     let policy = "\

@@ -140,7 +140,11 @@ impl Engine {
             })?;
         // As many as its leases can be, so that the kernel's table is not what is full first.
         let config = self.leases.config();
-        let room = (hosts.len() as u32)
+        let most = match names.allows_wildcards() {
+            true => config.max_names,
+            false => hosts.len(),
+        };
+        let room = (most as u32)
             .saturating_mul(config.max_addresses_per_name as u32)
             .min(config.max_addresses as u32)
             .max(SPARE_LEAST);

@@ -89,6 +89,12 @@ impl Side {
 }
 
 impl NameRules {
+    /// Whether it allows names that it does not name one by one.
+    pub fn allows_wildcards(&self) -> bool {
+        let allows = |slot: &Slot| matches!(slot.below, Side::Allow(_));
+        self.wildcards && self.slots.values().any(allows)
+    }
+
     pub(super) fn new(policy: &Policy) -> Self {
         let mut rules = Self::default();
         for rule in &policy.rules {

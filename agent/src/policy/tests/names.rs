@@ -216,6 +216,12 @@ fn a_policy_without_hosts_answers_nothing() {
     let denied = agent("    deny:\n    - {host: \"*.com\"}\n").names();
     assert_eq!(denied.find("example.com"), None);
     assert_eq!(denied.find("example.org"), None);
+    // It allows nothing, so it needs no room for addresses either.
+    assert!(!denied.allows_wildcards());
+    let below = agent("    allow:\n    - {host: \"*.example.com\", ports: [443]}\n").names();
+    assert!(below.allows_wildcards());
+    let exact = agent("    allow:\n    - {host: example.com, ports: [443]}\n").names();
+    assert!(!exact.allows_wildcards());
 }
 
 #[test]

@@ -29,7 +29,9 @@ const MOST_ADDRESSES_PER_NAME: usize = 1024;
 /// The bounds are an agent's own, so that no agent can fill what another needs. A lease
 /// takes about 1.1 KB of the daemon's memory, with everything that is kept of it for events
 /// and gates, and 160 bytes of the kernel's (80 in each of the two banks). So an agent that
-/// fills the default bounds takes about 20 MB, one with a hundred leases 130 KB.
+/// fills the default bounds takes about 20 MB, one with a hundred leases 130 KB. The kernel's
+/// part of what may come is taken when a policy comes into force: with a wildcard, whose names
+/// nobody knows, that is all of it (2.6 MB by default).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LeaseConfig {

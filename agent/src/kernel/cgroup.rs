@@ -128,7 +128,7 @@ impl Slice {
 
     /// Number of processes below an agent's cgroup.
     pub fn processes(&self, agent: &str) -> Result<usize, KernelError> {
-        count(&self.path.join(agent))
+        Ok(processes(&self.path.join(agent))?.len())
     }
 
     /// Removes the cgroups of an agent that hold no process; true if the agent's own is
@@ -147,7 +147,14 @@ impl Slice {
         // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
         // Freezing is begun here and not waited for.
         write(&self.path.join("cgroup.freeze"), b"1", "freeze by")?;
-        kill_each(&self.path)
+        for pid in processes(&self.path)? {
+            // Only somebody else's SIGKILL can have ended a frozen process meanwhile, and that
+            // is what was wanted. 0 would be our own process group.
+            if pid > 0 {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        Ok(())
     }
 
     /// Removes the slice and what is below, as far as it holds no process.
@@ -168,20 +175,6 @@ fn write(file: &Path, text: &[u8], action: &'static str) -> Result<(), KernelErr
         .open(file)
         .and_then(|mut file| file.write_all(text))
         .map_err(KernelError::path(action, file))
-}
-
-/// Kills the processes of a frozen tree. Only somebody else's SIGKILL can end one of them
-/// between the reading of its number and its use.
-fn kill_each(path: &Path) -> Result<(), KernelError> {
-    let procs = path.join("cgroup.procs");
-    let text = fs::read_to_string(&procs).map_err(KernelError::path("read", procs))?;
-    for pid in text.lines().filter_map(|line| line.parse().ok()) {
-        // One that is gone is what was wanted.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    }
-    children(path)?
-        .iter()
-        .try_for_each(|child| kill_each(child))
 }
 
 /// Id of a cgroup: its inode number (`cgroup_id`, `kernfs_node.id`; 64 bits since 5.5).
@@ -212,15 +205,16 @@ fn children(path: &Path) -> Result<Vec<PathBuf>, KernelError> {
         .collect())
 }
 
-fn count(path: &Path) -> Result<usize, KernelError> {
-    let own = fs::read_to_string(path.join("cgroup.procs"))
-        .map(|text| text.lines().count())
-        .unwrap_or(0);
-    let mut sum = own;
+/// The processes of a cgroup and of those below it. 0 stands for one of another pid namespace.
+fn processes(path: &Path) -> Result<Vec<i32>, KernelError> {
+    // One that cannot be read is being removed, or it is threaded, and then the cgroup above
+    // has its processes (Documentation/admin-guide/cgroup-v2.rst, "Threads").
+    let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<i32> = text.lines().map(|pid| pid.parse().unwrap_or(0)).collect();
     for child in children(path)? {
-        sum += count(&child)?;
+        found.extend(processes(&child)?);
     }
-    Ok(sum)
+    Ok(found)
 }
 
 /// A cgroup with a process in it is EBUSY and stays, and so do its parents: one that is
@@ -244,6 +238,22 @@ fn remove_empty(path: &Path) -> Result<bool, KernelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processes_are_those_of_the_whole_tree() {
+        let root = tempfile::tempdir().expect("a folder");
+        let file = |folder: &str, text: &str| {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("cgroup.procs"), text).expect("a file");
+        };
+        file("agent/run-0", "7\n8\n");
+        file("agent/run-0/deeper", "0\n9\n");
+        fs::create_dir(root.path().join("agent/unreadable")).expect("a folder");
+        let mut found = processes(root.path()).expect("a tree");
+        found.sort_unstable();
+        assert_eq!(found, [0, 7, 8, 9]);
+    }
 
     #[test]
     fn the_cgroup_root_is_the_whole_tree() {

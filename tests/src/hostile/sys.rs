@@ -119,6 +119,16 @@ pub(crate) fn socket(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd, F
     Ok(fd)
 }
 
+/// For what must succeed, however busy the machine is: a minute.
+pub(crate) fn be_patient(fd: &OwnedFd) -> Result<(), Fault> {
+    let minute = libc::timeval {
+        tv_sec: 60,
+        tv_usec: 0,
+    };
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &minute)?;
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &minute)
+}
+
 pub(crate) fn tcp(family: i32) -> Result<OwnedFd, Fault> {
     socket(family, libc::SOCK_STREAM, 0)
 }

@@ -46,6 +46,7 @@ pub(crate) fn run(c: &Context) -> ExitCode {
 
 fn allowed_round(c: &Context) -> Result<(), crate::context::Fault> {
     let fd = sys::tcp(libc::AF_INET)?;
+    sys::be_patient(&fd)?;
     sys::connect(&fd, &Address::new(c.decoy, c.port))?;
     sys::send(&fd, b"GET / HTTP/1.0\r\n\r\n")?;
     sys::recv(&fd, &mut [0; 64])?;

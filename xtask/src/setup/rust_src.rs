@@ -78,7 +78,7 @@ pub(crate) fn find(project: &Project) -> Result<Found> {
         );
         return Ok(Found::Elsewhere(folder));
     }
-    let own = project.compiler.lib().join("rustlib/src/rust/library");
+    let own = own_library(project);
     if is_library(&own) {
         return Ok(Found::Sysroot);
     }
@@ -91,6 +91,11 @@ pub(crate) fn find(project: &Project) -> Result<Found> {
         own.display(),
         cached.display()
     )
+}
+
+/// Where rustup puts them and cargo looks by itself.
+fn own_library(project: &Project) -> PathBuf {
+    project.compiler.lib().join("rustlib/src/rust/library")
 }
 
 /// Finds the sources or fetches them. Returns the folder that cargo has to be
@@ -152,6 +157,14 @@ fn from_rustup(project: &Project) -> Result<()> {
         .env("RUSTUP_MAX_RETRIES", "0")
         .env("RUST_BACKTRACE", "0");
     step::quiet("rust-src from rustup", &mut rustup, RUSTUP_LIMIT)?;
+    // It goes by its own list of components and does not look at the files.
+    let own = own_library(project);
+    ensure!(
+        is_library(&own),
+        "it takes rust-src for installed, and {} does not hold it: `rustup component remove \
+         rust-src` lets it be added again",
+        own.display()
+    );
     step::done(
         &format!("rust-src {}", project.compiler.version),
         &format!(

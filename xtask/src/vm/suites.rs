@@ -26,7 +26,7 @@ pub(super) const SUITES: [Suite; 16] = [
     suite("run", false, 600),
     suite("cli", false, 600),
     suite("control", false, 600),
-    suite("reload", false, 600),
+    suite("reload", false, 1200),
     suite("standalone", false, 600),
     suite("survive", false, 900),
     suite("bounds", false, 900),

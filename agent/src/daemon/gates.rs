@@ -16,6 +16,7 @@ use tracing::error;
 use super::{
     Shared,
     directory::{Directory, Published},
+    engine::Engine,
     watch,
 };
 use crate::{
@@ -188,7 +189,13 @@ impl Backend for Desk {
             });
         };
         let begun = Instant::now();
-        let granted = shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now()));
+        let grant = |engine: &mut Engine| engine.grant(self.agent, name, addresses, clock::now());
+        let granted = shared.try_with(|engine| {
+            engine
+                .grants_at_once(self.agent, addresses.len())
+                .then(|| grant(engine))
+        });
+        let granted = granted.unwrap_or_else(|| shared.with(grant));
         shared.dns.grants.add(begun.elapsed());
         Ok(granted)
     }

@@ -21,7 +21,7 @@ mod state;
 mod watch;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
@@ -108,6 +108,18 @@ impl Shared {
             let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
             work(&mut engine)
         })
+    }
+
+    /// The same for work of microseconds, when nobody else has the engine at this moment:
+    /// telling the runtime would cost more than such work does. `None`, and nothing was done,
+    /// where somebody has it or the work says so.
+    fn try_with<T>(&self, work: impl FnOnce(&mut Engine) -> Option<T>) -> Option<T> {
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        work(&mut engine)
     }
 
     /// Puts the policy files in force, and has every name resolved anew: who reloads expects

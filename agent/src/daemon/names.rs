@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{Addr, verdict::Tables};
+use agent_common::{
+    Addr,
+    layout::MAX_ENTRIES,
+    verdict::{MAX_SET, Tables},
+};
 use tracing::{info, warn};
 
 use super::engine::{Engine, EngineError};
@@ -111,6 +115,19 @@ impl Engine {
             let count = self.leases.restore(snapshot, indices, used, hold, now);
             info!(addresses = count, "leases of the last daemon");
         }
+    }
+
+    /// Whether a grant of so many addresses is a matter of microseconds: one that finds no room
+    /// among the entries compiles the agent's policy anew.
+    pub(super) fn grants_at_once(&self, agent: u32, addresses: usize) -> bool {
+        let agent = self
+            .owners
+            .get(&agent)
+            .and_then(|owner| self.agents.get(owner));
+        agent.is_some_and(|agent| {
+            let most = addresses.saturating_mul(MAX_SET.into());
+            agent.compiled.entries().len().saturating_add(most) <= MAX_ENTRIES as usize
+        })
     }
 
     /// Has the kernel hold addresses (with their TTL in seconds) for a name of an agent. What

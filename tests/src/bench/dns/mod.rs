@@ -62,7 +62,7 @@ impl Scene {
             match Peer::start(kind, &world) {
                 Ok(peer) => peers.push(peer),
                 Err(why) => {
-                    let _ = write!(absent, " {} is absent: {why:#}.", kind.as_str());
+                    let _ = write!(absent, " Without {}: {why:#}.", kind.as_str());
                 }
             }
         }

@@ -198,7 +198,5 @@ fn find(name: &str) -> anyhow::Result<Program> {
             return Ok(Program::Unpacked(program, root));
         }
     }
-    bail!(
-        "{name} is neither on PATH nor in {FOLDER}; `cargo xtask bench dns` unpacks its package where it can"
-    )
+    bail!("it is neither on PATH nor among the packages that were unpacked")
 }

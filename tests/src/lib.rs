@@ -22,6 +22,7 @@
 
 pub mod attack;
 pub mod cgroup;
+pub mod clients;
 pub mod daemon;
 pub mod demo;
 pub mod disk;

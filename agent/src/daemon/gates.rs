@@ -5,7 +5,8 @@ use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use tokio::{sync::SetOnce, task::JoinSet};
@@ -166,6 +167,13 @@ impl Backend for Desk {
             }
             granted.held.push((addr, left));
         }
+        if !granted.rebound.is_empty()
+            && let Some(shared) = self.means.shared.get().and_then(Weak::upgrade)
+        {
+            // What goes by the engine is counted by the leases.
+            let dropped = granted.rebound.len() as u64;
+            shared.dns.rebind_dropped.fetch_add(dropped, Relaxed);
+        }
         Some(granted)
     }
 
@@ -181,7 +189,10 @@ impl Backend for Desk {
                 why: "the daemon is starting or stopping".to_owned(),
             });
         };
-        Ok(shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now())))
+        let begun = Instant::now();
+        let granted = shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now()));
+        shared.dns.grants.add(begun.elapsed());
+        Ok(granted)
     }
 }
 

@@ -91,8 +91,6 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
-    /// How long names took to resolve, by upstream.
-    latency: Option<prometheus::HistogramVec>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     dns: Arc<DnsStats>,
@@ -245,7 +243,6 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub,
-        latency: crate::metrics::dns_latency().ok(),
         file_error,
         dns,
         resolver,
@@ -359,11 +356,6 @@ async fn apply_resolutions(
                 None => return,
             },
         };
-        if let Some(latency) = &shared.latency {
-            latency
-                .with_label_values(&[resolution.upstream.as_str()])
-                .observe(resolution.elapsed.as_secs_f64());
-        }
         shared.with(|engine| engine.resolved(&resolution, clock::now()));
     }
 }

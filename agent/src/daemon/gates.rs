@@ -2,7 +2,7 @@
 //! goes by: the agent's names, its budget, the resolver, and the engine that grants.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
@@ -15,6 +15,7 @@ use tracing::error;
 
 use super::{
     Shared,
+    containers::Namespace,
     directory::{Directory, Published},
     fd_store::FdStore,
     watch,
@@ -41,7 +42,10 @@ struct Gate {
     name: String,
     ports: GatePorts,
     desk: Arc<Desk>,
+    records: Records,
     stop: CancellationToken,
+    /// Where else it answers, and what ends that.
+    abroad: BTreeMap<Namespace, CancellationToken>,
 }
 
 /// What gates need besides their own: the resolver, and the engine once it runs.
@@ -258,7 +262,7 @@ impl Gates {
         let (records, refusals, answers) = Records::channel(QUEUE);
         let serve = sockets.serve(
             Arc::clone(&desk),
-            records,
+            records.clone(),
             self.stats.gate(agent),
             stop.clone(),
         );
@@ -285,7 +289,9 @@ impl Gates {
             name: name.to_owned(),
             ports,
             desk,
+            records,
             stop,
+            abroad: BTreeMap::new(),
         };
         self.open.insert(agent, gate);
         Ok(ports)
@@ -297,6 +303,56 @@ impl Gates {
             gate.stop.cancel();
             self.store.forget(&gate.name, agent);
             self.stats.forget_gate(agent);
+        }
+    }
+
+    /// The ports of an agent's gate, and the other network namespaces in which it answers.
+    pub(super) fn abroad(&self, agent: u32) -> Option<(GatePorts, BTreeSet<Namespace>)> {
+        let gate = self.open.get(&agent)?;
+        Some((gate.ports, gate.abroad.keys().copied().collect()))
+    }
+
+    /// Has an agent's gate answer in another network namespace too, at sockets that were made
+    /// there. False where they are not those of the gate.
+    pub(super) fn serve_abroad(
+        &mut self,
+        agent: u32,
+        namespace: Namespace,
+        sockets: GateSockets,
+    ) -> bool {
+        let Some(gate) = self.open.get_mut(&agent) else {
+            return false;
+        };
+        if sockets.port4() != gate.ports.v4 || gate.abroad.contains_key(&namespace) {
+            return false;
+        }
+        let stop = gate.stop.child_token();
+        let serve = sockets.serve(
+            Arc::clone(&gate.desk),
+            gate.records.clone(),
+            self.stats.gate(agent),
+            stop.clone(),
+        );
+        gate.abroad.insert(namespace, stop);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(async move {
+            if let Err(error) = serve.await {
+                error!(agent, %error, "the DNS gate in a namespace of its own failed; names are refused there");
+            }
+        });
+        true
+    }
+
+    /// Ends an agent's gate in every other network namespace but these.
+    pub(super) fn leave(&mut self, agent: u32, present: &BTreeSet<Namespace>) {
+        if let Some(gate) = self.open.get_mut(&agent) {
+            gate.abroad.retain(|namespace, stop| {
+                let stays = present.contains(namespace);
+                if !stays {
+                    stop.cancel();
+                }
+                stays
+            });
         }
     }
 

@@ -8,6 +8,7 @@
 //! daemon ends: only `exeat teardown` does that.
 
 mod agents;
+mod containers;
 mod directory;
 mod engine;
 mod fd_store;
@@ -290,6 +291,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     crate::launch::standalone::say_ready();

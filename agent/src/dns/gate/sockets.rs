@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::str::FromStr;
 
 use agent_common::layout::gate_v4;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 /// How often another port is tried when TCP cannot have the port that UDP was given.
@@ -93,6 +95,27 @@ impl GateSockets {
     pub fn bind(agent: u32, preferred: GatePorts) -> io::Result<Self> {
         let v4 = bind_either(address4(agent), preferred.v4)?;
         let v6 = bind_v6(preferred.v6)?;
+        Ok(Self { agent, v4, v6 })
+    }
+
+    /// Binds the sockets of an agent's gate at these ports and no others: those at which the
+    /// kernel steers the agent's questions, whatever network namespace it is in. The calling
+    /// thread's namespace is where they are.
+    ///
+    /// # Errors
+    /// When the IPv4 sockets cannot be had: `AddrNotAvailable` where loopback is down,
+    /// `AddrInUse` where somebody has the port.
+    pub fn bind_at(agent: u32, ports: GatePorts) -> io::Result<Self> {
+        let at = |addr, port| match port {
+            0 => Err(io::ErrorKind::AddrNotAvailable.into()),
+            port => bind_pair(addr, port),
+        };
+        if !loopback_is_up()? {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        }
+        let v4 = at(address4(agent), ports.v4)?;
+        // IPv4 alone is better than nothing: clients ask either.
+        let v6 = at(Ipv6Addr::LOCALHOST.into(), ports.v6).ok();
         Ok(Self { agent, v4, v6 })
     }
 
@@ -195,6 +218,19 @@ impl Pair {
     }
 }
 
+/// While it is down, Linux lets a socket be bound to 127.64.0.1 and then answers from 127.0.0.1
+/// (6.18: no local route says yet what kind of address it is).
+fn loopback_is_up() -> io::Result<bool> {
+    let up = InterfaceFlags::IFF_LOOPBACK | InterfaceFlags::IFF_UP;
+    let mut interfaces = getifaddrs()?;
+    Ok(interfaces.any(|interface| {
+        let v4 = interface
+            .address
+            .is_some_and(|addr| addr.as_sockaddr_in().is_some());
+        v4 && interface.flags.contains(up)
+    }))
+}
+
 fn address4(agent: u32) -> IpAddr {
     Ipv4Addr::from(gate_v4(agent)).into()
 }
@@ -250,6 +286,19 @@ mod tests {
         gate.each()
             .map(|(kind, fd)| (kind, fd.try_clone_to_owned().expect("dup")))
             .collect()
+    }
+
+    #[test]
+    fn at_a_port_or_not_at_all() {
+        let gate = GateSockets::bind(0x1307, GatePorts::default()).expect("bind");
+        let ports = gate.ports();
+        let taken = GateSockets::bind_at(0x1307, ports).expect_err("taken");
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        drop(gate);
+        let again = GateSockets::bind_at(0x1307, ports).expect("free again");
+        assert_eq!(again.ports(), ports);
+        let none = GateSockets::bind_at(0x1308, GatePorts::default()).expect_err("no port");
+        assert_eq!(none.kind(), io::ErrorKind::AddrNotAvailable);
     }
 
     #[test]

@@ -263,17 +263,15 @@ fn what_cannot_be_hidden_is_not_started() {
     );
 
     // Where the user may have no namespace.
-    let script = format!(
-        "
+    let script = "
 import ctypes, os, sys
 uid, gid = os.getuid(), os.getgid()
 assert ctypes.CDLL(None).unshare(0x10000000) == 0
-for name, text in [('setgroups', 'deny'), ('uid_map', f'{{uid}} {{uid}} 1'), ('gid_map', f'{{gid}} {{gid}} 1')]:
+for name, text in [('setgroups', 'deny'), ('uid_map', f'{uid} {uid} 1'), ('gid_map', f'{gid} {gid} 1')]:
     open('/proc/self/' + name, 'w').write(text)
 open('/proc/sys/user/max_user_namespaces', 'w').write('0')
 os.execv(sys.argv[1], sys.argv[1:])
-"
-    );
+";
     let mut command = stage
         .world
         .laptop
@@ -282,7 +280,7 @@ os.execv(sys.argv[1], sys.argv[1:])
         .daemon
         .run_command(AGENT, PLAIN_USER, &["true".to_owned()]);
     command
-        .args(["-I", "-c", &script])
+        .args(["-I", "-c", script])
         .arg(real.get_program())
         .args(real.get_args())
         .stdin(Stdio::null());

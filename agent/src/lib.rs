@@ -15,3 +15,4 @@ pub mod policy;
 pub mod process;
 pub mod sink;
 pub mod sockets;
+mod throttle;

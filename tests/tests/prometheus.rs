@@ -3,6 +3,7 @@
 use exeat_tests::ns::Ns;
 use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::wait;
+use exeat_tests::world::NAME_SERVER;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
@@ -154,4 +155,96 @@ fn a_real_server_scrapes_refusals_and_sees_the_daemon_go() {
     assert!(again >= seen, "{again} after a restart, {seen} before");
     let resets = format!("sum(resets({tcp}[1m]))");
     assert_eq!(server.until(&resets, |_| true), 0.0);
+}
+
+/// A budget that is soon spent, and one name of every fate.
+const NAMES: &str = "\
+version: 1
+agents:
+  worker:
+    dns: { budget: { names: 4 } }
+    allow:
+      - { host: allowed.example, ports: [80] }
+      - { host: '*.wild.example', ports: [80] }
+      - { host: inner.example, ports: [80] }
+      - { host: gone.example, ports: [80] }
+";
+
+#[test]
+fn what_becomes_of_names_is_counted() {
+    let config = "  timeout_ms: 200\n  attempts: 1\n  min_ttl_seconds: 1\n";
+    let stage = Stage::new(NAMES, config).expect("stage");
+    stage.dns.set("inner.example", &["10.1.2.3"], 60);
+    stage.dns.set("*.wild.example", &["203.0.113.30"], 60);
+    stage.dns.set("short.wild.example", &["203.0.113.31"], 1);
+    let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
+    let mut ask = |name: &str| {
+        let answer = agent.value(&format!("dns_connected({NAME_SERVER:?}, {name:?})"));
+        answer.expect(name)[1].as_i64().expect("a code")
+    };
+    let metric = |name: &str, labels: &[&str]| stage.daemon.metric(name, labels).expect("metric");
+    let outcome = |outcome: &str| {
+        let outcome = format!("outcome={outcome:?}");
+        metric("exeat_dns_outcomes_total", &["agent=\"worker\"", &outcome])
+    };
+    let server = format!("upstream=\"{NAME_SERVER}:53\"");
+    let up = || metric("exeat_dns_upstream_up", &[&server]);
+    assert_eq!(up(), 1.0);
+
+    let hits = metric("exeat_dns_cache_hits_total", &[]);
+    let misses = metric("exeat_dns_cache_misses_total", &[]);
+    let grants = metric("exeat_dns_grant_duration_seconds_count", &[]);
+    let udp = [server.as_str(), "transport=\"udp\""];
+    let requests = metric("exeat_dns_upstream_request_duration_seconds_count", &udp);
+    assert!(requests >= 1.0, "the names of the policy were asked for");
+    for name in ["a", "b", "short", "a"] {
+        assert_eq!(ask(&format!("{name}.wild.example")), 0, "{name}");
+    }
+    assert_eq!(outcome("answered"), 4.0);
+    let now = metric("exeat_dns_cache_misses_total", &[]);
+    assert_eq!(now, misses + 3.0);
+    let now = metric("exeat_dns_cache_hits_total", &[]);
+    assert_eq!(now, hits + 1.0, "the second question for a");
+    assert!(metric("exeat_dns_cache_entries", &[]) >= 3.0);
+    let now = metric("exeat_dns_grant_duration_seconds_count", &[]);
+    assert_eq!(now, grants + 3.0);
+    let now = metric("exeat_dns_upstream_request_duration_seconds_count", &udp);
+    assert!(now >= requests + 3.0, "{now}");
+
+    assert_eq!(ask("other.example"), 5);
+    assert_eq!(outcome("refused"), 1.0);
+    assert_eq!(ask("d.wild.example"), 0);
+    for name in ["e.wild.example", "f.wild.example"] {
+        assert_eq!(ask(name), 5, "{name}");
+    }
+    assert_eq!(outcome("over_budget"), 2.0);
+    let crossed = metric("exeat_dns_budgets_crossed_total", &["agent=\"worker\""]);
+    assert_eq!(crossed, 1.0);
+    let rebound = metric("exeat_dns_rebind_answers_dropped_total", &[]);
+    assert_eq!(ask("inner.example"), 0, "an empty answer");
+    assert_eq!(outcome("rebind"), 1.0);
+    let now = metric("exeat_dns_rebind_answers_dropped_total", &[]);
+    assert!(now > rebound, "{now}");
+
+    stage.dns.failing(true);
+    assert_eq!(ask("gone.example"), 2);
+    assert_eq!(outcome("failed"), 1.0);
+    let refused = [server.as_str(), "reason=\"rcode\""];
+    assert!(metric("exeat_dns_upstream_failures_total", &refused) >= 1.0);
+    assert_eq!(up(), 1.0, "a server that says so is there");
+    stage.dns.silent(true);
+    // Its second passes; then nobody says anything else.
+    wait::until("an answer that has ended", wait::patience(), || {
+        assert_eq!(ask("short.wild.example"), 0);
+        (metric("exeat_dns_cache_stale_total", &[]) > 0.0).then_some(())
+    })
+    .expect("stale");
+    assert_eq!(up(), 0.0);
+    stage.dns.silent(false);
+    stage.dns.failing(false);
+    wait::until("the server to be well again", wait::patience(), || {
+        ask("gone.example");
+        (up() == 1.0).then_some(())
+    })
+    .expect("up");
 }

@@ -5,16 +5,18 @@ use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::SetOnce, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
     Shared,
     directory::{Directory, Published},
+    fd_store::FdStore,
     watch,
 };
 use crate::{
@@ -36,6 +38,7 @@ use crate::{
 const QUEUE: usize = 1024;
 
 struct Gate {
+    name: String,
     ports: GatePorts,
     desk: Arc<Desk>,
     stop: CancellationToken,
@@ -45,7 +48,7 @@ struct Gate {
 #[derive(Clone)]
 pub(super) struct Means {
     resolver: Arc<Resolver>,
-    shared: Arc<OnceLock<Weak<Shared>>>,
+    shared: Arc<SetOnce<Weak<Shared>>>,
 }
 
 impl Means {
@@ -56,7 +59,7 @@ impl Means {
         }
     }
 
-    /// From now on addresses can be granted.
+    /// From now on addresses can be granted, and gates serve.
     pub(super) fn connect(&self, shared: &Arc<Shared>) {
         // Said once, at the start.
         let _ = self.shared.set(Arc::downgrade(shared));
@@ -164,6 +167,13 @@ impl Backend for Desk {
             }
             granted.held.push((addr, left));
         }
+        if !granted.rebound.is_empty()
+            && let Some(shared) = self.means.shared.get().and_then(Weak::upgrade)
+        {
+            // What goes by the engine is counted by the leases.
+            let dropped = granted.rebound.len() as u64;
+            shared.dns.rebind_dropped.fetch_add(dropped, Relaxed);
+        }
         Some(granted)
     }
 
@@ -179,7 +189,10 @@ impl Backend for Desk {
                 why: "the daemon is starting or stopping".to_owned(),
             });
         };
-        Ok(shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now())))
+        let begun = Instant::now();
+        let granted = shared.with(|engine| engine.grant(self.agent, name, addresses, clock::now()));
+        shared.dns.grants.add(begun.elapsed());
+        Ok(granted)
     }
 }
 
@@ -193,6 +206,7 @@ pub(super) struct Gates {
     means: Means,
     cancel: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
+    store: FdStore,
 }
 
 impl Gates {
@@ -203,6 +217,7 @@ impl Gates {
         stats: Arc<DnsStats>,
         means: Means,
         cancel: CancellationToken,
+        store: FdStore,
     ) -> Self {
         Self {
             open: BTreeMap::new(),
@@ -213,19 +228,30 @@ impl Gates {
             means,
             cancel,
             tasks: Arc::default(),
+            store,
         }
     }
 
-    /// Opens the gate of an agent if it is not open. Call it within a tokio runtime.
-    pub(super) fn open(&mut self, agent: u32, port4: u16, port6: u16) -> io::Result<GatePorts> {
+    /// Opens the gate of an agent if it is not open: the one that the last daemon had, or a
+    /// new one, if possible at the same ports. What is asked waits until the engine runs:
+    /// before that nothing could be granted. Call it within a tokio runtime.
+    pub(super) fn open(
+        &mut self,
+        agent: u32,
+        name: &str,
+        last: GatePorts,
+    ) -> io::Result<GatePorts> {
         if let Some(gate) = self.open.get(&agent) {
             return Ok(gate.ports);
         }
-        let preferred = GatePorts {
-            v4: port4,
-            v6: port6,
+        let sockets = match self.store.take(name, agent, last) {
+            Some(kept) => kept,
+            None => {
+                let fresh = GateSockets::bind(agent, last)?;
+                self.store.keep(name, &fresh);
+                fresh
+            }
         };
-        let sockets = GateSockets::bind(agent, preferred)?;
         let ports = sockets.ports();
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
@@ -245,12 +271,23 @@ impl Gates {
             Arc::clone(&self.hub),
             stop.clone(),
         ));
+        let (shared, stopped) = (Arc::clone(&self.means.shared), stop.clone());
         tasks.spawn(async move {
+            tokio::select! {
+                _ = shared.wait() => {}
+                () = stopped.cancelled() => return,
+            }
             if let Err(error) = serve.await {
                 error!(agent, %error, "the DNS gate failed; the agent's names are refused");
             }
         });
-        self.open.insert(agent, Gate { ports, desk, stop });
+        let gate = Gate {
+            name: name.to_owned(),
+            ports,
+            desk,
+            stop,
+        };
+        self.open.insert(agent, gate);
         Ok(ports)
     }
 
@@ -258,8 +295,14 @@ impl Gates {
     pub(super) fn close(&mut self, agent: u32) {
         if let Some(gate) = self.open.remove(&agent) {
             gate.stop.cancel();
+            self.store.forget(&gate.name, agent);
             self.stats.forget_gate(agent);
         }
+    }
+
+    /// Every agent of the policy has its gate: what the last daemon had besides is closed.
+    pub(super) fn settle(&mut self) {
+        self.store.close_rest();
     }
 
     /// Puts what an agent's policy says of names in force at its gate.

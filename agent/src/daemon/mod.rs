@@ -10,6 +10,7 @@
 mod agents;
 mod directory;
 mod engine;
+mod fd_store;
 mod gates;
 mod handle;
 mod lookup;
@@ -38,6 +39,7 @@ use tracing::{error, info, warn};
 use self::{
     directory::Directory,
     engine::Engine,
+    fd_store::FdStore,
     gates::{Gates, Means},
     handle::{Handle, Launches},
     state::Keeper,
@@ -89,8 +91,6 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
-    /// How long names took to resolve, by upstream.
-    latency: Option<prometheus::HistogramVec>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     dns: Arc<DnsStats>,
@@ -135,12 +135,18 @@ fn lift_file_limit() {
 /// Runs the daemon until it is told to stop.
 pub fn run(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     lift_file_limit();
+    let store = match lifetime {
+        // SAFETY: the runtime's threads are not started yet, and this process has opened
+        // nothing at the numbers that were handed to it.
+        Lifetime::Service => unsafe { FdStore::take_over() },
+        Lifetime::OneRun => FdStore::default(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config, lifetime))
+    runtime.block_on(serve(config, lifetime, store))
 }
 
 /// The slice that a configuration speaks of.
@@ -152,7 +158,7 @@ pub fn slice_of(config: &Config) -> anyhow::Result<Slice> {
     Ok(Slice::new(root, config.slice.as_str()))
 }
 
-async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
+async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Result<()> {
     let lock = DaemonLock::acquire(&config.runtime_dir)?;
     let cancel = CancellationToken::new();
     let (names, names_wanted) = channel::channel(Arc::default());
@@ -189,6 +195,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         Arc::clone(&dns),
         means.clone(),
         cancel.clone(),
+        store,
     );
     let gate_tasks = gates.tasks();
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
@@ -215,6 +222,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
             "the policy does not load; what the last daemon enforced stays in force"
         );
     }
+    engine.gates.settle();
     engine.kernel.enforce()?;
     // Before the first name is resolved, so that every lease from now on is written down.
     let snapshot = engine.unsaved(now);
@@ -235,7 +243,6 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub,
-        latency: crate::metrics::dns_latency().ok(),
         file_error,
         dns,
         resolver,
@@ -349,11 +356,6 @@ async fn apply_resolutions(
                 None => return,
             },
         };
-        if let Some(latency) = &shared.latency {
-            latency
-                .with_label_values(&[resolution.upstream.as_str()])
-                .observe(resolution.elapsed.as_secs_f64());
-        }
         shared.with(|engine| engine.resolved(&resolution, clock::now()));
     }
 }

@@ -1,17 +1,25 @@
 //! The engine's state in the words of the metrics page.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use agent_common::{layout::NO_AGENT, verdict::Action};
 
 use super::{Shared, directory::UNKNOWN, engine::Engine, report};
 use crate::{
     control::status::WallState,
-    dns::gate,
+    dns::{
+        gate,
+        resolver::MAX_CACHE_BYTES,
+        stats::{GateStats, Transport, UpstreamStats},
+    },
     leases::FailKind,
     metrics::{
-        AgentSample, DnsVerdict, Launch, LoadFailure, LossStage, MapSample, ProcessSample, Rcode,
-        RuleKind, Snapshot, UpstreamFailure,
+        AgentSample, CacheSample, DnsSample, DnsVerdict, GateDrop, GateSample, Launch, LoadFailure,
+        LossStage, MapSample, ProcessSample, Rcode, RuleKind, Snapshot, UpstreamFailure,
+        UpstreamSample,
     },
 };
 
@@ -22,8 +30,6 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         revision: report::REVISION.to_owned(),
         enforcing: status.enforcement.active,
         degraded: status.health.reasons,
-        rebind_dropped: shared.dns.rebind_dropped.load(Relaxed)
-            + engine.leases.counters().rebind_dropped,
         policy_digest: engine.digest.clone(),
         policy_sources: shared
             .config
@@ -34,7 +40,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         policy_loaded_at: engine.loaded_at.as_millisecond() as f64 / 1000.0,
         sinks: shared.hub.counts(),
         process: ProcessSample::read(),
-        dns_latency: shared.latency.clone(),
+        dns: dns(shared, engine),
         ..Snapshot::default()
     };
     let failed = engine.loads_failed;
@@ -47,12 +53,6 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
     snapshot.events_lost[LossStage::Ring.index()] = status.events.lost_ring;
     snapshot.events_lost[LossStage::Queue.index()] = status.events.lost_queue;
     snapshot.events_lost[LossStage::Follower.index()] = snapshot.sinks.follower_lost;
-    for (_, upstream) in shared.dns.upstreams() {
-        for kind in FailKind::ALL {
-            let count = upstream.failures[kind.index()].load(Relaxed);
-            snapshot.upstream_failures[upstream_failure(kind).index()] += count;
-        }
-    }
     for agent in engine.agents.values() {
         for rule in &agent.policy.rules {
             let kind = match rule.action {
@@ -88,25 +88,8 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
                 leases: agent.leases() as u64,
                 ..AgentSample::default()
             };
-            if let Some(gate) = gates.get(&agent.index) {
-                for (verdict, rcode) in gate::Verdict::OUTCOMES {
-                    let Some(code) = rcode_label(rcode) else {
-                        continue;
-                    };
-                    let side = match verdict {
-                        gate::Verdict::Answered
-                        | gate::Verdict::NoData
-                        | gate::Verdict::Failed
-                        | gate::Verdict::Busy => DnsVerdict::Allow,
-                        gate::Verdict::Refused
-                        | gate::Verdict::OverBudget
-                        | gate::Verdict::Rebind
-                        | gate::Verdict::NoRoom
-                        | gate::Verdict::Malformed
-                        | gate::Verdict::Ignored => DnsVerdict::Deny,
-                    };
-                    sample.dns[side.index()][code.index()] += gate.queries(verdict, rcode);
-                }
+            if let Some(counts) = gates.get(&agent.index) {
+                sample.gate = gate_sample(counts);
             }
             sample
         })
@@ -117,6 +100,88 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
         ..AgentSample::default()
     });
     samples
+}
+
+fn gate_sample(counts: &GateStats) -> GateSample {
+    let mut sample = GateSample::default();
+    for (verdict, rcode) in gate::Verdict::OUTCOMES {
+        let Some(code) = rcode_label(rcode) else {
+            continue;
+        };
+        let side = match verdict {
+            gate::Verdict::Answered
+            | gate::Verdict::NoData
+            | gate::Verdict::Failed
+            | gate::Verdict::Busy => DnsVerdict::Allow,
+            gate::Verdict::Refused
+            | gate::Verdict::OverBudget
+            | gate::Verdict::Rebind
+            | gate::Verdict::NoRoom
+            | gate::Verdict::Malformed
+            | gate::Verdict::Ignored => DnsVerdict::Deny,
+        };
+        sample.queries[side.index()][code.index()] += counts.queries(verdict, rcode);
+    }
+    sample.outcomes = gate::Verdict::ALL.map(|verdict| counts.verdicts(verdict));
+    sample.budgets_crossed = counts.budgets_crossed.load(Relaxed);
+    sample.drops = GateDrop::ALL.map(|drop| {
+        let count = match drop {
+            GateDrop::Reply => &counts.replies_lost,
+            GateDrop::Connection => &counts.connections_refused,
+            GateDrop::Message => &counts.oversized,
+        };
+        count.load(Relaxed)
+    });
+    sample
+}
+
+fn dns(shared: &Shared, engine: &Engine) -> DnsSample {
+    let stats = &shared.dns;
+    let (entries, bytes) = shared.resolver.cached_now();
+    DnsSample {
+        cache: CacheSample {
+            hits: stats.cache.hits.load(Relaxed),
+            misses: stats.cache.misses.load(Relaxed),
+            stale: stats.cache.stale.load(Relaxed),
+            prefetches: stats.cache.prefetches.load(Relaxed),
+            entries,
+            bytes,
+            max_bytes: MAX_CACHE_BYTES,
+        },
+        upstreams: upstreams(shared),
+        grants: (&stats.grants).into(),
+        rebind_dropped: stats.rebind_dropped.load(Relaxed)
+            + engine.leases.counters().rebind_dropped,
+    }
+}
+
+/// Every server that was ever asked or could be; of those in force also whether they are well
+/// and the ways to them that were not taken yet.
+fn upstreams(shared: &Shared) -> Vec<UpstreamSample> {
+    // Before the counters, which it makes for servers that are new.
+    let servers = shared.resolver.servers();
+    let sample = |(label, counts): (Arc<str>, Arc<UpstreamStats>)| {
+        let server = servers.iter().find(|server| server.label == label);
+        let mut failures = [0; UpstreamFailure::COUNT];
+        for kind in FailKind::ALL {
+            failures[upstream_failure(kind).index()] += counts.failures[kind.index()].load(Relaxed);
+        }
+        let takes = |transport: &Transport| {
+            counts.durations(*transport).count() > 0
+                || server.is_some_and(|server| server.transports.contains(transport))
+        };
+        UpstreamSample {
+            requests: Transport::ALL
+                .into_iter()
+                .filter(takes)
+                .map(|transport| (transport, counts.durations(transport).into()))
+                .collect(),
+            label: label.to_string(),
+            well: server.map(|server| server.well),
+            failures,
+        }
+    };
+    shared.dns.upstreams().into_iter().map(sample).collect()
 }
 
 /// Codes that have a label; a query without a reply, or with a code of EDNS, counts as

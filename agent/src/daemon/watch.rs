@@ -19,12 +19,14 @@ use super::directory::Directory;
 use crate::{
     dns::{
         budget::Exceeded,
+        clock,
         gate::{GateEvent, GateRecord, Transport, Verdict},
     },
     flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow},
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
+    throttle::Bucket,
 };
 
 /// How often the relation of boot time to the calendar is read anew: the wall clock may be
@@ -140,40 +142,8 @@ pub(super) async fn events(
     }
 }
 
-/// The throttle of one gate: the same rate as the kernel keeps for an agent and a reason.
-struct Bucket {
-    throttle: Throttle,
-    credit: f64,
-    refilled: Instant,
-    suppressed: u64,
-}
-
-impl Bucket {
-    fn new(throttle: Throttle) -> Self {
-        Self {
-            throttle,
-            credit: f64::from(throttle.burst),
-            refilled: Instant::now(),
-            suppressed: 0,
-        }
-    }
-
-    /// The number kept back before this record; nothing if this one is kept back too.
-    fn pass(&mut self, now: Instant) -> Option<u64> {
-        let passed = now.duration_since(self.refilled).as_secs_f64();
-        self.refilled = now;
-        self.credit = (self.credit + passed * f64::from(self.throttle.per_second))
-            .min(f64::from(self.throttle.burst));
-        if self.credit < 1.0 {
-            self.suppressed += 1;
-            return None;
-        }
-        self.credit -= 1.0;
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-/// The throttles of one gate: one for each reason, so that names that are refused cannot
+/// The throttles of one gate, at the rate that the kernel keeps for an agent and a reason:
+/// one for each reason, so that names that are refused cannot
 /// hide a budget that is crossed, and one for what is allowed, at a quarter of the rate.
 struct Buckets {
     refusals: HashMap<Reason, Bucket>,
@@ -274,10 +244,10 @@ pub(super) async fn gate_records(
         if event.record.over.as_ref().is_some_and(|over| !over.tell)
             && event.record.verdict == Verdict::OverBudget
         {
-            bucket.suppressed += 1;
+            bucket.keep_back();
             continue;
         }
-        let Some(suppressed) = bucket.pass(Instant::now()) else {
+        let Some(suppressed) = bucket.pass(clock::now()) else {
             continue;
         };
         let (agent, generation) = directory.agent(event.agent);
@@ -298,19 +268,6 @@ pub(super) async fn gate_records(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_flood_is_throttled_and_counted() {
-        let mut bucket = Bucket::new(Throttle {
-            per_second: 10,
-            burst: 20,
-        });
-        let begun = bucket.refilled;
-        let told = (0..100).filter(|_| bucket.pass(begun).is_some()).count();
-        assert_eq!(told, 20);
-        assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(80));
-        assert_eq!(bucket.pass(begun + Duration::from_secs(1)), Some(0));
-    }
 
     fn asked(name: &str, verdict: Verdict) -> GateEvent {
         GateEvent {

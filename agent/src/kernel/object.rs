@@ -39,14 +39,8 @@ const MAPS: &[&str] = &[
 const BPF_NOEXIST: u64 = aya_obj::generated::BPF_NOEXIST as u64;
 const BPF_EXIST: u64 = aya_obj::generated::BPF_EXIST as u64;
 
-/// How the events are throttled: by agent, reason and CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Throttle {
-    /// Events a second; 0 turns the throttle off.
-    pub per_second: u32,
-    /// Events that may come at once.
-    pub burst: u32,
-}
+/// How the events are throttled: by agent, reason and CPU. 0 a second turns it off.
+pub use crate::throttle::Throttle;
 
 /// The programs and maps of one instance.
 pub struct Kernel {

@@ -2,8 +2,10 @@
 //!
 //! A scrape builds a registry of its own from a [`Snapshot`]: what the kernel counts is
 //! absolute already, and a counter that is copied cannot drift. Labels are closed words,
-//! agent names, and names of our own objects; never hosts, addresses or pids.
+//! agent names, names of our own objects, and DNS servers (at most 33); never hosts, other
+//! addresses or pids.
 
+mod dns;
 mod reference;
 mod server;
 mod snapshot;
@@ -15,20 +17,15 @@ use prometheus::{
     CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, Result, TextEncoder,
 };
 
+pub use dns::{CacheSample, DnsSample, GateDrop, GateSample, HistogramSample, UpstreamSample};
 pub use reference::reference;
 pub use server::{Page, PageError};
 pub use snapshot::{
     AgentSample, DnsVerdict, Launch, LoadFailure, LossStage, MapSample, ProcessSample, Rcode,
-    RuleKind, Snapshot, UpstreamFailure, dns_latency,
+    RuleKind, Snapshot, UpstreamFailure,
 };
 
 use crate::control::status::WallState;
-
-/// Name and help of the histogram that lives beyond a scrape.
-const DNS_LATENCY: (&str, &str) = (
-    "exeat_dns_upstream_request_duration_seconds",
-    "Time that a name took to resolve, all attempts of it, by the upstream that said so last.",
-);
 
 /// The page's text.
 pub fn encode(snapshot: &Snapshot) -> Result<String> {
@@ -40,7 +37,7 @@ fn registry(s: &Snapshot) -> Result<Registry> {
     let r = Builder(Registry::new());
     daemon(&r, s)?;
     agents(&r, s)?;
-    dns(&r, s)?;
+    dns::register(&r, s)?;
     policy(&r, s)?;
     kernel(&r, s)?;
     events(&r, s)?;
@@ -136,44 +133,6 @@ fn agents(r: &Builder, s: &Snapshot) -> Result<()> {
             .with_label_values(&[name])
             .inc_by(a.stats.events_throttled);
     }
-    Ok(())
-}
-
-fn dns(r: &Builder, s: &Snapshot) -> Result<()> {
-    let queries = r.counter(
-        "exeat_dns_queries_total",
-        "Queries at the gate, by verdict and answer.",
-        &["agent", "verdict", "rcode"],
-    )?;
-    for a in &s.agents {
-        for verdict in DnsVerdict::ALL {
-            for rcode in Rcode::ALL {
-                queries
-                    .with_label_values(&[a.name.as_str(), verdict.as_str(), rcode.as_str()])
-                    .inc_by(a.dns[verdict.index()][rcode.index()]);
-            }
-        }
-    }
-    if let Some(latency) = &s.dns_latency {
-        r.0.register(Box::new(latency.clone()))?;
-    }
-    let failures = r.counter(
-        "exeat_dns_upstream_failures_total",
-        "Queries to upstreams that failed.",
-        &["reason"],
-    )?;
-    for failure in UpstreamFailure::ALL {
-        failures
-            .with_label_values(&[failure.as_str()])
-            .inc_by(s.upstream_failures[failure.index()]);
-    }
-    r.counter(
-        "exeat_dns_rebind_answers_dropped_total",
-        "Addresses left out of answers because a public name may not stand for them.",
-        &[],
-    )?
-    .with_label_values::<&str>(&[])
-    .inc_by(s.rebind_dropped);
     Ok(())
 }
 

@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use prometheus::Result;
 use prometheus::proto::MetricType;
 
-use super::snapshot::{AgentSample, MapSample, ProcessSample, Snapshot, dns_latency};
+use super::dns::{DnsSample, GateDrop, HistogramSample, UpstreamSample};
+use super::snapshot::{AgentSample, MapSample, ProcessSample, Snapshot};
 use crate::control::status::{Wall, WallState};
+use crate::dns::{gate::Verdict, stats::Transport};
 
 /// The text of `docs/metrics.md`.
 pub fn reference() -> Result<String> {
@@ -16,11 +18,13 @@ pub fn reference() -> Result<String> {
          `/etc/exeat/config.yaml`), and its health at `/healthz`: 200 `ok`, or 503 with the \
          reasons.\n\n\
          Children of closed label sets exist from the start, at 0, so that `rate()` sees \
-         the first event. No label holds a host, an address or a pid. This page is made \
-         from the code (`exeat::metrics::reference`); a test keeps it true.\n\n\
+         the first event. No label holds a host, an address or a pid, but `upstream`, which \
+         is a DNS server as the configuration or `/etc/resolv.conf` has it (the first 32 \
+         that are met; all others share `other`). This page is made from the code \
+         (`exeat::metrics::reference`); a test keeps it true.\n\n\
          | name | type | labels | meaning |\n|---|---|---|---|\n",
     );
-    for family in super::registry(&one_of_each()?)?.gather() {
+    for family in super::registry(&one_of_each())?.gather() {
         let kind = match family.get_field_type() {
             MetricType::COUNTER => "counter",
             MetricType::GAUGE => "gauge",
@@ -71,6 +75,15 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
         ),
         ("`rcode`", Rcode::ALL.map(|v| v.as_str()).into()),
         (
+            "`outcome` of `exeat_dns_outcomes_total`",
+            Verdict::ALL.map(|v| v.as_str()).into(),
+        ),
+        (
+            "`kind` of `exeat_dns_gate_drops_total`",
+            GateDrop::ALL.map(|v| v.as_str()).into(),
+        ),
+        ("`transport`", Transport::ALL.map(|v| v.as_str()).into()),
+        (
             "`reason` of `exeat_dns_upstream_failures_total`",
             UpstreamFailure::ALL.map(|v| v.as_str()).into(),
         ),
@@ -94,10 +107,8 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 /// A snapshot with one of everything that can be several, so that no family is empty.
-pub(super) fn one_of_each() -> Result<Snapshot> {
-    let latency = dns_latency()?;
-    latency.with_label_values(&["192.0.2.53:53"]);
-    Ok(Snapshot {
+pub(super) fn one_of_each() -> Snapshot {
+    Snapshot {
         version: "0".into(),
         revision: "0".into(),
         walls: vec![Wall {
@@ -112,7 +123,15 @@ pub(super) fn one_of_each() -> Result<Snapshot> {
             name: "agent".into(),
             ..AgentSample::default()
         }],
-        dns_latency: Some(latency),
+        dns: DnsSample {
+            upstreams: vec![UpstreamSample {
+                label: "192.0.2.53:53".into(),
+                well: Some(true),
+                requests: vec![(Transport::Udp, HistogramSample::default())],
+                ..UpstreamSample::default()
+            }],
+            ..DnsSample::default()
+        },
         policy_digest: "0".into(),
         policy_sources: vec!["0".into()],
         programs: vec![("connect4".into(), 1)],
@@ -122,5 +141,5 @@ pub(super) fn one_of_each() -> Result<Snapshot> {
         }],
         process: Some(ProcessSample::default()),
         ..Snapshot::default()
-    })
+    }
 }

@@ -1,8 +1,8 @@
 //! What a scrape shows: plain numbers, absolute since they began to count.
 
 use agent_common::layout::Stats;
-use prometheus::{HistogramOpts, HistogramVec};
 
+use super::dns::{DnsSample, GateSample};
 use crate::control::status::Wall;
 use crate::sink::HubCounts;
 
@@ -30,6 +30,8 @@ macro_rules! labels {
         }
     };
 }
+
+pub(super) use labels;
 
 labels! {
     /// What the gate did with a query.
@@ -142,13 +144,8 @@ pub struct Snapshot {
     pub governed: u64,
     /// Their samples, and one for processes in the slice that belong to no agent.
     pub agents: Vec<AgentSample>,
-    /// Duration of upstream queries: a clone of the one that the resolver observes into
-    /// ([`dns_latency`]). None before there is a resolver.
-    pub dns_latency: Option<HistogramVec>,
-    /// Failed upstream queries.
-    pub upstream_failures: [u64; UpstreamFailure::COUNT],
-    /// Answers dropped because a public name had a private address.
-    pub rebind_dropped: u64,
+    /// Names.
+    pub dns: DnsSample,
     /// Digest of the policy in force; empty if there is none.
     pub policy_digest: String,
     /// Files of the policy in force.
@@ -180,8 +177,8 @@ pub struct AgentSample {
     pub name: String,
     /// What the kernel counted, summed over CPUs.
     pub stats: Stats,
-    /// Queries at its gate, by verdict and answer.
-    pub dns: [[u64; Rcode::COUNT]; DnsVerdict::COUNT],
+    /// What its gate counted.
+    pub gate: GateSample,
     /// Leases in force.
     pub leases: u64,
 }
@@ -239,14 +236,4 @@ impl ProcessSample {
             start_time_seconds: start.as_millisecond() as f64 / 1000.0,
         })
     }
-}
-
-/// The histogram of resolving a name, all attempts of it, in seconds by upstream. The bounds
-/// reach from an answer of the same machine to the longest timeout.
-pub fn dns_latency() -> Result<HistogramVec, prometheus::Error> {
-    let bounds = vec![
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-    ];
-    let opts = HistogramOpts::new(super::DNS_LATENCY.0, super::DNS_LATENCY.1).buckets(bounds);
-    HistogramVec::new(opts, &["upstream"])
 }

@@ -7,12 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::reference::one_of_each;
 use super::*;
+use crate::dns::stats::{DnsStats, Transport};
 
 fn full() -> Snapshot {
-    let mut s = one_of_each().expect("snapshot");
+    let mut s = one_of_each();
     s.enforcing = true;
     s.policy_loaded_at = 1_772_625_600.5;
-    s.rebind_dropped = 3;
+    s.dns = dns();
     s.launches[Launch::Refused.index()] = 2;
     s.events_lost[LossStage::Ring.index()] = 5;
     s.sinks.file.failed = 6;
@@ -24,10 +25,52 @@ fn full() -> Snapshot {
     a.stats.blocked[usize::from(Reason::NoRule.number())][ProtocolClass::Tcp as usize] = 7;
     a.stats.allowed[ProtocolClass::Udp as usize] = 8;
     a.stats.sent_bytes = 9000;
-    a.dns[DnsVerdict::Deny.index()][Rcode::Refused.index()] = 4;
-    let latency = s.dns_latency.as_ref().expect("histogram");
-    latency.with_label_values(&["192.0.2.53:53"]).observe(0.003);
+    a.gate.queries[DnsVerdict::Deny.index()][Rcode::Refused.index()] = 4;
+    for (n, outcome) in a.gate.outcomes.iter_mut().enumerate() {
+        *outcome = 10 + n as u64;
+    }
+    a.gate.budgets_crossed = 21;
+    a.gate.drops = [22, 23, 24];
     s
+}
+
+/// A number of its own for everything.
+fn dns() -> DnsSample {
+    let stats = DnsStats::default();
+    stats.grants.add(Duration::from_micros(4));
+    stats.grants.add(Duration::from_micros(40));
+    let (_, server) = stats.upstream("192.0.2.53:53");
+    server.request(Transport::Udp, Duration::from_millis(3));
+    server.request(Transport::Tcp, Duration::from_secs(9));
+    let requests = [Transport::Udp, Transport::Tcp]
+        .map(|transport| (transport, server.durations(transport).into()));
+    let mut failures = [0; UpstreamFailure::COUNT];
+    failures[UpstreamFailure::Timeout.index()] = 31;
+    DnsSample {
+        cache: CacheSample {
+            hits: 41,
+            misses: 42,
+            stale: 43,
+            prefetches: 44,
+            entries: 45,
+            bytes: 46,
+            max_bytes: 47,
+        },
+        upstreams: vec![
+            UpstreamSample {
+                label: "192.0.2.53:53".into(),
+                well: Some(false),
+                requests: requests.into(),
+                failures,
+            },
+            UpstreamSample {
+                label: "tls://192.0.2.54:853#dns.example".into(),
+                ..UpstreamSample::default()
+            },
+        ],
+        grants: (&stats.grants).into(),
+        rebind_dropped: 3,
+    }
 }
 
 #[test]
@@ -63,8 +106,37 @@ fn numbers_arrive_under_their_names() {
         "exeat_flows_allowed_total{agent=\"build-bot\",protocol=\"udp\"} 8",
         "exeat_sent_bytes_total{agent=\"build-bot\"} 9000",
         "exeat_dns_queries_total{agent=\"build-bot\",rcode=\"refused\",verdict=\"deny\"} 4",
-        "exeat_dns_upstream_request_duration_seconds_count{upstream=\"192.0.2.53:53\"} 1",
-        "exeat_dns_upstream_failures_total{reason=\"timeout\"} 0",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"answered\"} 10",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"no_data\"} 11",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"failed\"} 12",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"refused\"} 13",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"over_budget\"} 16",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"rebind\"} 17",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"no_room\"} 18",
+        "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"busy\"} 19",
+        "exeat_dns_budgets_crossed_total{agent=\"build-bot\"} 21",
+        "exeat_dns_gate_drops_total{agent=\"build-bot\",kind=\"reply\"} 22",
+        "exeat_dns_gate_drops_total{agent=\"build-bot\",kind=\"message\"} 24",
+        "exeat_dns_cache_hits_total 41",
+        "exeat_dns_cache_misses_total 42",
+        "exeat_dns_cache_stale_total 43",
+        "exeat_dns_cache_prefetches_total 44",
+        "exeat_dns_cache_entries 45",
+        "exeat_dns_cache_bytes 46",
+        "exeat_dns_cache_max_bytes 47",
+        "exeat_dns_grant_duration_seconds_bucket{le=\"0.000005\"} 1",
+        "exeat_dns_grant_duration_seconds_bucket{le=\"0.00002\"} 1",
+        "exeat_dns_grant_duration_seconds_bucket{le=\"0.00005\"} 2",
+        "exeat_dns_grant_duration_seconds_sum 0.000044",
+        "exeat_dns_grant_duration_seconds_count 2",
+        "exeat_dns_upstream_request_duration_seconds_bucket{transport=\"udp\",upstream=\"192.0.2.53:53\",le=\"0.0025\"} 0",
+        "exeat_dns_upstream_request_duration_seconds_bucket{transport=\"udp\",upstream=\"192.0.2.53:53\",le=\"0.005\"} 1",
+        "exeat_dns_upstream_request_duration_seconds_bucket{transport=\"tcp\",upstream=\"192.0.2.53:53\",le=\"5\"} 0",
+        "exeat_dns_upstream_request_duration_seconds_bucket{transport=\"tcp\",upstream=\"192.0.2.53:53\",le=\"+Inf\"} 1",
+        "exeat_dns_upstream_request_duration_seconds_sum{transport=\"tcp\",upstream=\"192.0.2.53:53\"} 9",
+        "exeat_dns_upstream_failures_total{reason=\"timeout\",upstream=\"192.0.2.53:53\"} 31",
+        "exeat_dns_upstream_failures_total{reason=\"invalid\",upstream=\"tls://192.0.2.54:853#dns.example\"} 0",
+        "exeat_dns_upstream_up{upstream=\"192.0.2.53:53\"} 0",
         "exeat_dns_rebind_answers_dropped_total 3",
         "exeat_policy_last_load_success_timestamp_seconds 1772625600.5",
         "exeat_policy_load_failures_total{reason=\"invalid\"} 0",
@@ -77,6 +149,8 @@ fn numbers_arrive_under_their_names() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");
     }
+    // A server of another network is neither up nor down.
+    assert_eq!(text.matches("exeat_dns_upstream_up{").count(), 1, "{text}");
     let blocked = text.matches("exeat_flows_blocked_total{").count();
     assert_eq!(blocked, Reason::ALL.len() * ProtocolClass::ALL.len());
     for name in ["process_cpu_seconds_total", "process_resident_memory_bytes"] {
@@ -91,6 +165,8 @@ fn an_empty_daemon_has_its_closed_children() {
         "exeat_enforcement_active 0",
         "exeat_agents 0",
         "exeat_policy_rules{kind=\"listen\"} 0",
+        "exeat_dns_cache_stale_total 0",
+        "exeat_dns_grant_duration_seconds_count 0",
         "exeat_sandbox_launches_total{outcome=\"ok\"} 0",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}");

@@ -5,6 +5,7 @@
 //! the networks are held by descriptors, so nothing of them is left however it ends.
 
 mod bpf;
+mod dns;
 mod events;
 mod field;
 mod latency;
@@ -29,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measure Exeat beside nothing, empty programs and nftables
+/// Measure Exeat beside nothing, empty programs, nftables and plain DNS forwarders
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
@@ -66,6 +67,8 @@ enum Name {
     Launch,
     /// Events a second
     Events,
+    /// Names: the gate beside plain forwarders
+    Dns,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
             .parse()
             .context("flood MILLISECONDS")
             .and_then(events::flood),
+        [_, word, server] if word == "ask" => dns::ask(server),
         _ => run(&Cli::parse()),
     };
     outcome.unwrap_or_else(|why| {
@@ -199,6 +203,9 @@ fn measure(
     }
     if wants(&[Name::Events]) {
         done(timed(Name::Events, || events::run(settings, &object))?);
+    }
+    if wants(&[Name::Dns]) {
+        done(timed(Name::Dns, || dns::run(settings))?);
     }
     Ok(())
 }

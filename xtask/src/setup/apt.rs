@@ -161,6 +161,17 @@ impl PrivateApt {
     }
 }
 
+/// Unpacks packages into `root`, which appears whole or not at all.
+pub(crate) fn unpack(debs: &[PathBuf], root: &Path) -> Result<()> {
+    let half = root.with_extension(format!("half-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&half);
+    fs::create_dir_all(&half).with_context(|| format!("could not make {}", half.display()))?;
+    for deb in debs {
+        step::capture(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&half))?;
+    }
+    fs::rename(&half, root).with_context(|| format!("could not name {}", root.display()))
+}
+
 fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found: Vec<_> = fs::read_dir(folder)
         .with_context(|| format!("could not list {}", folder.display()))?

@@ -143,6 +143,13 @@ pub(crate) fn os_field(text: &str, name: &str) -> Option<String> {
         .map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
 }
 
+/// The name of this Debian's release, `None` on another system.
+pub(crate) fn codename() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").ok()?;
+    let debian = os_field(&release, "ID").as_deref() == Some("debian");
+    os_field(&release, "VERSION_CODENAME").filter(|_| debian)
+}
+
 /// What one entry of apt's sources says, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
 struct Source {

@@ -8,7 +8,7 @@ mod packages;
 mod rust_src;
 mod tools;
 
-pub(crate) use debian::mirror_of;
+pub(crate) use debian::{codename, mirror_of};
 pub(crate) use packages::{is_root, path_variable, search_path};
 pub(crate) use rust_src::sha256;
 

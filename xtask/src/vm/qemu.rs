@@ -12,7 +12,7 @@ use super::fetch;
 use crate::project::Project;
 use crate::setup::{
     self,
-    apt::{Of, PrivateApt},
+    apt::{self, Of, PrivateApt},
 };
 use crate::step;
 
@@ -90,13 +90,7 @@ fn unpack(project: &Project, root: &Path) -> Result<()> {
     apt.update()
         .with_context(|| format!("{mirror} {SUITE} cannot be read: is the mirror reachable?"))?;
     let debs = apt.closure(&PACKAGES)?;
-    let half = root.with_extension(format!("half-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&half);
-    fs::create_dir_all(&half).with_context(|| format!("could not make {}", half.display()))?;
-    for deb in &debs {
-        step::capture(Command::new("dpkg-deb").arg("-x").arg(deb).arg(&half))?;
-    }
-    fs::rename(&half, root).with_context(|| format!("could not name {}", root.display()))?;
+    apt::unpack(&debs, root)?;
     // 50 MB that are needed no more.
     let _ = fs::remove_dir_all(&folder);
     step::done(

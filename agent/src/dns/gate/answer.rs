@@ -9,12 +9,13 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{HTTPS, SVCB};
 use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
 
-use super::judge::{is_usual, refusal};
+use super::judge::refusal;
 use super::svcb::{self, Stripped};
 use super::wire::{Draft, Extended, canonical, extended, shown};
 use super::{Answer, Asked, Failed, Granted, NotGranted, Outcome, Rcode, Refuse, Source, Verdict};
 use crate::dns::budget::Exceeded;
 use crate::leases::{CLIENT_TTL, FailKind};
+use crate::policy::BASE_TYPES;
 
 /// Aliases that are followed within one answer; data behind more is left out.
 const MAX_CHAIN: usize = 16;
@@ -221,7 +222,9 @@ impl Making<'_> {
             }
             RData::SVCB(service) => self.service(record, service, path, RData::SVCB),
             // What was not read as what it says it is cannot be looked into.
-            RData::Unknown { code, .. } if is_usual(*code) || code.is_dnssec() => {
+            RData::Unknown { code, .. }
+                if BASE_TYPES.contains(&u16::from(*code)) || code.is_dnssec() =>
+            {
                 self.changed.push(record.name.clone());
             }
             _ => {

@@ -55,7 +55,7 @@ fn rule(name: &str) -> Option<NameRule> {
     let mut rule = NameRule::default();
     match name {
         "ok.example" => {}
-        "txt.ok.example" => rule.types = [16, 255, 41, 252, 65_400].into(),
+        "txt.ok.example" => rule.types.extend([16, 255, 41, 252, 65_400]),
         "ech.ok.example" => rule.keep_ech = true,
         _ if name.ends_with(".wild.ok.example") => {
             rule.wildcard = "wild.ok.example".parse().ok();

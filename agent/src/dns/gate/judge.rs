@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use hickory_proto::op::{Message, OpCode};
 use hickory_proto::rr::rdata::SOA;
-use hickory_proto::rr::{DNSClass, Name as WireName, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, Name as WireName, RData, Record};
 
 use super::wire::{Client, Draft, bare_error, canonical, extended};
 use super::{GateRecord, NameRule, Outcome, Question, Rcode, Refuse, Transport, Verdict};
@@ -67,7 +67,7 @@ pub enum Judged {
 /// servers cannot be made to talk to each other through a forged source.
 ///
 /// A name outside the policy is refused whatever the type, as `refuse` says. Of a name
-/// inside, these are answered: A, AAAA, CNAME, HTTPS, SVCB, and what the rule lists. Other
+/// inside, the rule's types are answered: [`crate::policy::BASE_TYPES`], and what it lists. Other
 /// types of it are REFUSED; where refusals are NXDOMAIN they are empty answers instead,
 /// because NXDOMAIN would say of the *name* that it does not exist (RFC 8020) and a client
 /// may keep that for the types that it has. Types that ask for more than one thing (ANY,
@@ -120,7 +120,7 @@ pub fn judge(
     if is_meta(rtype) {
         return refused(&client, META_TEXT);
     }
-    if !is_usual(client.query.query_type()) && !rule.types.contains(&rtype) {
+    if !rule.types.contains(&rtype) {
         return match refuse {
             Refuse::Refused => refused(&client, TYPE_TEXT),
             Refuse::NxDomain => empty(&client),
@@ -132,14 +132,6 @@ pub fn judge(
         rule,
         over: None,
     })
-}
-
-/// What every name of a policy has.
-pub(super) const fn is_usual(rtype: RecordType) -> bool {
-    matches!(
-        rtype,
-        RecordType::A | RecordType::AAAA | RecordType::CNAME | RecordType::HTTPS | RecordType::SVCB
-    )
 }
 
 /// Types that are no data: reserved, OPT, and 128 to 255, which RFC 6895 keeps for
@@ -186,7 +178,7 @@ pub(super) fn refusal(
 }
 
 /// What makes a negative answer one that may be kept (RFC 2308 section 5: without an SOA it
-/// must not be). Its owner is the name that was asked, so that it says nothing about any
+/// should not be). Its owner is the name that was asked, so that it says nothing about any
 /// other. glibc, musl and Go keep no answers; c-ares, systemd-resolved, dnsmasq and
 /// browsers do, for the lesser of its TTL and its minimum.
 fn made_soa(name: &WireName) -> Record {

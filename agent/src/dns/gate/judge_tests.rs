@@ -9,7 +9,7 @@ fn rule(name: &str) -> Option<NameRule> {
     let mut rule = NameRule::default();
     match name {
         "in.example" | "a.b.example" | "5.2.0.192.in-addr.arpa" => {}
-        "text.example" => rule.types = [16, 65_400, 255, 252, 41].into(),
+        "text.example" => rule.types.extend([16, 65_400, 255, 252, 41]),
         _ => return None,
     }
     Some(rule)

@@ -70,6 +70,8 @@ enum Tried {
 /// A query that could not be answered at once.
 pub(super) struct Waiting {
     asked: Asked,
+    /// What the cache has, where only the grant is left.
+    found: Option<Answer>,
     peer: SocketAddr,
     arrived: Instant,
     _permit: OwnedSemaphorePermit,
@@ -262,14 +264,15 @@ impl<B: Backend> Gate<B> {
             }
         }
         let question = asked.question(self.backend.validate());
-        if let Some(found) = self.backend.cached(&question) {
-            let wanted = addresses(&asked, &found);
+        let found = self.backend.cached(&question);
+        if let Some(found) = &found {
+            let wanted = addresses(&asked, found);
             let granted = match wanted.is_empty() {
                 true => Some(Granted::default()),
                 false => self.backend.granted(&asked.name, &wanted, &asked.rule),
             };
             if let Some(granted) = granted {
-                return Tried::Done(self.answer(&asked, &found, &granted));
+                return Tried::Done(self.answer(&asked, found, &granted));
             }
         }
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
@@ -277,6 +280,7 @@ impl<B: Backend> Gate<B> {
         };
         Tried::Waits(Waiting {
             asked,
+            found,
             peer,
             arrived,
             _permit: permit,
@@ -287,20 +291,23 @@ impl<B: Backend> Gate<B> {
     pub(super) async fn finish(&self, waiting: Waiting) -> Option<Vec<u8>> {
         let Waiting {
             asked,
+            found,
             peer,
             arrived,
             _permit,
         } = waiting;
         let transport = asked.client.transport;
-        let outcome = AssertUnwindSafe(self.look_up(&asked)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(self.look_up(&asked, found))
+            .catch_unwind()
+            .await;
         let outcome = outcome.unwrap_or_else(|_| lost());
         self.done(outcome, transport, peer, arrived)
     }
 
-    async fn look_up(&self, asked: &Asked) -> Outcome {
+    async fn look_up(&self, asked: &Asked, found: Option<Answer>) -> Outcome {
         let question = asked.question(self.backend.validate());
         let flight = self.flights.join(question.clone(), &asked.rule, || {
-            look(Arc::clone(&self.backend), asked.clone(), question)
+            look(Arc::clone(&self.backend), asked.clone(), question, found)
         });
         let landed = flight.await;
         // The policy may have changed meanwhile: a name that it no longer has must not be
@@ -333,6 +340,9 @@ impl<B: Backend> Gate<B> {
         let Outcome { reply, mut record } = outcome;
         record.elapsed = arrived.elapsed();
         self.stats.query(record.verdict, record.rcode);
+        if record.over.as_ref().is_some_and(|over| over.tell) {
+            self.stats.budgets_crossed.fetch_add(1, Relaxed);
+        }
         let event = GateEvent {
             agent: self.agent,
             transport,
@@ -368,18 +378,26 @@ fn lost() -> Outcome {
     }
 }
 
-/// One look-up: found, then written. It is bounded in time as a whole.
-async fn look<B: Backend>(backend: Arc<B>, asked: Asked, question: Question) -> Landed {
+/// One look-up: found, unless it was before, then written. It is bounded in time as a whole.
+async fn look<B: Backend>(
+    backend: Arc<B>,
+    asked: Asked,
+    question: Question,
+    found: Option<Answer>,
+) -> Landed {
     let begun = Instant::now();
     let late = |upstream: Arc<str>| Failed {
         kind: FailKind::Timeout,
         upstream,
         elapsed: begun.elapsed(),
     };
-    let found = match timeout(LOOK_UP_TIME, backend.resolve(question)).await {
-        Ok(Ok(found)) => found,
-        Ok(Err(failed)) => return Landed::Failed(failed),
-        Err(_) => return Landed::Failed(late(Arc::from(""))),
+    let found = match found {
+        Some(found) => found,
+        None => match timeout(LOOK_UP_TIME, backend.resolve(question)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(failed)) => return Landed::Failed(failed),
+            Err(_) => return Landed::Failed(late(Arc::from(""))),
+        },
     };
     let wanted = addresses(&asked, &found);
     if wanted.is_empty() {

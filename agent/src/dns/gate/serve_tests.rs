@@ -380,6 +380,33 @@ async fn a_grant_that_fails_is_no_answer() {
 }
 
 #[tokio::test]
+async fn what_became_of_queries_is_counted() {
+    let mut gate = start(0x1414, 16);
+    for name in ["a.example.", "outside.example.", "nothing.wild.example."] {
+        udp_ask(gate.v4, &query(1, name)).await;
+    }
+    assert_eq!(gate.stats.budgets_crossed.load(Relaxed), 0);
+    gate.backend.spent.store(true, SeqCst);
+    for _ in 0..2 {
+        let reply = udp_ask(gate.v4, &query(2, "y.wild.example.")).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+        let crossed = gate.refusals.recv().await.expect("a record");
+        let budget = |event: &GateEvent| event.record.over.is_some();
+        assert!(budget(&crossed) || budget(&gate.refusals.recv().await.expect("a record")));
+    }
+    let counts = Verdict::ALL.map(|verdict| gate.stats.verdicts(verdict));
+    let expected = Verdict::ALL.map(|verdict| match verdict {
+        Verdict::OverBudget => 2,
+        Verdict::Answered | Verdict::NoData | Verdict::Refused => 1,
+        _ => 0,
+    });
+    assert_eq!(counts, expected);
+    // The stand-in says of each that it is the first of its hour.
+    assert_eq!(gate.stats.budgets_crossed.load(Relaxed), 2);
+    gate.stop().await;
+}
+
+#[tokio::test]
 async fn look_ups_over_the_bound_are_servfail_and_the_rest_goes_on() {
     let gate = start(0x1413, 1024);
     gate.backend.open.store(false, SeqCst);

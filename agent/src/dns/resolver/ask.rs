@@ -17,7 +17,7 @@ use super::reduce::{End, MAX_CHAIN, reduce};
 use super::routes::Routes;
 use super::{Answer, Failed, Fault, Question, ResolverConfig, ResolverConfigError, Source};
 use crate::dns::clock::{self, Clock};
-use crate::dns::stats::DnsStats;
+use crate::dns::stats::{DnsStats, Transport};
 use crate::leases::{FailKind, Name};
 
 /// The most questions that are under way upstream; beyond it one fails at once. The gates
@@ -28,6 +28,17 @@ pub const MAX_PREFETCHES: usize = 8;
 /// The longest that a question takes, over all servers and aliases. Clients give up
 /// earlier.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// A server that questions may be sent to now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerState {
+    /// Its label in metrics.
+    pub label: Arc<str>,
+    /// How requests travel to it.
+    pub transports: Vec<Transport>,
+    /// Its last request was answered, or there was none yet.
+    pub well: bool,
+}
 
 /// Answers questions from its cache or from the servers.
 pub struct Resolver {
@@ -91,6 +102,40 @@ impl Resolver {
     pub fn labels(&self) -> Vec<String> {
         let route = self.inner.routes.general();
         route.servers.labels().map(ToString::to_string).collect()
+    }
+
+    /// Every server in force, those of zones too. One that several routes have is well when
+    /// it is for all of them; so is the label that those share of which there are too many.
+    pub fn servers(&self) -> Vec<ServerState> {
+        let mut servers: Vec<ServerState> = Vec::new();
+        for route in self.inner.routes.all() {
+            for server in route.servers.iter() {
+                let (label, well) = (server.counted_as(), server.health().is_well());
+                let at = servers.iter().position(|known| known.label == *label);
+                let at = at.unwrap_or_else(|| {
+                    servers.push(ServerState {
+                        label: label.clone(),
+                        transports: Vec::new(),
+                        well: true,
+                    });
+                    servers.len() - 1
+                });
+                let known = &mut servers[at];
+                known.well &= well;
+                for transport in server.way().transports() {
+                    if !known.transports.contains(transport) {
+                        known.transports.push(*transport);
+                    }
+                }
+            }
+        }
+        servers
+    }
+
+    /// What the cache holds: answers, and their bytes as they are counted against
+    /// [`super::MAX_CACHE_BYTES`].
+    pub fn cached_now(&self) -> (u64, u64) {
+        self.inner.cache.size()
     }
 
     /// The answer when it needs nobody: it is in the cache, or the name is nobody's to

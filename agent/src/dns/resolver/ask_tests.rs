@@ -78,6 +78,7 @@ async fn an_answer_is_kept_for_its_ttl_and_counts_down() {
     let (stub, bench) = one().await;
     here(&stub, "a.example.", 60);
     assert_eq!(bench.resolver.cached(&a("a.example")), None);
+    assert_eq!(bench.resolver.cached_now(), (0, 0));
     let first = bench.ask("a.example").await;
     assert_eq!((first.source, first.ttl), (Source::Upstream, 60));
     assert_eq!(*first.upstream, stub.addr.to_string());
@@ -85,6 +86,8 @@ async fn an_answer_is_kept_for_its_ttl_and_counts_down() {
     let again = bench.resolver.cached(&a("A.Example")).expect("kept");
     assert_eq!((again.source, again.ttl), (Source::Cache, 1));
     assert_eq!(again.records, first.records);
+    let (entries, bytes) = bench.resolver.cached_now();
+    assert!(entries == 1 && bytes > 512, "{entries} {bytes}");
     bench.hand.advance(secs(1));
     assert_eq!(bench.resolver.cached(&a("a.example")), None);
     assert_eq!(bench.ask("a.example").await.source, Source::Upstream);
@@ -428,7 +431,7 @@ async fn the_next_server_is_asked_when_one_gives_no_answer_and_only_then() {
         assert_eq!(*bench.ask(&name).await.upstream, second.addr.to_string());
         assert_eq!(first.asked().len(), 2 + n, "it was asked first");
     }
-    let failures = bench.stats.upstream(&first.addr.to_string());
+    let (_, failures) = bench.stats.upstream(&first.addr.to_string());
     for kind in [FailKind::ServFail, FailKind::Refused] {
         assert_eq!(failures.failures[kind.index()].load(Relaxed), 1);
     }
@@ -446,10 +449,18 @@ async fn a_server_that_failed_is_asked_last_until_a_probe_is_answered() {
     }
     here(&second, "dead.example.", 60);
     let from = |answer: Answer| answer.upstream.to_string();
+    let well = || -> Vec<bool> {
+        let servers = bench.resolver.servers();
+        let ways = [Transport::Udp, Transport::Tcp];
+        assert!(servers.iter().all(|server| server.transports == ways));
+        servers.iter().map(|server| server.well).collect()
+    };
+    assert_eq!(well(), [true, true], "not asked yet");
     assert_eq!(
         from(bench.ask("dead.example").await),
         second.addr.to_string()
     );
+    assert_eq!(well(), [false, true]);
     assert_eq!(from(bench.ask("n0.example").await), second.addr.to_string());
     assert_eq!(first.asked().len(), 1);
     // Its pause ends: a probe goes out beside the question, in vain.
@@ -458,7 +469,7 @@ async fn a_server_that_failed_is_asked_last_until_a_probe_is_answered() {
     first.until_asked(2).await;
     assert_eq!(first.asked()[1], (".".to_owned(), RecordType::NS));
     let timeout = FailKind::Timeout.index();
-    let failures = bench.stats.upstream(&first.addr.to_string());
+    let (_, failures) = bench.stats.upstream(&first.addr.to_string());
     while failures.failures[timeout].load(Relaxed) < 2 {
         tokio::task::yield_now().await;
     }
@@ -478,6 +489,50 @@ async fn a_server_that_failed_is_asked_last_until_a_probe_is_answered() {
         tokio::task::yield_now().await;
     }
     assert_eq!(from(bench.ask("n3.example").await), first.addr.to_string());
+    assert_eq!(well(), [true, true]);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_and_goes_is_a_few_lines() {
+    let lines = super::dnssec_tests::Lines::default();
+    let _guard = lines.listen();
+    let (stub, bench) = one().await;
+    here(&stub, "here.example.", 1);
+    silent(&stub, "silent.example.");
+    for _ in 0..6 {
+        assert_eq!(bench.fails("silent.example").await, FailKind::Timeout);
+        bench.hand.advance(secs(10));
+        bench.ask("here.example").await;
+    }
+    let told = lines.with("this DNS server");
+    assert_eq!(told.len(), 6, "{told:?}");
+    bench.hand.advance(secs(300));
+    assert_eq!(bench.fails("silent.example").await, FailKind::Timeout);
+    let told = lines.with("this DNS server");
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert!(told[6].contains("kept_back=6"), "{told:?}");
+}
+
+#[tokio::test]
+async fn servers_of_zones_are_told_of_and_one_that_two_routes_have_once() {
+    let shared: SocketAddr = ([192, 0, 2, 1], 53).into();
+    let zone = |name: &str, upstreams: &[Upstream]| Zone {
+        zone: ZoneName::try_from(name.to_owned()).expect("zone"),
+        upstreams: upstreams.to_vec(),
+        insecure: false,
+    };
+    let other = Upstream::Plain(([192, 0, 2, 2], 53).into());
+    let bench = bench(ResolverConfig {
+        zones: vec![
+            zone("a.example", &[Upstream::Plain(shared)]),
+            zone("b.example", &[other]),
+        ],
+        ..config(&[shared])
+    });
+    let servers = bench.resolver.servers();
+    let mut labels: Vec<_> = servers.iter().map(|server| &*server.label).collect();
+    labels.sort_unstable();
+    assert_eq!(labels, ["192.0.2.1:53", "192.0.2.2:53"]);
 }
 
 #[tokio::test]
@@ -509,7 +564,7 @@ async fn truncated_answers_come_by_tcp_and_each_transport_is_counted() {
             .expect("long");
         assert_eq!(answer.records.len(), 100);
     }
-    let stats = bench.stats.upstream(&stub.addr.to_string());
+    let (_, stats) = bench.stats.upstream(&stub.addr.to_string());
     for (transport, count) in [
         (Transport::Udp, 2),
         (Transport::Tcp, 2),

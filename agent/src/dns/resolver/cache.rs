@@ -171,9 +171,8 @@ impl Cache {
         }
     }
 
-    /// Does what moka would do in time, and gives entries and weight.
-    #[cfg(test)]
-    pub(super) fn settle(&self) -> (u64, u64) {
+    /// Entries and their weight now: moka does first what it else does in time.
+    pub(super) fn size(&self) -> (u64, u64) {
         self.entries.run_pending_tasks();
         (self.entries.entry_count(), self.entries.weighted_size())
     }
@@ -280,7 +279,7 @@ mod tests {
         for n in 0..2 * MAX_CACHE_ENTRIES {
             cache.keep(key(&format!("n{n}.example.")), &entry(0, 60, true));
         }
-        let (entries, bytes) = cache.settle();
+        let (entries, bytes) = cache.size();
         assert!(
             entries <= MAX_CACHE_ENTRIES && bytes <= MAX_CACHE_BYTES,
             "{entries} {bytes}"

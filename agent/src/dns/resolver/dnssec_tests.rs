@@ -183,6 +183,70 @@ async fn what_is_forged_or_stripped_fails_and_nothing_old_stands_in() {
     assert_eq!((stale.source, stale.authentic), (Source::Stale, true));
 }
 
+/// What is logged goes here.
+#[derive(Clone, Default)]
+pub(super) struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("lock").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// Takes what this thread logs until the guard goes.
+    pub(super) fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        // With only one listener in the process, another thread that meets a line first would
+        // settle for all that nobody wants it.
+        static ANOTHER: std::sync::OnceLock<tracing::Dispatch> = std::sync::OnceLock::new();
+        ANOTHER.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// Those with some text.
+    pub(super) fn with(&self, text: &str) -> Vec<String> {
+        let bytes = self.0.lock().expect("lock").clone();
+        let all = String::from_utf8(bytes).expect("text");
+        let lines = all.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_answers_that_do_not_validate_is_a_few_lines() {
+    let lines = Lines::default();
+    let _guard = lines.listen();
+    let zone = signed().await;
+    let bare = vec![address("www.signed.example.", 60, "192.0.2.1")];
+    let says = Says::Records(bare);
+    zone.stub.set("www.signed.example.", RecordType::A, says);
+    for _ in 0..20 {
+        let failed = zone.ask("www.signed.example", false, true).await;
+        assert_eq!(failed.expect_err("bare").kind, FailKind::ServFail);
+    }
+    let told = lines.with("is not signed");
+    assert_eq!(told.len(), 5, "{told:?}");
+    // A minute later there is room for one, which says how many were kept back.
+    zone.hand.advance(Duration::from_secs(60));
+    for _ in 0..2 {
+        let failed = zone.ask("www.signed.example", false, true).await;
+        failed.expect_err("bare");
+    }
+    let told = lines.with("is not signed");
+    assert_eq!(told.len(), 6, "{told:?}");
+    assert!(told[5].contains("kept_back=15"), "{told:?}");
+}
+
 #[tokio::test]
 async fn that_there_is_none_must_be_proven() {
     let zone = signed().await;

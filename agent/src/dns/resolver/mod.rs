@@ -50,7 +50,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Record, RecordType};
 
-pub use ask::{MAX_FLIGHTS, MAX_PREFETCHES, Resolver};
+pub use ask::{MAX_FLIGHTS, MAX_PREFETCHES, Resolver, ServerState};
 pub use cache::{MAX_CACHE_BYTES, MAX_CACHE_ENTRIES, STALE_TTL};
 pub use config::{MAX_UPSTREAMS, MAX_ZONES, ResolverConfig, ResolverConfigError};
 pub use reduce::MAX_CHAIN;
@@ -90,7 +90,9 @@ pub struct Answer {
     /// Every record was validated. Never true of what was not asked with `validate`: a
     /// server's own word (AD) is not taken.
     pub authentic: bool,
-    /// What is left of its life now, in seconds.
+    /// What is left of its life now, in seconds. Zero for a negative answer without an SOA:
+    /// it is for whoever waits for it and is never kept (RFC 2308, section 5: such answers
+    /// "SHOULD NOT be cached"), so each question for such a name goes upstream anew.
     pub ttl: u32,
     /// The names that the asked one is an alias of, in order; empty when it is none.
     pub chain: Vec<Name>,

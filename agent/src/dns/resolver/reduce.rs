@@ -36,7 +36,9 @@ pub(super) enum End {
     /// With a name that has none (NOERROR), or that does not exist.
     None {
         code: ResponseCode,
-        /// How long that holds (RFC 2308), in seconds; `None` when no SOA says so.
+        /// How long that holds (RFC 2308), in seconds; `None` when no SOA says so, and then
+        /// it is told once and not kept: "negative responses without SOA records SHOULD NOT
+        /// be cached" (section 5), because nothing says when they end.
         ttl: Option<u32>,
     },
     /// With a name that has to be asked itself.

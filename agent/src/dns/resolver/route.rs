@@ -28,6 +28,10 @@ impl Servers {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
+        self.list.iter().map(AsRef::as_ref)
+    }
+
     pub(super) fn labels(&self) -> impl Iterator<Item = &Arc<str>> {
         self.list.iter().map(|server| server.label())
     }

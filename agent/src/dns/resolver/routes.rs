@@ -116,6 +116,12 @@ impl Routes {
         }
     }
 
+    /// Every route in force, the general one last.
+    pub(super) fn all(&self) -> Vec<Arc<Route>> {
+        let zones = self.zones.iter().map(|(_, route)| route.clone());
+        zones.chain([self.general()]).collect()
+    }
+
     /// The general servers. Costs a `stat` when they are the system's: a laptop's servers
     /// change with its network.
     pub(super) fn general(&self) -> Arc<Route> {

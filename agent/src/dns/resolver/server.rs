@@ -23,10 +23,15 @@ use super::{ResolverConfig, Upstream};
 use crate::dns::clock::Clock;
 use crate::dns::stats::{DnsStats, Transport, UpstreamStats};
 use crate::leases::FailKind;
+use crate::throttle::Bucket;
 
 /// Requests under way on one connection; beyond it a request fails. Ids are 16 bits, and
 /// the more are in use the easier one is to hit.
 const MAX_ON_CONNECTION: usize = 256;
+
+/// Lines about whether a server answers: so many at once, then one in this time. A name whose
+/// own servers are silent looks like a silent server, so an agent can make it come and go.
+const LINES: (Duration, u32) = (Duration::from_secs(300), 6);
 
 /// A failure, and what hickory says of it.
 pub(super) struct Trouble {
@@ -82,7 +87,9 @@ pub(super) struct Server {
     kept: tokio::sync::Mutex<Kept>,
     connections: std::sync::atomic::AtomicU64,
     health: Mutex<Health>,
+    lines: Mutex<Bucket>,
     clock: Clock,
+    counted_as: Arc<str>,
     stats: Arc<UpstreamStats>,
 }
 
@@ -95,8 +102,10 @@ impl Server {
         stats: &DnsStats,
     ) -> Self {
         let label: Arc<str> = way.to_string().into();
+        let (counted_as, stats) = stats.upstream(&way.without_path());
         Self {
-            stats: stats.upstream(&label),
+            stats,
+            counted_as,
             label,
             way,
             tls: tls.cloned(),
@@ -107,6 +116,7 @@ impl Server {
             kept: tokio::sync::Mutex::default(),
             connections: Default::default(),
             health: Mutex::default(),
+            lines: Mutex::new(Bucket::slow(LINES.0, LINES.1)),
             clock,
         }
     }
@@ -115,8 +125,24 @@ impl Server {
         &self.label
     }
 
+    /// Its label in metrics.
+    pub(super) fn counted_as(&self) -> &Arc<str> {
+        &self.counted_as
+    }
+
+    /// The way to it.
+    pub(super) fn way(&self) -> &Upstream {
+        &self.way
+    }
+
     pub(super) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lines that were kept back before this one; none if this one is too.
+    fn line(&self) -> Option<u64> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.pass((self.clock)())
     }
 
     /// Asks; counts what comes of it. The answer is one to the question, NOERROR or
@@ -160,13 +186,17 @@ impl Server {
                 kind: FailKind::ServFail | FailKind::Refused,
                 ..
             }) => {
-                if self.health().answered() {
-                    tracing::info!(upstream = %self.label, "this DNS server answers again");
+                if self.health().answered()
+                    && let Some(kept_back) = self.line()
+                {
+                    tracing::info!(upstream = %self.label, kept_back, "this DNS server answers again");
                 }
             }
             Some(trouble) => {
-                if self.health().failed((self.clock)()) {
-                    tracing::warn!(upstream = %self.label, error = trouble.why, "this DNS server gives no usable answer; others are asked first until it does");
+                if self.health().failed((self.clock)())
+                    && let Some(kept_back) = self.line()
+                {
+                    tracing::warn!(upstream = %self.label, error = trouble.why, kept_back, "this DNS server gives no usable answer; others are asked first until it does");
                 }
             }
         }

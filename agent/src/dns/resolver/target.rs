@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dns::stats::Transport;
+
 const PLAIN_PORT: u16 = 53;
 const TLS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
@@ -46,6 +48,24 @@ impl Upstream {
     pub const fn addr(&self) -> SocketAddr {
         match self {
             Self::Plain(addr) | Self::Tls { addr, .. } | Self::Https { addr, .. } => *addr,
+        }
+    }
+
+    /// Its label in metrics: as in the configuration, without the path of an HTTPS server,
+    /// which with some providers is who the customer is.
+    pub fn without_path(&self) -> String {
+        match self {
+            Self::Plain(_) | Self::Tls { .. } => self.to_string(),
+            Self::Https { addr, name, .. } => format!("https://{addr}#{name}"),
+        }
+    }
+
+    /// How requests travel to it.
+    pub const fn transports(&self) -> &'static [Transport] {
+        match self {
+            Self::Plain(_) => &[Transport::Udp, Transport::Tcp],
+            Self::Tls { .. } => &[Transport::Tls],
+            Self::Https { .. } => &[Transport::Https],
         }
     }
 

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn failures(&self, kind: FailKind) -> u64 {
-        let upstream = self.stats.upstream(&self.stub.addr.to_string());
+        let (_, upstream) = self.stats.upstream(&self.stub.addr.to_string());
         upstream.failures[kind.index()].load(Relaxed)
     }
 }
@@ -108,7 +108,7 @@ async fn both_families_are_found_with_their_ttl_and_one_is_enough() {
         "and yet it is counted"
     );
 
-    let upstream = bench.stats.upstream(&bench.stub.addr.to_string());
+    let (_, upstream) = bench.stats.upstream(&bench.stub.addr.to_string());
     assert_eq!(upstream.requests(), 6);
 }
 

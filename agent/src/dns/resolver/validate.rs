@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, once};
@@ -19,6 +19,7 @@ use super::route::Servers;
 use super::socket::Sockets;
 use crate::dns::clock::Clock;
 use crate::leases::FailKind;
+use crate::throttle::Bucket;
 
 /// Answers on the way to keys (DNSKEY, DS, NS) that are remembered; the chain of a name is
 /// three or four zones long, and the upper ones are the same for most names. About 2 KB
@@ -26,6 +27,10 @@ use crate::leases::FailKind;
 const MAX_KEYS: u64 = 256;
 /// The longest that they are.
 const MAX_KEY_LIFE: Duration = Duration::from_secs(3600);
+
+/// Lines about answers that do not validate: so many at once, then one in this time. An agent
+/// can ask for as many of them as it likes.
+const LINES: (Duration, u32) = (Duration::from_secs(60), 5);
 
 tokio::task_local! {
     /// hickory's validator hands back neither the server that answered nor what went
@@ -45,6 +50,7 @@ pub(super) struct Validator {
     anchors: Arc<TrustAnchors>,
     keys: Keys,
     handle: std::sync::OnceLock<DnssecDnsHandle<Handle>>,
+    lines: Mutex<Bucket>,
 }
 
 impl Validator {
@@ -56,6 +62,7 @@ impl Validator {
                 clock,
             },
             handle: std::sync::OnceLock::new(),
+            lines: Mutex::new(Bucket::slow(LINES.0, LINES.1)),
         }
     }
 
@@ -111,7 +118,11 @@ impl Validator {
             (None, None) => {
                 // Should a forged key have caused this it shall not stay.
                 self.keys.cache.invalidate_all();
-                tracing::warn!(name = %query.name(), rtype = %query.query_type(), upstream = %label, "an answer is not signed as it must be; it is not used");
+                let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(kept_back) = lines.pass((self.keys.clock)()) {
+                    tracing::warn!(name = %query.name(), rtype = %query.query_type(), upstream = %label, kept_back, "an answer is not signed as it must be; it is not used");
+                }
+                drop(lines);
                 Err(Fault {
                     kind: FailKind::ServFail,
                     bogus: true,

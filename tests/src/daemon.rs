@@ -3,6 +3,7 @@
 use crate::attack::{Launch, PLAIN_USER};
 use crate::cgroup;
 use crate::disk::BPFFS;
+use crate::fd_store::{FdStore, WITH_LISTEN_PID};
 use crate::ns::Ns;
 use crate::puppet::{self, Puppet};
 use crate::world::{NAME_SERVER, World, open_to_all};
@@ -40,6 +41,7 @@ pub struct Daemon {
     bpffs: PathBuf,
     metrics: u16,
     child: Option<Child>,
+    store: Option<FdStore>,
 }
 
 impl Daemon {
@@ -72,6 +74,7 @@ impl Daemon {
             bpffs: Path::new(BPFFS).join(&name),
             metrics: METRICS_PORT.fetch_add(1, Ordering::Relaxed),
             child: None,
+            store: None,
         };
         std::fs::create_dir(&daemon.folder)?;
         open_to_all(&daemon.folder)?;
@@ -116,7 +119,16 @@ impl Daemon {
             .create(true)
             .append(true)
             .open(self.folder.join("daemon.log"))?;
-        let mut command = self.cli(&["daemon"]);
+        let mut command = match &self.store {
+            None => self.cli(&["daemon"]),
+            Some(store) => {
+                let mut command = self.ns.command_as(0, "/bin/sh");
+                command.args(WITH_LISTEN_PID).arg(program());
+                command.arg("--config").arg(self.config()).arg("daemon");
+                store.hand_over(&mut command)?;
+                command
+            }
+        };
         // The soft limit that service managers give, whatever this shell has.
         let usual = || -> std::io::Result<()> {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -311,6 +323,23 @@ impl Daemon {
             self.stop()?;
         }
         self.launch()
+    }
+
+    /// Starts it again as a service whose manager keeps descriptors for it, from now on.
+    ///
+    /// # Errors
+    /// As [`Daemon::restart`].
+    pub fn with_fd_store(&mut self) -> anyhow::Result<()> {
+        self.store = Some(FdStore::new(&self.folder)?);
+        self.restart()
+    }
+
+    /// What is kept for it, since [`Daemon::with_fd_store`].
+    ///
+    /// # Errors
+    /// When nothing is.
+    pub fn fd_store(&self) -> anyhow::Result<&FdStore> {
+        self.store.as_ref().context("the daemon has no store")
     }
 
     /// Starts it and kills it after `delay`, ready or not: the delay is the moment of the

@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// What a name stands for.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +29,11 @@ struct State {
     zones: HashMap<String, Zone>,
     asked: HashMap<String, usize>,
     types: HashMap<(String, RecordType), usize>,
+    log: Vec<String>,
     silent: bool,
     failing: bool,
     window: Option<usize>,
+    given: HashMap<IpAddr, Instant>,
 }
 
 /// Answers from a map (with CNAME chains), NXDOMAIN for other names. `*.zone.example` stands
@@ -155,6 +158,16 @@ impl DnsHost {
         self.lock().asked.get(&fold(name)).copied().unwrap_or(0)
     }
 
+    /// When an address was first part of an answer.
+    pub fn given(&self, address: IpAddr) -> Option<Instant> {
+        self.lock().given.get(&address).copied()
+    }
+
+    /// The name of each question, in the order in which they came.
+    pub fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
     /// Every name that was asked for.
     pub fn names(&self) -> Vec<String> {
         self.lock().asked.keys().cloned().collect()
@@ -227,6 +240,7 @@ fn reply(query: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
     let mut state = state.lock().expect("dns lock");
     let of_type = (name.clone(), question.query_type());
     *state.types.entry(of_type).or_default() += 1;
+    state.log.push(name.clone());
     let turn = state.asked.entry(name.clone()).or_default();
     *turn += 1;
     let turn = *turn;
@@ -246,6 +260,10 @@ fn reply(query: &[u8], state: &Mutex<State>) -> Option<Vec<u8>> {
         turn,
     ) {
         reply.metadata.response_code = ResponseCode::NXDomain;
+    }
+    let now = Instant::now();
+    for address in reply.answers.iter().filter_map(|one| one.data.ip_addr()) {
+        state.given.entry(address).or_insert(now);
     }
     reply.to_vec().ok()
 }

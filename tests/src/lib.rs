@@ -22,16 +22,19 @@
 
 pub mod attack;
 pub mod cgroup;
+pub mod clients;
 pub mod daemon;
 pub mod demo;
 pub mod disk;
 pub mod dns;
+pub mod fd_store;
 pub mod http;
 pub mod ns;
 pub mod pty;
 pub mod puppet;
 pub mod record;
 pub mod service;
+pub mod services;
 pub mod sink;
 pub mod sniff;
 pub mod stage;

@@ -4,7 +4,7 @@ use crate::ns::Ns;
 use crate::service::{Service, Stop};
 use anyhow::Context;
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -101,6 +101,42 @@ fn drain(stop: &Stop, mut stream: TcpStream, from: SocketAddr, log: &Log) {
             Ok(0) | Err(_) => return,
             Ok(length) => record(log, from, &buffer[..length]),
         }
+    }
+}
+
+/// TCP hosts of many addresses that let everyone in, and remember at which address.
+pub struct Doors {
+    log: Arc<Mutex<Vec<(IpAddr, Instant)>>>,
+    _service: Service,
+}
+
+impl Doors {
+    /// Listens in `ns`, at every address that the namespace calls its own if `address` is
+    /// 0.0.0.0.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub fn start(ns: &Ns, address: SocketAddr) -> anyhow::Result<Self> {
+        let listener = listen(ns, address)?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let theirs = log.clone();
+        let service = Service::spawn("doors", move |stop| {
+            accept_each(&stop, &listener, |stream, _, _| {
+                if let Ok(at) = stream.local_addr() {
+                    let arrival = (at.ip(), Instant::now());
+                    theirs.lock().expect("doors lock").push(arrival);
+                }
+            });
+        })?;
+        Ok(Self {
+            log,
+            _service: service,
+        })
+    }
+
+    /// Every connection that came: at which address, and when.
+    pub fn opened(&self) -> Vec<(IpAddr, Instant)> {
+        self.log.lock().expect("doors lock").clone()
     }
 }
 

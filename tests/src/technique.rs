@@ -25,13 +25,18 @@ pub struct Technique {
 
 /// The program, built by Cargo for this test run.
 pub fn program() -> PathBuf {
+    beside("hostile")
+}
+
+/// Any program of this crate.
+pub(crate) fn beside(name: &str) -> PathBuf {
     // Integration tests lie in target/<profile>/deps, the program in target/<profile>.
     let mut path = std::env::current_exe().expect("the test's own path");
     path.pop();
     if path.ends_with("deps") {
         path.pop();
     }
-    path.join("hostile")
+    path.join(name)
 }
 
 /// Every technique.

@@ -3,7 +3,7 @@
 use crate::dns::DnsHost;
 use crate::http::{Authority, HttpHost};
 use crate::ns::Ns;
-use crate::sink::{TcpSink, UdpSink};
+use crate::sink::{Doors, TcpSink, UdpSink};
 use crate::sniff::Sniffer;
 use crate::{unique, wait};
 use anyhow::Context;
@@ -179,6 +179,14 @@ impl World {
     /// When the address is taken.
     pub fn tcp_sink(&self, address: &str) -> anyhow::Result<TcpSink> {
         TcpSink::start(&self.internet, address.parse()?)
+    }
+
+    /// TCP hosts of the internet, at every address of it.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn doors(&self, port: u16) -> anyhow::Result<Doors> {
+        Doors::start(&self.internet, SocketAddr::from(([0, 0, 0, 0], port)))
     }
 
     /// A UDP sink of the internet.

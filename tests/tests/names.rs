@@ -464,3 +464,64 @@ fn an_upstream_that_fails_is_an_error_at_once_and_not_a_silence() {
     })
     .expect("recovery");
 }
+
+/// Other ways to a resolver than port 53: neighbours, and servers that speak in secret.
+#[test]
+fn no_other_resolver_is_asked() {
+    let stage = Stage::new(WILD, "").expect("stage");
+    let mut agent = puppet(&stage);
+    agent
+        .ask(
+            "
+def tell(kind, host, port):
+    family = AF_INET6 if ':' in host else AF_INET
+    s = socket(family, kind)
+    s.settimeout(PATIENCE)
+    s.setsockopt(SOL_SOCKET, SO_BROADCAST, 1)
+    to = getaddrinfo(host, port, type=kind)[0][4]
+    if family == AF_INET6:
+        to = to[:3] + (if_nametoindex('eth0') if host.startswith('ff') else 0,)
+    if kind == SOCK_STREAM:
+        s.connect(to)
+        s.send(question('secret.example'))
+    else:
+        s.sendto(question('secret.example'), to)
+    return 'told'
+",
+        )
+        .expect("function");
+    let neighbours = [
+        ("mDNS", "224.0.0.251", 5353),
+        ("mDNS", "ff02::fb", 5353),
+        ("LLMNR", "224.0.0.252", 5355),
+        ("LLMNR", "ff02::1:3", 5355),
+        ("NetBIOS", "255.255.255.255", 137),
+    ];
+    let servers = ["203.0.113.77", "2001:db8::77"]
+        .into_iter()
+        .flat_map(|host| {
+            [
+                ("DNS over TLS or QUIC", host, 853),
+                ("DNS over HTTPS or HTTP/3", host, 443),
+                ("DNS over QUIC, once", host, 784),
+                ("DNSCrypt", host, 5443),
+            ]
+        });
+    for (what, host, port) in neighbours.into_iter().chain(servers) {
+        for kind in ["SOCK_DGRAM", "SOCK_STREAM"] {
+            let answer = agent
+                .ask(&format!("tell({kind}, {host:?}, {port})"))
+                .expect(what);
+            // TCP to a group or to everybody is no route (tcp_v4_connect, before the hook's
+            // verdict on some kernels).
+            let group = kind == "SOCK_STREAM" && neighbours.iter().any(|n| n.1 == host);
+            let refused = match group {
+                true => answer.errno() != 0,
+                false => answer.errno() == libc::EPERM,
+            };
+            assert!(refused, "{what} at {host}:{port} {kind}: {answer:?}");
+        }
+    }
+    let out = stage.forbidden(|_| false).expect("settle");
+    assert!(out.is_empty(), "{out:?}");
+}

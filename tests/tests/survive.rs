@@ -6,7 +6,7 @@ use exeat_tests::attack::{Attack, DECOY, Effect, PLAIN_USER, PORT, TARGET};
 use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::technique::list;
 use exeat_tests::traffic::{Traffic, traffic_arguments};
-use exeat_tests::{count, unique};
+use exeat_tests::{count, unique, wait};
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -67,6 +67,77 @@ fn killed_again_and_again_under_traffic_nothing_leaks_and_nothing_breaks() {
         to_target.first()
     );
     assert_eq!(stage.sniffer.lost().expect("counters"), 0);
+}
+
+/// Over UDP and over TCP: asked, and what the answer's code is once it comes.
+const ASK_PATIENTLY: &str = "
+def code_udp(name):
+    s = udp('203.0.113.53', 53)
+    s.settimeout(PATIENCE * 6)
+    s.send(question(name))
+    return s.recv(4096)[3] & 15
+
+def code_tcp(name):
+    s = tcp('203.0.113.53', 53)
+    s.settimeout(PATIENCE * 6)
+    q = question(name)
+    s.sendall(struct.pack('>H', len(q)) + q)
+    (length,) = struct.unpack('>H', take(s, 2))
+    return take(s, length)[3] & 15
+";
+
+#[test]
+fn what_is_asked_while_no_daemon_runs_is_answered_by_the_next() {
+    let mut stage = Stage::new(TRAFFIC_POLICY, "").expect("stage");
+    stage.daemon.with_fd_store().expect("restart");
+    let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
+    agent.ask(ASK_PATIENTLY).expect("functions");
+    for (kind, ask) in [("udp4", "code_udp"), ("tcp4", "code_tcp")] {
+        for (name, code) in [("allowed.example", 0), ("other.example", 5)] {
+            stage.daemon.kill9().expect("kill");
+            let kept = stage.daemon.fd_store().expect("store").names();
+            let gate = kept
+                .iter()
+                .find(|name| name.starts_with(&format!("gate-{kind}-")) && name.ends_with(AGENT))
+                .unwrap_or_else(|| panic!("no {kind} gate of {AGENT} in {kept:?}"))
+                .clone();
+            let asked = std::thread::scope(|scope| {
+                let asked = scope.spawn(|| agent.value(&format!("{ask}({name:?})")));
+                let store = stage.daemon.fd_store().expect("store");
+                wait::until("the question to wait", wait::patience(), || {
+                    store.waits(&gate).then_some(())
+                })
+                .expect("waits");
+                stage.daemon.restart().expect("restart");
+                asked.join().expect("no panic")
+            });
+            assert_eq!(asked.expect("an answer"), code, "{kind} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_gate_is_not_kept_for_an_agent_that_is_gone() {
+    let mut stage = Stage::new(TRAFFIC_POLICY, "").expect("stage");
+    stage.daemon.with_fd_store().expect("restart");
+    let store = |stage: &Stage| stage.daemon.fd_store().expect("store").names();
+    assert!(!store(&stage).is_empty());
+    let other = TRAFFIC_POLICY.replace(AGENT, "somebody");
+    stage.daemon.enforce(&other).expect("reload");
+    wait::until("the other agent's gate alone", wait::patience(), || {
+        let names = store(&stage);
+        (!names.is_empty() && names.iter().all(|name| name.ends_with("-somebody"))).then_some(())
+    })
+    .expect("only that");
+    // So too when it left while no daemon ran.
+    stage.daemon.kill9().expect("kill");
+    stage.daemon.write_policy(TRAFFIC_POLICY).expect("policy");
+    stage.daemon.restart().expect("restart");
+    wait::until("the first agent's gate alone", wait::patience(), || {
+        let names = store(&stage);
+        (!names.is_empty() && names.iter().all(|name| name.ends_with(AGENT))).then_some(())
+    })
+    .expect("only that");
 }
 
 #[test]

@@ -161,6 +161,7 @@ fn steps(args: &Args) -> Vec<Step> {
 fn set_up(project: &Project, steps: &[Step]) -> Result<()> {
     if steps.contains(&Step::Live) {
         setup::packages(Tell::All)?;
+        setup::clients(project, Tell::All);
     }
     if steps.contains(&Step::Vm) {
         setup::vm_packages(Tell::All)?;

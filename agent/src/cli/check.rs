@@ -3,7 +3,7 @@
 use super::Output;
 use crate::policy::{
     self, Compiled, Diagnostic, DnsPolicy, HostPattern, Policy, PolicyErrors, PolicySet, Rule,
-    Selector, mode_str,
+    Selector, Services, mode_str,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -47,8 +47,26 @@ struct AgentReport<'a> {
     /// Wildcards of allow and deny rules, each once.
     wildcards: Vec<String>,
     dns: DnsReport,
+    services: ServicesReport<'a>,
     addresses: usize,
     entries: usize,
+}
+
+/// `"all"`, or paths.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ServicesReport<'a> {
+    All(&'static str),
+    Only(&'a BTreeSet<String>),
+}
+
+impl<'a> From<&'a Services> for ServicesReport<'a> {
+    fn from(services: &'a Services) -> Self {
+        match services {
+            Services::All => Self::All("all"),
+            Services::Only(paths) => Self::Only(paths),
+        }
+    }
 }
 
 /// How the gate answers the agent.
@@ -167,6 +185,7 @@ fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
                 hosts: policy.hosts().len(),
                 wildcards: wildcards(policy).iter().map(ToString::to_string).collect(),
                 dns: DnsReport::from(&policy.dns),
+                services: ServicesReport::from(&policy.services),
                 addresses: compiled.len(),
                 entries: compiled.entries().len(),
             })
@@ -266,6 +285,14 @@ fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
             budget.entropy_bits,
             over_budget.as_str(),
         )?;
+    }
+    match &policy.services {
+        Services::All => writeln!(out, "  sees every local service")?,
+        Services::Only(paths) if paths.is_empty() => {}
+        Services::Only(paths) => {
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            writeln!(out, "  sees the local services at {}", paths.join(", "))?;
+        }
     }
     Ok(())
 }
@@ -371,7 +398,7 @@ mod tests {
 
     #[test]
     fn wildcards_and_what_is_answered_are_shown() {
-        let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443], types: [TXT], reason: r}\n    - {host: \"*.b.example\", ports: [443]}\n    deny:\n    - {host: \"*.c.b.example\"}\n    dns: {refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 7}}\n  plain:\n    allow:\n    - {host: a.example, ports: [443]}\n";
+        let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443], types: [TXT], reason: r}\n    - {host: \"*.b.example\", ports: [443]}\n    deny:\n    - {host: \"*.c.b.example\"}\n    dns: {refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 7}}\n    services: [/run/b, /run/a]\n  plain:\n    allow:\n    - {host: a.example, ports: [443]}\n";
         let (code, shown) = check(text, Output::Text);
         assert_eq!(code, 0);
         let want = "a: enforce, 3 rules, 1 host, 2 wildcards, 0 addresses and networks
@@ -379,6 +406,7 @@ mod tests {
   allow tcp *.b.example:443
   deny any *.c.b.example
   dns: validated, other names are NXDOMAIN; below wildcards 7 names, 8192 bytes, 24000 bits of entropy an hour and domain, then report
+  sees the local services at /run/a, /run/b
 plain: enforce, 1 rule, 1 host, 0 addresses and networks
 sound: ";
         assert!(shown.contains(want), "{shown}");
@@ -387,6 +415,8 @@ sound: ";
         let agent = &report["agents"][0];
         assert_eq!(agent["wildcards"][1], "*.c.b.example");
         assert_eq!(agent["hosts"], 1);
+        assert_eq!(agent["services"], serde_json::json!(["/run/a", "/run/b"]));
+        assert_eq!(report["agents"][1]["services"], serde_json::json!([]));
         assert_eq!(agent["dns"]["refuse"], "NXDOMAIN");
         assert_eq!(agent["dns"]["dnssec"], "validate");
         assert_eq!(agent["dns"]["names_an_hour"], 7);

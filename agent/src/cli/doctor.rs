@@ -16,6 +16,7 @@ use crate::{
         probe::{self, Finding, Grade},
         trial::{self, Trial},
     },
+    launch,
 };
 
 /// How to print.
@@ -43,8 +44,8 @@ struct Report {
 /// What this version leaves open, whatever the kernel can do. The README says the same.
 pub const LIMITS: &[&str] = &[
     "An agent that runs as root can leave its cgroup, load programs and open packet sockets: run agents as an ordinary user.",
-    "Unix sockets of brokers (systemd over D-Bus, docker.sock, an SSH agent) are reachable as for any program of the user, and what they do on request is not governed.",
-    "A socket that another process connects and then passes in by SCM_RIGHTS, or that is fetched by pidfd_getfd or ptrace, is judged when it connects or sends to an address, not for what an already connected TCP socket carries.",
+    "Unix sockets of the user's own services (below `/run/user`: systemd, D-Bus, the desktop; an SSH agent) are reachable as for any program of the user, and what they do on request is not governed. Those of the machine (`/run`) are out of sight, but not for an agent that runs as root.",
+    "A socket that another process connects and then passes in by SCM_RIGHTS is judged when it connects or sends to an address, not for what an already connected TCP socket carries. (Other processes' sockets cannot be fetched by pidfd_getfd or ptrace, but by an agent that runs as root.)",
     "A rule by host name allows the addresses of the name; another tenant of the same address can be reached through it.",
     "AF_VSOCK, Bluetooth and netlink sockets are not seen by cgroup hooks.",
 ];
@@ -58,6 +59,7 @@ pub fn run(config: &Config, args: &DoctorArgs) -> Result<Exit, Failure> {
         false => Ok(Vec::new()),
     };
     findings.extend(probe::own_programs(&programs));
+    findings.push(probe::services(launch::services::attempt()));
     let programs = programs.unwrap_or_default();
     let daemon = Client::connect(&config.socket_path())
         .and_then(|mut client| client.ask(&Request::Status {}))

@@ -46,7 +46,12 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                     "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
                 );
             }
-            match launch::execute(&ticket.cgroup, args.user.as_deref(), &args.command) {
+            match launch::execute(
+                &ticket.cgroup,
+                args.user.as_deref(),
+                &ticket.services,
+                &args.command,
+            ) {
                 Ok(never) => match never {},
                 Err(error) => {
                     eprintln!("exeat: {}", printable_lines(&describe(&error)));

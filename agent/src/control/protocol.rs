@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
+use crate::policy::Services;
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
 pub const VERSION: u32 = 1;
@@ -276,6 +277,9 @@ pub struct RunTicket {
     pub mode: String,
     /// Generation of the policy in force.
     pub generation: u32,
+    /// What it sees of the machine's services.
+    #[serde(default)]
+    pub services: Services,
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,

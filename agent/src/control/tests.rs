@@ -92,6 +92,7 @@ impl Handler for Fake {
             cgroup: "/x".into(),
             mode: "enforce".into(),
             generation: 1,
+            services: crate::policy::Services::default(),
             warnings: vec![],
         })
     }

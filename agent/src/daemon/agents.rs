@@ -16,6 +16,7 @@ use super::{
     engine::{Engine, EngineError},
 };
 use crate::{
+    dns::gate::GatePorts,
     kernel::tables::Image,
     leases::{Name, canonical},
     policy::{Compiled, HostName, NameRules, Policy},
@@ -131,9 +132,13 @@ impl Engine {
             .get(policy.name.as_str())
             .copied()
             .unwrap_or_default();
+        let last = GatePorts {
+            v4: remembered.gate4,
+            v6: remembered.gate6,
+        };
         let ports = self
             .gates
-            .open(index, remembered.gate4, remembered.gate6)
+            .open(index, policy.name.as_str(), last)
             .map_err(|source| EngineError::Gate {
                 agent: policy.name.to_string(),
                 source,

@@ -2,21 +2,23 @@
 //! goes by: the agent's names, its budget, the resolver, and the engine that grants.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::SetOnce, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
     Shared,
+    containers::Namespace,
     directory::{Directory, Published},
     engine::Engine,
+    fd_store::FdStore,
     watch,
 };
 use crate::{
@@ -38,16 +40,20 @@ use crate::{
 const QUEUE: usize = 1024;
 
 struct Gate {
+    name: String,
     ports: GatePorts,
     desk: Arc<Desk>,
+    records: Records,
     stop: CancellationToken,
+    /// Where else it answers, and what ends that.
+    abroad: BTreeMap<Namespace, CancellationToken>,
 }
 
 /// What gates need besides their own: the resolver, and the engine once it runs.
 #[derive(Clone)]
 pub(super) struct Means {
     resolver: Arc<Resolver>,
-    shared: Arc<OnceLock<Weak<Shared>>>,
+    shared: Arc<SetOnce<Weak<Shared>>>,
 }
 
 impl Means {
@@ -58,7 +64,7 @@ impl Means {
         }
     }
 
-    /// From now on addresses can be granted.
+    /// From now on addresses can be granted, and gates serve.
     pub(super) fn connect(&self, shared: &Arc<Shared>) {
         // Said once, at the start.
         let _ = self.shared.set(Arc::downgrade(shared));
@@ -211,6 +217,7 @@ pub(super) struct Gates {
     means: Means,
     cancel: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
+    store: FdStore,
 }
 
 impl Gates {
@@ -221,6 +228,7 @@ impl Gates {
         stats: Arc<DnsStats>,
         means: Means,
         cancel: CancellationToken,
+        store: FdStore,
     ) -> Self {
         Self {
             open: BTreeMap::new(),
@@ -231,26 +239,37 @@ impl Gates {
             means,
             cancel,
             tasks: Arc::default(),
+            store,
         }
     }
 
-    /// Opens the gate of an agent if it is not open. Call it within a tokio runtime.
-    pub(super) fn open(&mut self, agent: u32, port4: u16, port6: u16) -> io::Result<GatePorts> {
+    /// Opens the gate of an agent if it is not open: the one that the last daemon had, or a
+    /// new one, if possible at the same ports. What is asked waits until the engine runs:
+    /// before that nothing could be granted. Call it within a tokio runtime.
+    pub(super) fn open(
+        &mut self,
+        agent: u32,
+        name: &str,
+        last: GatePorts,
+    ) -> io::Result<GatePorts> {
         if let Some(gate) = self.open.get(&agent) {
             return Ok(gate.ports);
         }
-        let preferred = GatePorts {
-            v4: port4,
-            v6: port6,
+        let sockets = match self.store.take(name, agent, last) {
+            Some(kept) => kept,
+            None => {
+                let fresh = GateSockets::bind(agent, last)?;
+                self.store.keep(name, &fresh);
+                fresh
+            }
         };
-        let sockets = GateSockets::bind(agent, preferred)?;
         let ports = sockets.ports();
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
         let (records, refusals, answers) = Records::channel(QUEUE);
         let serve = sockets.serve(
             Arc::clone(&desk),
-            records,
+            records.clone(),
             self.stats.gate(agent),
             stop.clone(),
         );
@@ -263,12 +282,25 @@ impl Gates {
             Arc::clone(&self.hub),
             stop.clone(),
         ));
+        let (shared, stopped) = (Arc::clone(&self.means.shared), stop.clone());
         tasks.spawn(async move {
+            tokio::select! {
+                _ = shared.wait() => {}
+                () = stopped.cancelled() => return,
+            }
             if let Err(error) = serve.await {
                 error!(agent, %error, "the DNS gate failed; the agent's names are refused");
             }
         });
-        self.open.insert(agent, Gate { ports, desk, stop });
+        let gate = Gate {
+            name: name.to_owned(),
+            ports,
+            desk,
+            records,
+            stop,
+            abroad: BTreeMap::new(),
+        };
+        self.open.insert(agent, gate);
         Ok(ports)
     }
 
@@ -276,8 +308,64 @@ impl Gates {
     pub(super) fn close(&mut self, agent: u32) {
         if let Some(gate) = self.open.remove(&agent) {
             gate.stop.cancel();
+            self.store.forget(&gate.name, agent);
             self.stats.forget_gate(agent);
         }
+    }
+
+    /// The ports of an agent's gate, and the other network namespaces in which it answers.
+    pub(super) fn abroad(&self, agent: u32) -> Option<(GatePorts, BTreeSet<Namespace>)> {
+        let gate = self.open.get(&agent)?;
+        Some((gate.ports, gate.abroad.keys().copied().collect()))
+    }
+
+    /// Has an agent's gate answer in another network namespace too, at sockets that were made
+    /// there. False where they are not those of the gate.
+    pub(super) fn serve_abroad(
+        &mut self,
+        agent: u32,
+        namespace: Namespace,
+        sockets: GateSockets,
+    ) -> bool {
+        let Some(gate) = self.open.get_mut(&agent) else {
+            return false;
+        };
+        if sockets.port4() != gate.ports.v4 || gate.abroad.contains_key(&namespace) {
+            return false;
+        }
+        let stop = gate.stop.child_token();
+        let serve = sockets.serve(
+            Arc::clone(&gate.desk),
+            gate.records.clone(),
+            self.stats.gate(agent),
+            stop.clone(),
+        );
+        gate.abroad.insert(namespace, stop);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(async move {
+            if let Err(error) = serve.await {
+                error!(agent, %error, "the DNS gate in a namespace of its own failed; names are refused there");
+            }
+        });
+        true
+    }
+
+    /// Ends an agent's gate in every other network namespace but these.
+    pub(super) fn leave(&mut self, agent: u32, present: &BTreeSet<Namespace>) {
+        if let Some(gate) = self.open.get_mut(&agent) {
+            gate.abroad.retain(|namespace, stop| {
+                let stays = present.contains(namespace);
+                if !stays {
+                    stop.cancel();
+                }
+                stays
+            });
+        }
+    }
+
+    /// Every agent of the policy has its gate: what the last daemon had besides is closed.
+    pub(super) fn settle(&mut self) {
+        self.store.close_rest();
     }
 
     /// Puts what an agent's policy says of names in force at its gate.

@@ -8,8 +8,10 @@
 //! daemon ends: only `exeat teardown` does that.
 
 mod agents;
+mod containers;
 mod directory;
 mod engine;
+mod fd_store;
 mod gates;
 mod handle;
 mod lookup;
@@ -38,6 +40,7 @@ use tracing::{error, info, warn};
 use self::{
     directory::Directory,
     engine::Engine,
+    fd_store::FdStore,
     gates::{Gates, Means},
     handle::{Handle, Launches},
     state::Keeper,
@@ -145,12 +148,18 @@ fn lift_file_limit() {
 /// Runs the daemon until it is told to stop.
 pub fn run(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
     lift_file_limit();
+    let store = match lifetime {
+        // SAFETY: the runtime's threads are not started yet, and this process has opened
+        // nothing at the numbers that were handed to it.
+        Lifetime::Service => unsafe { FdStore::take_over() },
+        Lifetime::OneRun => FdStore::default(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config, lifetime))
+    runtime.block_on(serve(config, lifetime, store))
 }
 
 /// The slice that a configuration speaks of.
@@ -162,7 +171,7 @@ pub fn slice_of(config: &Config) -> anyhow::Result<Slice> {
     Ok(Slice::new(root, config.slice.as_str()))
 }
 
-async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
+async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Result<()> {
     let lock = DaemonLock::acquire(&config.runtime_dir)?;
     let cancel = CancellationToken::new();
     let (names, names_wanted) = channel::channel(Arc::default());
@@ -199,6 +208,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         Arc::clone(&dns),
         means.clone(),
         cancel.clone(),
+        store,
     );
     let gate_tasks = gates.tasks();
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
@@ -225,6 +235,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
             "the policy does not load; what the last daemon enforced stays in force"
         );
     }
+    engine.gates.settle();
     engine.kernel.enforce()?;
     // Before the first name is resolved, so that every lease from now on is written down.
     let snapshot = engine.unsaved(now);
@@ -292,6 +303,7 @@ async fn serve(config: Config, lifetime: Lifetime) -> anyhow::Result<()> {
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     crate::launch::standalone::say_ready();

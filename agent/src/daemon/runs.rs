@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
+use agent_common::layout::Mode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{error, info, warn};
 
@@ -18,7 +19,7 @@ use crate::{
         cgroup::{self, RunCgroup},
         links::{ATTACHMENTS, LinkState, Place},
     },
-    policy::mode_str,
+    policy::{Services, mode_str},
 };
 
 /// A process that is to be moved: its number, and the descriptor that proves that the
@@ -81,6 +82,11 @@ impl Engine {
             ));
         };
         let (index, mode, generation) = (agent.index, agent.policy.mode, agent.generation);
+        let services = match mode {
+            Mode::Enforce => agent.policy.services.clone(),
+            // It changes nothing for the program.
+            Mode::Monitor => Services::All,
+        };
         let fallen = fallen(self);
         if !fallen.is_empty() {
             return Err(Problem::new(
@@ -116,6 +122,7 @@ impl Engine {
             cgroup: run.path,
             mode: mode_str(mode).to_owned(),
             generation,
+            services,
             warnings: Vec::new(),
         })
     }

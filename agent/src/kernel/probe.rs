@@ -1,6 +1,6 @@
 //! What this kernel can do, found by trying and never by its version.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use aya::{
     maps::MapType,
@@ -123,6 +123,20 @@ pub fn own_programs(trials: &Result<Vec<Trial>, KernelError>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What came of hiding the machine's services from an ordinary user's program.
+pub fn services(attempt: Result<(), (io::Error, &'static str)>) -> Finding {
+    let feature = "a /run without the machine's services, for agents of ordinary users";
+    match attempt {
+        Ok(()) => ok(feature, "works"),
+        Err((error, advice)) => {
+            let detail = format!(
+                "{error}: `exeat run` starts nothing without `services: all` in its policy"
+            );
+            lacks(feature, Grade::Missing, detail, advice)
+        }
+    }
 }
 
 /// Whether nothing that is required is missing.

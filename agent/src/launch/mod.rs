@@ -13,10 +13,12 @@
 //!    io_uring, whose kernel thread would go on sending);
 //! 5. with `--user`: groups, group and user, in this order, because the last takes away the
 //!    right to the others;
-//! 6. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
-//! 7. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
+//! 6. a `/run` without the machine's services ([`services`]);
+//! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
+//! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
 
 mod descriptors;
+pub mod services;
 pub mod standalone;
 
 use std::{
@@ -37,6 +39,8 @@ use nix::{
 };
 
 pub use descriptors::Forbidden;
+
+use crate::policy::Services;
 
 /// What kept the command from running.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,18 @@ pub enum LaunchError {
     Step {
         /// What was tried.
         step: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The sockets of local services stay in sight.
+    #[error(
+        "cannot hide the machine's services from the command ({step}): refusing to start it\n  {help}; or write `services: all` for this agent, and names can be resolved around its policy"
+    )]
+    Services {
+        /// What was tried.
+        step: &'static str,
+        /// What to do about it.
+        help: &'static str,
         /// Why not.
         source: io::Error,
     },
@@ -117,11 +133,13 @@ pub fn check_descriptors() -> Result<(), LaunchError> {
     Ok(descriptors::check(0..3)?)
 }
 
-/// Steps 3 to 7: never returns if it succeeds. `cgroup` is the folder that the daemon put
-/// us in; `user` is whom the command runs as, if not as the caller.
+/// Steps 3 to 8: never returns if it succeeds. `cgroup` is the folder that the daemon put
+/// us in; `user` is whom the command runs as, if not as the caller; `services` what it sees
+/// of the machine's.
 pub fn execute(
     cgroup: &Path,
     user: Option<&str>,
+    services: &Services,
     command: &[OsString],
 ) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
@@ -133,6 +151,7 @@ pub fn execute(
     if let Some(user) = &user {
         become_user(user)?;
     }
+    services::hide(services)?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // Rust programs start with SIGPIPE ignored, and exec would hand that on.
     // SAFETY: no handler is installed.

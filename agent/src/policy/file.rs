@@ -77,6 +77,36 @@ pub struct AgentFile {
     pub listen: Vec<At<ListenFile>>,
     /// How Exeat's gate answers the agent's questions to the DNS.
     pub dns: Option<At<DnsFile>>,
+    /// Which sockets of local services the agent sees: paths below `/run`, or `all`. Without
+    /// it the agent sees none but those of its user.
+    pub services: Option<At<ServicesFile>>,
+}
+
+/// Sockets of local services.
+#[derive(Clone, Debug)]
+pub enum ServicesFile {
+    /// `all`.
+    All,
+    /// Paths as they are written.
+    Paths(Vec<At<String>>),
+}
+
+impl JsonSchema for ServicesFile {
+    fn schema_name() -> Cow<'static, str> {
+        "services".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let path = serde_json::json!({ "type": "string", "pattern": "^/run/." });
+        json_schema!({
+            "description": "Paths below `/run`, or `all`.",
+            "anyOf": [
+                { "const": "all" },
+                path,
+                { "type": "array", "items": path }
+            ]
+        })
+    }
 }
 
 /// What is done with a refusal.

@@ -1,5 +1,7 @@
 //! What may be written but is probably a mistake.
 
+use super::diagnostic::Pos;
+use super::file::{At, ServicesFile};
 use super::host::HostName;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
 use super::pattern::HostPattern;
@@ -105,6 +107,34 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
         }
     }
     warnings
+}
+
+/// Place, message and help of every warning about local services.
+pub(crate) fn services(policy: &Policy, services: &At<ServicesFile>) -> Vec<(Pos, String, String)> {
+    match &services.value {
+        ServicesFile::All => vec![(
+            services.at,
+            format!(
+                "agent `{}` sees the sockets of every local service: some of them resolve names that the policy does not allow, or start programs outside the agent",
+                policy.name
+            ),
+            "name those that are needed, as in `services: [/run/cups/cups.sock]`".to_owned(),
+        )],
+        ServicesFile::Paths(paths) => paths
+            .iter()
+            .filter_map(|path| {
+                let does = super::services::broker(&path.value)?;
+                Some((
+                    path.at,
+                    format!(
+                        "what answers at `{}` {does}, whatever the rules say",
+                        path.value
+                    ),
+                    "remove it, unless the agent cannot work without it".to_owned(),
+                ))
+            })
+            .collect(),
+    }
 }
 
 /// Wildcards below which anybody may take a name.

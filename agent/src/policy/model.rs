@@ -9,6 +9,7 @@ use super::names::NameRules;
 use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
+use super::services::Services;
 use agent_common::Protocol;
 use agent_common::layout::Mode;
 use agent_common::verdict::Action;
@@ -43,6 +44,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// How the gate answers it.
     pub dns: DnsPolicy,
+    /// Which sockets of local services it sees.
+    pub services: Services,
 }
 
 /// One rule.
@@ -296,6 +299,7 @@ struct Canonical<'a> {
     dnssec: bool,
     budget: [u32; 3],
     over_budget: &'static str,
+    services: &'a Services,
 }
 
 #[derive(Serialize)]
@@ -334,6 +338,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             dnssec: dns.validate,
             budget: [dns.budget.names, dns.budget.bytes, dns.budget.entropy_bits],
             over_budget: dns.over_budget.as_str(),
+            services: &policy.services,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

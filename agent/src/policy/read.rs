@@ -11,11 +11,12 @@ use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
 mod dns;
+mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
-pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns"];
+pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns", "services"];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "reason",
 ];
@@ -162,12 +163,15 @@ impl Reader<'_> {
             let value = self.dns(node, &what)?;
             Some(At { value, at })
         });
+        let services = fields.take("services");
+        let services = services.and_then(|node| self.services(node));
         Some(AgentFile {
             mode,
             allow,
             deny,
             listen,
             dns,
+            services,
         })
     }
 

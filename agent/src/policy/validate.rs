@@ -4,11 +4,13 @@ use super::diagnostic::{Diagnostic, Pos, Report, Source, near, shown};
 use super::dns::Answers;
 use super::file::{
     AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
+    ServicesFile,
 };
 use super::lint;
 use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
+use super::services::Services;
 use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
 use agent_common::verdict::Action;
@@ -75,6 +77,16 @@ struct Validator<'a> {
     groups: HashMap<Arc<str>, Group>,
     /// Rules of groups that were already reported for lacking ports.
     without_ports: HashSet<Place>,
+}
+
+fn services(file: Option<&At<ServicesFile>>) -> Services {
+    match file.map(|services| &services.value) {
+        None => Services::default(),
+        Some(ServicesFile::All) => Services::All,
+        Some(ServicesFile::Paths(paths)) => {
+            Services::Only(paths.iter().map(|path| path.value.clone()).collect())
+        }
+    }
 }
 
 impl Validator<'_> {
@@ -165,6 +177,7 @@ impl Validator<'_> {
                         Some(ModeFile::Monitor) => Mode::Monitor,
                     },
                     rules,
+                    services: services(agent.value.services.as_ref()),
                     dns: agent
                         .value
                         .dns
@@ -172,7 +185,16 @@ impl Validator<'_> {
                         .map(|dns| dns_policy(&dns.value))
                         .unwrap_or_default(),
                 };
-                for (place, message, help) in lint::warnings(&policy, &rule_places) {
+                let about_services = agent.value.services.as_ref().map(|services| {
+                    let at = |at| Place { file, at };
+                    lint::services(&policy, services)
+                        .into_iter()
+                        .map(move |(pos, message, help)| (at(pos), message, help))
+                });
+                let warnings = lint::warnings(&policy, &rule_places)
+                    .into_iter()
+                    .chain(about_services.into_iter().flatten());
+                for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);
                     self.report.warn(warning);
                 }

@@ -17,7 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire, Ordering::Release},
@@ -31,6 +31,11 @@ use tokio::sync::oneshot;
 /// How long one question may take. Reading costs under a microsecond a socket, so this is
 /// millions of them; who has more gets no answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Numbers of the processes in a cgroup and below it; of very many, some.
+pub fn processes_below(cgroup: &Path) -> Vec<u32> {
+    tree::below(cgroup).processes
+}
 
 /// What is asked of one agent.
 #[derive(Clone, Debug)]

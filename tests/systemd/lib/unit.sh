@@ -25,6 +25,7 @@ ExecStart=$EXEAT daemon
 ExecReload=$EXEAT reload
 Restart=always
 RestartSec=1
+FileDescriptorStoreMax=1024
 TimeoutStartSec=$((30 * PATIENCE))
 
 [Install]

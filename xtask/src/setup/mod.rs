@@ -2,6 +2,7 @@
 //! second time.
 
 pub(crate) mod apt;
+mod clients;
 mod debian;
 mod packages;
 mod rust_src;
@@ -65,6 +66,7 @@ fn everything(project: &Project, tell: Tell) -> Result<()> {
     // First what fails fastest: a missing package may need the reader's hand.
     packages(tell)?;
     vm_packages(tell)?;
+    clients(project, tell);
     bpf(project, tell)?;
     cargo_deny(project, tell)?;
     Ok(())
@@ -73,6 +75,11 @@ fn everything(project: &Project, tell: Tell) -> Result<()> {
 /// The programs that live-kernel tests, demo and bench run.
 pub(crate) fn packages(tell: Tell) -> Result<()> {
     packages::ensure(&packages::TESTS, tell)
+}
+
+/// The DNS clients that live tests run, as far as they can be had.
+pub(crate) fn clients(project: &Project, tell: Tell) {
+    clients::ensure(project, tell);
 }
 
 /// The programs that make the disks of `cargo xtask vm-test`.
@@ -112,8 +119,9 @@ fn check(project: &Project) -> Result<()> {
     }
     line("system packages", packages::check(&packages::TESTS));
     line("packages of vm-test", packages::check(&packages::VM));
+    line("DNS clients", clients::check(project));
     if missing > 0 {
-        bail!("{missing} of 5 are missing: run `cargo xtask setup`");
+        bail!("{missing} of 6 are missing: run `cargo xtask setup`");
     }
     Ok(())
 }

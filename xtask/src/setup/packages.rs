@@ -32,7 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 10] = [
+pub(super) const TESTS: [Need; 12] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -86,6 +86,18 @@ pub(super) const TESTS: [Need; 10] = [
         debian: "python3",
         fedora: "python3",
         why: "a governed interpreter",
+    },
+    Need {
+        program: "node",
+        debian: "nodejs",
+        fedora: "nodejs",
+        why: "a governed client, by libuv and by c-ares",
+    },
+    Need {
+        program: "ifconfig",
+        debian: "net-tools",
+        fedora: "net-tools",
+        why: "a DNS tunnel calls it",
     },
     Need {
         program: "iperf3",

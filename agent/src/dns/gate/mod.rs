@@ -42,7 +42,7 @@ pub use backend::{Backend, Granted, NotGranted};
 pub use judge::{Asked, Judged, judge};
 pub use record::{GateEvent, GateRecord, Outcome, Rcode, Records, Transport, Verdict};
 pub use serve::{LOOK_UP_TIME, MAX_LOOK_UPS};
-pub use sockets::{GatePorts, GateSockets};
+pub use sockets::{GatePorts, GateSockets, SocketKind};
 pub use stream::{MAX_CONNECTIONS, MAX_MESSAGE, MAX_PIPELINED, TCP_IDLE};
 pub use wire::MAX_UDP_REPLY;
 

@@ -4,6 +4,7 @@ mod files;
 mod fuzz;
 mod names;
 mod rule_errors;
+mod services;
 mod stock;
 mod tables;
 mod verdicts;

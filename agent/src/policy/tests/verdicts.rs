@@ -166,6 +166,7 @@ fn policy(random: &mut Random) -> Policy {
         name: "random".parse::<AgentName>().expect("name"),
         mode: Mode::Enforce,
         rules,
+        services: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

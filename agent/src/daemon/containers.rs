@@ -1,0 +1,197 @@
+//! Gates in the network namespaces that agents bring along, as containers do.
+//!
+//! A gate's addresses are loopback, and every namespace has a loopback of its own. The hooks
+//! steer there whatever namespace a program is in, so each agent's gate is opened, at the same
+//! address and port, in every namespace that a process of the agent is in. That is looked for
+//! five times a second: until then, and while its loopback is down, questions from there are
+//! refused at once. The sockets would keep a namespace alive, so they are closed when no
+//! process of the agent is in it any more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Shared, engine::Engine};
+use crate::{
+    dns::gate::{GatePorts, GateSockets},
+    error::chain,
+    sockets::processes_below,
+};
+
+/// How often namespaces are looked for.
+const ROUND: Duration = Duration::from_millis(200);
+/// Namespaces of one agent that get a gate. An agent can make as many as its user may.
+const MOST: usize = 16;
+
+/// A network namespace, while something keeps it: device and inode of its file in `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Namespace(u64, u64);
+
+impl Namespace {
+    fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self(found.dev(), found.ino()))
+    }
+
+    fn file(file: &File) -> io::Result<Self> {
+        file.metadata().map(|found| Self(found.dev(), found.ino()))
+    }
+}
+
+/// What is to be looked at of one agent.
+pub(super) struct Visit {
+    agent: u32,
+    name: String,
+    cgroup: PathBuf,
+    ports: GatePorts,
+    open: BTreeSet<Namespace>,
+}
+
+/// What was found.
+struct Found {
+    agent: u32,
+    /// Where its processes are.
+    present: BTreeSet<Namespace>,
+    opened: BTreeMap<Namespace, io::Result<GateSockets>>,
+}
+
+impl Engine {
+    /// The agents that something runs of.
+    fn visits(&self) -> Vec<Visit> {
+        let slice = self.kernel.slice().path();
+        self.admitted
+            .keys()
+            .filter_map(|name| {
+                let agent = self.agents.get(name)?.index;
+                let (ports, open) = self.gates.abroad(agent)?;
+                Some(Visit {
+                    agent,
+                    name: name.clone(),
+                    cgroup: slice.join(name),
+                    ports,
+                    open,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Opens and closes them, until it is cancelled.
+pub(super) async fn watch(shared: Arc<Shared>, cancel: CancellationToken) {
+    let own = match Namespace::of(Path::new("/proc/self/ns/net")) {
+        Ok(own) => own,
+        Err(error) => {
+            warn!(%error, "network namespaces cannot be told apart; names do not resolve in containers");
+            return;
+        }
+    };
+    let mut ticks = tokio::time::interval(ROUND);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = HashSet::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let visits = shared.with(|engine| engine.visits());
+        if visits.is_empty() {
+            continue;
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            let found: Vec<Found> = visits.iter().map(|visit| look(visit, own)).collect();
+            (visits, found)
+        });
+        let Ok((visits, found)) = looked.await else {
+            continue;
+        };
+        shared.with(|engine| {
+            for (visit, found) in visits.iter().zip(found) {
+                settle(engine, visit, found, &mut told);
+            }
+        });
+    }
+}
+
+fn settle(engine: &mut Engine, visit: &Visit, found: Found, told: &mut HashSet<(u32, Namespace)>) {
+    engine.gates.leave(found.agent, &found.present);
+    told.retain(|(agent, namespace)| *agent != found.agent || found.present.contains(namespace));
+    for (namespace, opened) in found.opened {
+        match opened {
+            // Only where the gate is still the one that was asked for.
+            Ok(sockets) => {
+                if engine.gates.serve_abroad(found.agent, namespace, sockets) {
+                    info!(
+                        agent = visit.name,
+                        "names resolve in a network namespace of its own"
+                    );
+                }
+            }
+            // Its loopback is down: as long as that is so, nothing there asks.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => {
+                if told.insert((found.agent, namespace)) {
+                    warn!(
+                        agent = visit.name,
+                        error = chain(&error),
+                        "names do not resolve in a network namespace of its own"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Reads where the processes of an agent are, and opens its gate where it is not open.
+fn look(visit: &Visit, own: Namespace) -> Found {
+    let mut found = Found {
+        agent: visit.agent,
+        present: BTreeSet::new(),
+        opened: BTreeMap::new(),
+    };
+    for pid in processes_below(&visit.cgroup) {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        // One that has ended needs no gate.
+        let Ok(namespace) = Namespace::of(&path) else {
+            continue;
+        };
+        if namespace == own || found.present.contains(&namespace) {
+            continue;
+        }
+        if found.present.len() == MOST && !visit.open.contains(&namespace) {
+            continue;
+        }
+        found.present.insert(namespace);
+        if !visit.open.contains(&namespace) {
+            let opened = open(&path, namespace, visit);
+            found.opened.insert(namespace, opened);
+        }
+    }
+    found
+}
+
+/// Sockets of a gate in another namespace, made by a thread of their own, because it enters it.
+fn open(path: &Path, namespace: Namespace, visit: &Visit) -> io::Result<GateSockets> {
+    let file = File::open(path)?;
+    // The process may be another one by now, or have moved.
+    if Namespace::file(&file)? != namespace {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    }
+    let (agent, ports) = (visit.agent, visit.ports);
+    let bind = move || {
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+        GateSockets::bind_at(agent, ports)
+    };
+    let thread = thread::Builder::new().name("container".to_owned());
+    let opened = thread.spawn(bind)?.join();
+    opened.unwrap_or_else(|_| Err(io::Error::other("the thread that opens a gate failed")))
+}

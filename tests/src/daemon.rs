@@ -575,7 +575,18 @@ impl Launch for AsAgent<'_> {
             .slice()?
             .join(self.agent)
             .join(unique::name("joined"));
-        std::fs::create_dir(&run).with_context(|| format!("mkdir {}", run.display()))?;
-        cgroup::add(&run, pid)
+        // The daemon collects cgroups without a process, and may take this one before its
+        // process is in it (seen in a guest).
+        let mut last = None;
+        wait::until("the process to be in the run", wait::patience(), || {
+            last = match std::fs::create_dir(&run) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    Some(error.into())
+                }
+                _ => cgroup::add(&run, pid).err(),
+            };
+            last.is_none().then_some(())
+        })
+        .map_err(|late| last.take().unwrap_or(late))
     }
 }

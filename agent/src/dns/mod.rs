@@ -16,6 +16,7 @@
 
 pub mod budget;
 pub mod clock;
+mod flights;
 pub mod gate;
 pub mod resolver;
 pub mod stats;

@@ -10,7 +10,7 @@ use agent_common::verdict::Action;
 use std::collections::{BTreeSet, HashMap};
 
 /// What the rules together say about one name that they allow.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct NameRule {
     /// The types of records that are answered, [`BASE_TYPES`] included.
     pub types: BTreeSet<u16>,

@@ -12,13 +12,12 @@
 //! ```
 //!
 //! `judge`, `answer`, `svcb` and `wire` are pure: no socket, no clock, no state. `serve`,
-//! `stream`, `flights` and `sockets` do the rest.
+//! `stream` and `sockets` do the rest.
 
 mod answer;
 #[cfg(test)]
 mod answer_tests;
 mod backend;
-mod flights;
 #[cfg(test)]
 mod fuzz;
 mod judge;

@@ -15,15 +15,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{addresses, answer, busy, failed, not_granted, over_budget};
-use super::flights::{Flights, Landed};
 use super::judge::outside;
 use super::sockets::{GateSockets, Pair};
 use super::stream::{MAX_CONNECTIONS, MAX_MESSAGE};
 use super::{
-    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, Judged, NotGranted, Outcome,
-    Question, Rcode, Records, Transport, Verdict, judge,
+    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, Judged, NameRule, NotGranted,
+    Outcome, Question, Rcode, Records, Transport, Verdict, judge,
 };
 use crate::dns::budget::Spent;
+use crate::dns::flights::{Flights, Joined};
 use crate::dns::stats::GateStats;
 use crate::leases::FailKind;
 
@@ -50,7 +50,19 @@ pub(super) struct Gate<B> {
     pub(super) stats: Arc<GateStats>,
     pub(super) connections: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
-    flights: Arc<Flights>,
+    /// By the rule, too, that addresses are granted under.
+    flights: Arc<Flights<(Question, NameRule), Arc<Landed>>>,
+}
+
+/// How a look-up ended.
+#[derive(Debug)]
+enum Landed {
+    /// Found, and the kernel holds what was granted.
+    Granted(Answer, Granted),
+    /// Found, and not granted.
+    NotGranted(Answer, NotGranted),
+    /// Not found.
+    Failed(Failed),
 }
 
 /// A message begun.
@@ -306,10 +318,13 @@ impl<B: Backend> Gate<B> {
 
     async fn look_up(&self, asked: &Asked, found: Option<Answer>) -> Outcome {
         let question = asked.question(self.backend.validate());
-        let flight = self.flights.join(question.clone(), &asked.rule, || {
-            look(Arc::clone(&self.backend), asked.clone(), question, found)
-        });
-        let landed = flight.await;
+        let key = (question.clone(), asked.rule.clone());
+        let look_up =
+            || look(Arc::clone(&self.backend), asked.clone(), question, found).map(Arc::new);
+        let landed = match self.flights.join(key, MAX_LOOK_UPS, look_up) {
+            Joined::Joined(flight) | Joined::Begun(flight) => flight.await,
+            Joined::Full => return busy(asked),
+        };
         // The policy may have changed meanwhile: a name that it no longer has must not be
         // answered with what was found under the old one.
         match self.backend.rule(&asked.name) {

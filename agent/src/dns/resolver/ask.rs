@@ -1,12 +1,9 @@
 //! A question's way: the cache, then one request for all who ask the same.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use hickory_proto::dnssec::TrustAnchors;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{Name as DnsName, RecordType};
@@ -17,6 +14,7 @@ use super::reduce::{End, MAX_CHAIN, reduce};
 use super::routes::Routes;
 use super::{Answer, Failed, Fault, Question, ResolverConfig, ResolverConfigError, Source};
 use crate::dns::clock::{self, Clock};
+use crate::dns::flights::{Flights, Joined};
 use crate::dns::stats::{DnsStats, Transport};
 use crate::leases::{FailKind, Name};
 
@@ -50,8 +48,7 @@ pub struct Resolver {
 struct Inner {
     routes: Routes,
     cache: Cache,
-    flights: Mutex<HashMap<Key, (u64, WeakShared<Flight>)>>,
-    flown: AtomicU64,
+    flights: Arc<Flights<Key, Landed>>,
     min_ttl: Duration,
     max_ttl: Duration,
     negative_max_ttl: Duration,
@@ -61,7 +58,6 @@ struct Inner {
 
 /// What comes of a flight; every asker gets it.
 type Landed = Result<Arc<Entry>, Fault>;
-type Flight = BoxFuture<'static, Landed>;
 
 impl Resolver {
     /// A resolver; it asks nothing by itself.
@@ -83,8 +79,7 @@ impl Resolver {
     ) -> Result<Self, ResolverConfigError> {
         let inner = Inner {
             cache: Cache::new(config.serve_stale),
-            flights: Mutex::default(),
-            flown: AtomicU64::new(0),
+            flights: Arc::default(),
             min_ttl: config.min_ttl,
             max_ttl: config.max_ttl,
             negative_max_ttl: config.negative_max_ttl,
@@ -142,11 +137,10 @@ impl Resolver {
     /// answer. Never waits. Within a tokio runtime it may begin to fetch a hot answer anew.
     pub fn cached(&self, question: &Question) -> Option<Answer> {
         let begun = Instant::now();
-        let name = absolute(&question.name)?;
-        if is_special(&name) {
-            return Some(nobodys(begun));
+        match self.inner.key(question, begun) {
+            Ok(key) => self.hit(&key, begun),
+            Err(done) => done.ok(),
         }
-        self.hit(&self.inner.key(name, question), begun)
     }
 
     /// The answer. However many ask for the same at once, servers are asked once; the
@@ -156,14 +150,10 @@ impl Resolver {
     /// When no server gives a usable answer and no earlier one may stand in.
     pub async fn ask(&self, question: &Question) -> Result<Answer, Failed> {
         let begun = Instant::now();
-        let Some(name) = absolute(&question.name) else {
-            let fault = Fault::new(FailKind::BadAnswer, Arc::from(""));
-            return Err(failed(fault, begun));
+        let key = match self.inner.key(question, begun) {
+            Ok(key) => key,
+            Err(done) => return *done,
         };
-        if is_special(&name) {
-            return Ok(nobodys(begun));
-        }
-        let key = self.inner.key(name, question);
         if let Some(answer) = self.hit(&key, begun) {
             return Ok(answer);
         }
@@ -191,14 +181,10 @@ impl Resolver {
     /// When no server gives a usable answer.
     pub async fn refresh(&self, question: &Question) -> Result<Answer, Failed> {
         let begun = Instant::now();
-        let Some(name) = absolute(&question.name) else {
-            let fault = Fault::new(FailKind::BadAnswer, Arc::from(""));
-            return Err(failed(fault, begun));
+        let key = match self.inner.key(question, begun) {
+            Ok(key) => key,
+            Err(done) => return *done,
         };
-        if is_special(&name) {
-            return Ok(nobodys(begun));
-        }
-        let key = self.inner.key(name, question);
         match self.inner.flight(&key).await {
             Ok(entry) => Ok(self.inner.answer(&entry, Source::Upstream, begun)),
             Err(fault) => Err(failed(fault, begun)),
@@ -248,14 +234,23 @@ impl Resolver {
 }
 
 impl Inner {
-    fn key(&self, name: DnsName, question: &Question) -> Key {
-        Key {
+    /// What the cache and the flights know the question by; or what comes of it, where nobody is
+    /// to be asked.
+    fn key(&self, question: &Question, begun: Instant) -> Result<Key, Box<Result<Answer, Failed>>> {
+        let Some(name) = absolute(&question.name) else {
+            let fault = Fault::new(FailKind::BadAnswer, Arc::from(""));
+            return Err(Box::new(Err(failed(fault, begun))));
+        };
+        if is_special(&name) {
+            return Err(Box::new(Ok(nobodys(begun))));
+        }
+        Ok(Key {
             route: self.routes.find(&name).id.clone(),
             name,
             rtype: question.rtype,
             dnssec_ok: question.dnssec_ok,
             validate: question.validate,
-        }
+        })
     }
 
     fn answer(&self, entry: &Entry, source: Source, begun: Instant) -> Answer {
@@ -276,39 +271,28 @@ impl Inner {
         }
     }
 
-    /// Joins the request for this that is under way, or begins it. It is driven by those
-    /// who wait, so one who leaves stops nobody, and when all have left it ends.
-    fn flight(self: &Arc<Self>, key: &Key) -> Shared<Flight> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(key).and_then(|(_, weak)| weak.upgrade()) {
-            self.stats.cache.joined.fetch_add(1, Relaxed);
-            return flight;
-        }
-        if flights.len() >= MAX_FLIGHTS {
-            let full = Fault::new(FailKind::Timeout, Arc::from(""));
-            return std::future::ready(Err(full)).boxed().shared();
-        }
-        let number = self.flown.fetch_add(1, Relaxed);
-        let landing = Landing {
-            inner: self.clone(),
-            key: key.clone(),
-            number,
-        };
-        let flight = async move {
-            let Landing { inner, key, .. } = &landing;
-            let limit = tokio::time::timeout(LONGEST, inner.fly(key));
-            let fault = |_| Err(Fault::new(FailKind::Timeout, Arc::from("")));
-            let landed = limit.await.unwrap_or_else(fault);
-            if let Ok(entry) = &landed {
-                inner.cache.keep(key.clone(), entry);
+    /// Joins the request for this that is under way, or makes it.
+    async fn flight(self: &Arc<Self>, key: &Key) -> Landed {
+        let request = || {
+            let (inner, key) = (self.clone(), key.clone());
+            async move {
+                let landed = tokio::time::timeout(LONGEST, inner.fly(&key)).await;
+                let fault = |_| Err(Fault::new(FailKind::Timeout, Arc::from("")));
+                let landed = landed.unwrap_or_else(fault);
+                if let Ok(entry) = &landed {
+                    inner.cache.keep(key, entry);
+                }
+                landed
             }
-            landed
         };
-        let flight = flight.boxed().shared();
-        if let Some(weak) = flight.downgrade() {
-            flights.insert(key.clone(), (number, weak));
+        match self.flights.join(key.clone(), MAX_FLIGHTS, request) {
+            Joined::Joined(flight) => {
+                self.stats.cache.joined.fetch_add(1, Relaxed);
+                flight.await
+            }
+            Joined::Begun(flight) => flight.await,
+            Joined::Full => Err(Fault::new(FailKind::Timeout, Arc::from(""))),
         }
-        flight
     }
 
     /// Asks, and asks again where a chain leads to a name that was not answered with it.
@@ -376,30 +360,6 @@ impl Inner {
     }
 }
 
-/// Takes a flight off the list when it has ended, or when nobody waits for it any more.
-struct Landing {
-    inner: Arc<Inner>,
-    key: Key,
-    number: u64,
-}
-
-impl Drop for Landing {
-    fn drop(&mut self) {
-        let mut flights = self
-            .inner
-            .flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have begun the next one already.
-        if flights
-            .get(&self.key)
-            .is_some_and(|(n, _)| *n == self.number)
-        {
-            flights.remove(&self.key);
-        }
-    }
-}
-
 /// The name with its dot, which keeps search domains off, in lower case.
 fn absolute(name: &Name) -> Option<DnsName> {
     let bare = name.strip_suffix('.').unwrap_or(name);
@@ -457,7 +417,6 @@ pub(super) fn plain(name: &Name, rtype: RecordType) -> Question {
 impl Resolver {
     /// Requests that are under way.
     pub(super) fn flights(&self) -> usize {
-        let flights = self.inner.flights.lock();
-        flights.unwrap_or_else(PoisonError::into_inner).len()
+        self.inner.flights.len()
     }
 }

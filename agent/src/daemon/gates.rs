@@ -267,14 +267,7 @@ impl Gates {
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
         let (records, refusals, answers) = Records::channel(QUEUE);
-        let serve = sockets.serve(
-            Arc::clone(&desk),
-            records.clone(),
-            self.stats.gate(agent),
-            stop.clone(),
-        );
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.spawn(watch::gate_records(
+        self.spawn(watch::gate_records(
             refusals,
             answers,
             self.throttle,
@@ -282,16 +275,7 @@ impl Gates {
             Arc::clone(&self.hub),
             stop.clone(),
         ));
-        let (shared, stopped) = (Arc::clone(&self.means.shared), stop.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                _ = shared.wait() => {}
-                () = stopped.cancelled() => return,
-            }
-            if let Err(error) = serve.await {
-                error!(agent, %error, "the DNS gate failed; the agent's names are refused");
-            }
-        });
+        self.serve(agent, sockets, &desk, &records, stop.clone());
         let gate = Gate {
             name: name.to_owned(),
             ports,
@@ -327,27 +311,53 @@ impl Gates {
         namespace: Namespace,
         sockets: GateSockets,
     ) -> bool {
-        let Some(gate) = self.open.get_mut(&agent) else {
+        let Some(gate) = self.open.get(&agent) else {
             return false;
         };
         if sockets.port4() != gate.ports.v4 || gate.abroad.contains_key(&namespace) {
             return false;
         }
         let stop = gate.stop.child_token();
+        self.serve(agent, sockets, &gate.desk, &gate.records, stop.clone());
+        if let Some(gate) = self.open.get_mut(&agent) {
+            gate.abroad.insert(namespace, stop);
+        }
+        true
+    }
+
+    /// Serves at sockets of an agent's gate, once there is an engine that can grant.
+    fn serve(
+        &self,
+        agent: u32,
+        sockets: GateSockets,
+        desk: &Arc<Desk>,
+        records: &Records,
+        stop: CancellationToken,
+    ) {
         let serve = sockets.serve(
-            Arc::clone(&gate.desk),
-            gate.records.clone(),
+            Arc::clone(desk),
+            records.clone(),
             self.stats.gate(agent),
             stop.clone(),
         );
-        gate.abroad.insert(namespace, stop);
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.spawn(async move {
+        let shared = Arc::clone(&self.means.shared);
+        self.spawn(async move {
+            tokio::select! {
+                _ = shared.wait() => {}
+                () = stop.cancelled() => return,
+            }
             if let Err(error) = serve.await {
-                error!(agent, %error, "the DNS gate in a namespace of its own failed; names are refused there");
+                error!(agent, %error, "a DNS gate of the agent failed; names are refused there");
             }
         });
-        true
+    }
+
+    /// Starts a task of a gate, and lets go of those that have ended: an agent can have any
+    /// number of network namespaces come and go.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// Ends an agent's gate in every other network namespace but these.
@@ -408,5 +418,40 @@ impl Gates {
     /// The tasks, to be joined at the end.
     pub(super) fn tasks(&self) -> Arc<Mutex<JoinSet<()>>> {
         Arc::clone(&self.tasks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::resolver::ResolverConfig;
+
+    #[tokio::test]
+    async fn the_tasks_of_gates_that_are_gone_are_not_kept() {
+        let stats = Arc::new(DnsStats::default());
+        let resolver = Resolver::new(ResolverConfig::default(), Arc::clone(&stats));
+        let throttle = Throttle {
+            per_second: 1,
+            burst: 1,
+        };
+        let mut gates = Gates::new(
+            Arc::default(),
+            Arc::new(Hub::new(1, None)),
+            throttle,
+            stats,
+            Means::new(Arc::new(resolver.expect("resolver"))),
+            CancellationToken::new(),
+            FdStore::default(),
+        );
+        let tasks = gates.tasks();
+        let kept = || tasks.lock().expect("lock").len();
+        for _ in 0..100 {
+            gates.open(0x1320, "a", GatePorts::default()).expect("open");
+            let open = kept();
+            assert!(open <= 4, "{open} tasks of two gates at the most");
+            gates.close(0x1320);
+            // Those of this one end before the next is opened, or are counted with it.
+            tokio::task::yield_now().await;
+        }
     }
 }

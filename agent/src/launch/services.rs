@@ -68,19 +68,11 @@ const ELSEWHERE: &[&str] = &[
 /// Room for the names of mount points; nothing is stored there.
 const SIZE: &str = "mode=0755,size=1m";
 
-fn step(step: &'static str) -> impl FnOnce(Errno) -> LaunchError {
-    move |errno| LaunchError::Services {
+fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> LaunchError {
+    move |error| LaunchError::Services {
         step,
         help: help(),
-        source: errno.into(),
-    }
-}
-
-fn io_step(step: &'static str) -> impl FnOnce(io::Error) -> LaunchError {
-    move |source| LaunchError::Services {
-        step,
-        help: help(),
-        source,
+        source: error.into(),
     }
 }
 
@@ -93,7 +85,7 @@ pub fn hide(services: &Services) -> Result<(), LaunchError> {
     let Services::Only(named) = services else {
         return Ok(());
     };
-    let folder = env::current_dir().map_err(io_step("find the current folder"))?;
+    let folder = env::current_dir().map_err(step("find the current folder"))?;
     namespace()?;
     // What is mounted here must not be mounted for everybody.
     mount(
@@ -122,7 +114,7 @@ pub fn hide(services: &Services) -> Result<(), LaunchError> {
         bind(path, fd)?;
     }
     let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    let run = identity(Path::new(RUN)).map_err(io_step("look at the new /run"))?;
+    let run = identity(Path::new(RUN)).map_err(step("look at the new /run"))?;
     for other in ELSEWHERE.iter().map(Path::new) {
         // Usually a link, and then it leads to the new one already.
         if other.is_dir() && identity(other).is_ok_and(|found| found != run) {
@@ -185,10 +177,9 @@ fn namespace() -> Result<(), LaunchError> {
     // one with secrets (PR_SET_DUMPABLE(2const)). It has none yet: the next step is exec.
     prctl::set_dumpable(true).map_err(step("write its ids"))?;
     // Needed for `gid_map` (user_namespaces(7)).
-    fs::write("/proc/self/setgroups", "deny").map_err(io_step("write its ids"))?;
-    fs::write("/proc/self/uid_map", format!("{user} {user} 1"))
-        .map_err(io_step("write its ids"))?;
-    fs::write("/proc/self/gid_map", format!("{group} {group} 1")).map_err(io_step("write its ids"))
+    fs::write("/proc/self/setgroups", "deny").map_err(step("write its ids"))?;
+    fs::write("/proc/self/uid_map", format!("{user} {user} 1")).map_err(step("write its ids"))?;
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1")).map_err(step("write its ids"))
 }
 
 fn empty(folder: &Path) -> Result<(), LaunchError> {
@@ -209,7 +200,7 @@ fn bind(path: &Path, fd: &OwnedFd) -> Result<(), LaunchError> {
         .map(|found| found.st_mode & libc::S_IFMT == libc::S_IFDIR)
         .map_err(step(STEP))?;
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(io_step(STEP))?;
+        fs::create_dir_all(parent).map_err(step(STEP))?;
     }
     // A path inside one that is there already is there with it.
     let made = match is_dir {
@@ -218,7 +209,7 @@ fn bind(path: &Path, fd: &OwnedFd) -> Result<(), LaunchError> {
     };
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made.map_err(io_step(STEP))?,
+        made => made.map_err(step(STEP))?,
     }
     mount(
         Some(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()),

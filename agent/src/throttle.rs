@@ -36,7 +36,8 @@ impl Bucket {
         Self::with(1.0 / pause.as_secs_f64(), burst)
     }
 
-    fn with(rate: f64, burst: u32) -> Self {
+    /// A full one of `burst` tokens, which gets `rate` a second.
+    pub(crate) fn with(rate: f64, burst: u32) -> Self {
         Self {
             rate,
             burst: f64::from(burst),
@@ -48,17 +49,32 @@ impl Bucket {
 
     /// The number kept back before this one; nothing if this one is kept back too.
     pub(crate) fn pass(&mut self, now: Duration) -> Option<u64> {
+        if !self.take(now, 1) {
+            self.suppressed += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    /// Takes this many tokens, or none where there are fewer.
+    pub(crate) fn take(&mut self, now: Duration, tokens: u32) -> bool {
         let since = self
             .refilled
             .map_or(Duration::ZERO, |refilled| now.saturating_sub(refilled));
         self.refilled = Some(now);
         self.credit = (self.credit + since.as_secs_f64() * self.rate).min(self.burst);
-        if self.credit < 1.0 {
-            self.suppressed += 1;
-            return None;
+        let enough = self.credit >= f64::from(tokens);
+        if enough {
+            self.credit -= f64::from(tokens);
         }
-        self.credit -= 1.0;
-        Some(std::mem::take(&mut self.suppressed))
+        enough
+    }
+
+    /// Takes other limits. What was used up stays so.
+    pub(crate) fn set_limits(&mut self, rate: f64, burst: u32) {
+        let used = self.burst - self.credit;
+        (self.rate, self.burst) = (rate, f64::from(burst));
+        self.credit = (self.burst - used).max(0.0);
     }
 
     /// Counts one as kept back that had no chance to pass.

@@ -382,7 +382,9 @@ impl Daemon {
     /// # Errors
     /// When it fails or prints something else.
     pub fn events(&self) -> anyhow::Result<Vec<Value>> {
-        let output = self.cli(&["events", "--output", "json"]).output()?;
+        let output = self
+            .cli(&["events", "--limit", "10000", "--output", "json"])
+            .output()?;
         if !output.status.success() {
             bail!("exeat events: {}", String::from_utf8_lossy(&output.stderr));
         }

@@ -77,6 +77,7 @@ struct DnsReport {
     names_an_hour: u32,
     bytes_an_hour: u32,
     entropy_bits_an_hour: u32,
+    repeat_bits_an_hour: u32,
     over_budget: &'static str,
 }
 
@@ -88,6 +89,7 @@ impl From<&DnsPolicy> for DnsReport {
             names_an_hour: dns.budget.names,
             bytes_an_hour: dns.budget.bytes,
             entropy_bits_an_hour: dns.budget.entropy_bits,
+            repeat_bits_an_hour: dns.budget.repeat_bits,
             over_budget: dns.over_budget.as_str(),
         }
     }
@@ -278,11 +280,8 @@ fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
         let validate = if validate { "validated, " } else { "" };
         writeln!(
             out,
-            "  dns: {validate}other names are {}; below wildcards {} names, {} bytes, {} bits of entropy an hour and domain, then {}",
+            "  dns: {validate}other names are {}; below wildcards {budget} an hour and domain, then {}",
             refuse.as_str(),
-            budget.names,
-            budget.bytes,
-            budget.entropy_bits,
             over_budget.as_str(),
         )?;
     }
@@ -405,7 +404,7 @@ mod tests {
   allow tcp a.example:443, types TXT
   allow tcp *.b.example:443
   deny any *.c.b.example
-  dns: validated, other names are NXDOMAIN; below wildcards 7 names, 8192 bytes, 24000 bits of entropy an hour and domain, then report
+  dns: validated, other names are NXDOMAIN; below wildcards 7 names, 8192 bytes, 24000 bits of entropy, 24000 bits of repeats an hour and domain, then report
   sees the local services at /run/a, /run/b
 plain: enforce, 1 rule, 1 host, 0 addresses and networks
 sound: ";

@@ -457,7 +457,7 @@ groups:
   written in p.yaml:9
   named by `*.wild.example` (rule 4, p.yaml:9)
   dns: answers A CNAME TXT AAAA SVCB HTTPS; private addresses pass, ECH keys are removed
-  dns: below a wildcard the name uses the budget of `wild.example`: 300 names, 8192 bytes, 24000 bits of entropy an hour, then block
+  dns: below a wildcard the name uses the budget of `wild.example`: 300 names, 8192 bytes, 24000 bits of entropy, 24000 bits of repeats an hour, then block
 ",
             ),
             (

@@ -26,7 +26,7 @@ use crate::{
         budget::{Budget, Spent},
         clock,
         gate::{Backend, GatePorts, GateSockets, Granted, NotGranted, Records},
-        resolver::{Answer, Failed, Question, Resolver},
+        resolver::{Answer, Failed, Prefetch, Question, Resolver},
         stats::DnsStats,
     },
     kernel::object::Throttle,
@@ -143,8 +143,26 @@ impl Backend for Desk {
         budget.spend(name, domain, clock::now())
     }
 
-    fn cached(&self, question: &Question) -> Option<Answer> {
-        self.means.resolver.cached(question)
+    fn repeat(&self, name: &str, rule: &NameRule) -> Spent {
+        let Some(domain) = rule.budget_of(name) else {
+            return Spent::Within;
+        };
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each type, with and without signatures.
+        budget.repeat(domain, 2 * rule.types.len(), clock::now())
+    }
+
+    fn cached(&self, question: &Question, rule: &NameRule) -> Option<Answer> {
+        let prefetch = match rule.wildcard {
+            // It would be a repeat that nobody paid for.
+            Some(_) => Prefetch::Never,
+            None => Prefetch::Hot,
+        };
+        self.means.resolver.cached(question, prefetch)
+    }
+
+    fn ended(&self, question: &Question) -> Option<Answer> {
+        self.means.resolver.ended(question)
     }
 
     async fn resolve(&self, question: Question) -> Result<Answer, Failed> {

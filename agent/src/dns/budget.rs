@@ -5,13 +5,18 @@
 //! names that a wildcard matched are paid for, by agent and registered domain, out of
 //! three budgets of a sliding hour: distinct names, bytes of the labels below the
 //! registered domain, and the Shannon entropy of those labels. A name that was paid for
-//! costs nothing more until its hour has passed.
+//! costs nothing more of them until its hour has passed.
+//!
+//! Which of these names is asked *again* carries data too. So a question for one that has to
+//! go upstream takes from a fourth budget as many bits as choosing it among all of them can
+//! carry; that one fills up steadily ([`BudgetLimits::repeat_bits`] an hour). *When* a
+//! question is asked is not paid for.
 //!
 //! Pure: no clock; time is an argument (any clock that does not go back).
 //!
-//! **Bounds.** A name that is paid for takes 40 bytes or so, a domain 350 more. An agent has
+//! **Bounds.** A name that is paid for takes 40 bytes or so, a domain 400 more. An agent has
 //! at most [`MAX_NAMES`] names over all its domains (or as many as its policy allows one
-//! domain, if that is more): 0.3 MiB when they are of few domains, 3.2 MiB when each is of
+//! domain, if that is more): 0.3 MiB when they are of few domains, 3.6 MiB when each is of
 //! its own. What does not fit is over budget: nothing is let through for want of memory.
 
 use std::collections::hash_map::RandomState;
@@ -19,6 +24,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::policy::{BudgetLimits, OverBudget};
+use crate::throttle::Bucket;
 
 /// What a budget is counted over.
 pub const WINDOW: Duration = Duration::from_secs(60 * 60);
@@ -29,7 +37,8 @@ pub const MAX_NAMES: usize = 8_192;
 /// The least time between two walks over all domains to find room.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-use crate::policy::{BudgetLimits, OverBudget};
+/// The part of [`BudgetLimits::repeat_bits`] that may be used at once.
+const REPEATS_AT_ONCE: u32 = 6;
 
 /// Which budget was crossed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -42,6 +51,8 @@ pub enum Measure {
     Entropy,
     /// Names over all domains: the bound of memory.
     Total,
+    /// Bits of the choice among names that were paid for.
+    Repeats,
 }
 
 impl Measure {
@@ -52,6 +63,7 @@ impl Measure {
             Self::Bytes => "bytes of labels",
             Self::Entropy => "entropy of labels",
             Self::Total => "distinct names of all wildcards",
+            Self::Repeats => "bits of names asked again",
         }
     }
 }
@@ -82,6 +94,9 @@ impl Exceeded {
 pub enum Spent {
     /// Paid for, or free.
     Within,
+    /// Paid for earlier: should it have to be asked upstream again, [`Budget::repeat`] says
+    /// whether it may.
+    Known,
     /// Over, let through because the policy only wants to know.
     Reported(Exceeded),
     /// Over, and not to be asked.
@@ -96,7 +111,7 @@ struct Paid {
     bits: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Domain {
     /// In the order in which they were paid for.
     paid: VecDeque<Paid>,
@@ -104,10 +119,24 @@ struct Domain {
     names: HashSet<u64>,
     bytes: u64,
     bits: u64,
+    /// Bits that repeats may still use.
+    repeats: Bucket,
     told: Option<Duration>,
 }
 
 impl Domain {
+    fn new(limits: &BudgetLimits) -> Self {
+        let (rate, burst) = repeats(limits);
+        Self {
+            paid: VecDeque::new(),
+            names: HashSet::new(),
+            bytes: 0,
+            bits: 0,
+            repeats: Bucket::with(rate, burst),
+            told: None,
+        }
+    }
+
     fn expire(&mut self, now: Duration) {
         while let Some(oldest) = self.paid.front() {
             if now.saturating_sub(oldest.at) < WINDOW {
@@ -164,19 +193,20 @@ impl Budget {
     pub fn set_limits(&mut self, limits: BudgetLimits, over: OverBudget) {
         self.limits = limits;
         self.over = over;
+        let (rate, burst) = repeats(&limits);
+        for domain in self.domains.values_mut() {
+            domain.repeats.set_limits(rate, burst);
+        }
     }
 
     /// Pays for a name that a wildcard matched. `name` is canonical, and `domain` what
     /// [`NameRule::budget_of`](crate::policy::NameRule::budget_of) says of it.
     pub fn spend(&mut self, name: &str, domain: &str, now: Duration) -> Spent {
         let hash = self.hasher.hash_one(name);
-        if let Some(known) = self.domains.get_mut(domain) {
-            let before = known.paid.len();
-            known.expire(now);
-            self.total -= before - known.paid.len();
-            if known.names.contains(&hash) {
-                return Spent::Within;
-            }
+        if let Some(known) = self.known(domain, now)
+            && known.names.contains(&hash)
+        {
+            return Spent::Known;
         }
         let below = below(name, domain);
         let bytes = u32::try_from(below.len()).unwrap_or(u32::MAX);
@@ -190,7 +220,8 @@ impl Budget {
                     bytes,
                     bits,
                 };
-                let domain = self.domains.entry(Arc::from(domain)).or_default();
+                let domain = self.domains.entry(Arc::from(domain));
+                let domain = domain.or_insert_with(|| Domain::new(&self.limits));
                 domain.paid.push_back(paid);
                 domain.names.insert(hash);
                 domain.bytes += u64::from(bytes);
@@ -199,6 +230,31 @@ impl Budget {
                 Spent::Within
             }
         }
+    }
+
+    /// Pays for asking upstream again for a name that is [`Spent::Known`]. `ways`: how many
+    /// different questions there can be for one name.
+    pub fn repeat(&mut self, domain: &str, ways: usize, now: Duration) -> Spent {
+        let Some(known) = self.known(domain, now) else {
+            return Spent::Within;
+        };
+        let choices = known.paid.len().saturating_mul(ways).max(1);
+        // The logarithm, rounded up.
+        let bits = choices.next_power_of_two().trailing_zeros();
+        if known.repeats.take(now, bits) {
+            return Spent::Within;
+        }
+        let limit = self.limits.repeat_bits.into();
+        self.exceeded(domain, Measure::Repeats, limit, now)
+    }
+
+    /// What is known of a domain, without what was paid for more than an hour ago.
+    fn known(&mut self, domain: &str, now: Duration) -> Option<&mut Domain> {
+        let known = self.domains.get_mut(domain)?;
+        let before = known.paid.len();
+        known.expire(now);
+        self.total -= before - known.paid.len();
+        Some(known)
     }
 
     /// Names paid for and still counted, over all domains (those of domains that were not
@@ -214,12 +270,9 @@ impl Budget {
 
     /// Names, bytes and bits spent for a registered domain in the hour before `now`.
     pub fn spent(&mut self, domain: &str, now: Duration) -> (u64, u64, u64) {
-        let Some(known) = self.domains.get_mut(domain) else {
+        let Some(known) = self.known(domain, now) else {
             return (0, 0, 0);
         };
-        let before = known.paid.len();
-        known.expire(now);
-        self.total -= before - known.paid.len();
         (known.paid.len() as u64, known.bytes, known.bits)
     }
 
@@ -304,6 +357,12 @@ impl Budget {
             OverBudget::Report => Spent::Within,
         }
     }
+}
+
+/// Bits a second, and at once.
+fn repeats(limits: &BudgetLimits) -> (f64, u32) {
+    let rate = f64::from(limits.repeat_bits) / WINDOW.as_secs_f64();
+    (rate, limits.repeat_bits.div_ceil(REPEATS_AT_ONCE))
 }
 
 /// The labels of a name that are below a domain, without the dot between.

@@ -11,6 +11,7 @@ fn limits(names: u32, bytes: u32, entropy_bits: u32) -> BudgetLimits {
         names,
         bytes,
         entropy_bits,
+        ..BudgetLimits::default()
     }
 }
 
@@ -32,7 +33,7 @@ fn a_name_costs_once_an_hour() {
     assert_eq!(ask("a.example.com", 0), Spent::Within);
     assert_eq!(ask("b.example.com", 10), Spent::Within);
     for at in 11..100 {
-        assert_eq!(ask("a.example.com", at), Spent::Within, "asked again");
+        assert_eq!(ask("a.example.com", at), Spent::Known, "asked again");
     }
     assert_eq!(blocked(&ask("c.example.com", 100)), Some(Measure::Names));
     assert_eq!(blocked(&ask("c.example.com", 3599)), Some(Measure::Names));
@@ -156,13 +157,70 @@ fn memory_is_bounded_over_all_domains_and_comes_back() {
     assert_eq!(budget.len(), MAX_NAMES);
     assert_eq!(
         budget.spend("a.d7.com", "d7.com", seconds(1)),
-        Spent::Within,
+        Spent::Known,
         "paid for"
     );
     assert_eq!(budget.spend("a.more.com", "more.com", HOUR), Spent::Within);
     assert_eq!(budget.len(), 1);
     budget.tidy(HOUR * 3);
     assert!(budget.is_empty() && budget.domains.is_empty());
+}
+
+#[test]
+fn a_repeat_costs_the_choice_among_all_and_comes_back_with_time() {
+    const DOMAIN: &str = "example.com";
+    let limits = BudgetLimits {
+        repeat_bits: 600,
+        ..limits(300, 8192, 24_000)
+    };
+    let mut budget = Budget::new(limits, OverBudget::Block);
+    assert_eq!(budget.repeat(DOMAIN, 10, seconds(0)), Spent::Within, "none");
+    for n in 0..100 {
+        let name = format!("{n}.{DOMAIN}");
+        assert_eq!(budget.spend(&name, DOMAIN, seconds(0)), Spent::Within);
+    }
+    // 100 bits at once, and one of 100 names in ten ways is 10 bits; then one each minute.
+    for n in 0..10 {
+        assert_eq!(budget.repeat(DOMAIN, 10, seconds(1)), Spent::Within, "{n}");
+    }
+    match budget.repeat(DOMAIN, 10, seconds(1)) {
+        Spent::Blocked(exceeded) => {
+            assert_eq!(
+                (exceeded.measure, exceeded.limit, exceeded.tell),
+                (Measure::Repeats, 600, true)
+            );
+            let text = "example.com: more than 600 bits of names asked again an hour";
+            assert_eq!(exceeded.text(), text);
+        }
+        other => panic!("{other:?}"),
+    }
+    let allowed = |budget: &mut Budget, from: u64| {
+        let asks = (from..from + 605).filter(|at| {
+            let spent = budget.repeat(DOMAIN, 10, seconds(*at));
+            spent == Spent::Within
+        });
+        asks.count()
+    };
+    assert_eq!(allowed(&mut budget, 2), 10, "in ten minutes");
+    budget.set_limits(
+        BudgetLimits {
+            repeat_bits: 1_200,
+            ..limits
+        },
+        OverBudget::Block,
+    );
+    assert_eq!(
+        allowed(&mut budget, 607),
+        30,
+        "100 bits more at once, and 200 in time"
+    );
+    // A domain of one name is cheap: ten questions there are four bits.
+    budget.spend("a.other.com", "other.com", seconds(1_300));
+    let cheap = (0..50).filter(|_| {
+        let spent = budget.repeat("other.com", 10, seconds(1_300));
+        spent == Spent::Within
+    });
+    assert_eq!(cheap.count(), 50);
 }
 
 /// The same by the letter: every payment is kept for ever and looked through each time.
@@ -235,7 +293,8 @@ proptest! {
             let name = if label.is_empty() { domain.to_owned() } else { format!("{label}.{domain}") };
             let expected = naive.within(&name, domain, now);
             let spent = budget.spend(&name, domain, now);
-            prop_assert_eq!(spent == Spent::Within, expected, "{} at {:?}: {:?}", name, now, spent);
+            let within = matches!(spent, Spent::Within | Spent::Known);
+            prop_assert_eq!(within, expected, "{} at {:?}: {:?}", name, now, spent);
             let (n, b, e) = budget.spent(domain, now);
             prop_assert!(n <= u64::from(names) && b <= u64::from(bytes) && e <= u64::from(bits));
         }

@@ -1,6 +1,6 @@
 //! What a policy says about the DNS of its agent.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 /// What an allow rule for a host says about answers, beyond addresses and the types that
 /// are always there.
@@ -57,6 +57,9 @@ pub struct BudgetLimits {
     pub bytes: u32,
     /// Bits of entropy in them.
     pub entropy_bits: u32,
+    /// Bits that the choice among names already paid for may carry, each time one of them is
+    /// asked upstream again. A sixth of it may be used at once.
+    pub repeat_bits: u32,
 }
 
 impl Default for BudgetLimits {
@@ -66,7 +69,24 @@ impl Default for BudgetLimits {
             names: 300,
             bytes: 8 * 1024,
             entropy_bits: 24_000,
+            repeat_bits: 24_000,
         }
+    }
+}
+
+impl fmt::Display for BudgetLimits {
+    /// All of them, without the time that they are for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            names,
+            bytes,
+            entropy_bits,
+            repeat_bits,
+        } = self;
+        write!(
+            f,
+            "{names} names, {bytes} bytes, {entropy_bits} bits of entropy, {repeat_bits} bits of repeats"
+        )
     }
 }
 

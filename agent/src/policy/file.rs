@@ -304,6 +304,10 @@ pub struct BudgetFile {
     /// Bits of entropy in those names; 24000 when not said.
     #[schemars(default, schema_with = "count_schema")]
     pub entropy_bits: Option<At<u32>>,
+    /// Bits that the choice among names that were asked before may carry when they are asked
+    /// upstream again; 24000 when not said.
+    #[schemars(default, schema_with = "count_schema")]
+    pub repeat_bits: Option<At<u32>>,
 }
 
 fn count_schema(_: &mut SchemaGenerator) -> Schema {

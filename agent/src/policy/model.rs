@@ -297,7 +297,7 @@ struct Canonical<'a> {
     mode: &'static str,
     refuse: &'static str,
     dnssec: bool,
-    budget: [u32; 3],
+    budget: [u32; 4],
     over_budget: &'static str,
     services: &'a Services,
 }
@@ -336,7 +336,12 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             mode: mode_str(policy.mode),
             refuse: dns.refuse.as_str(),
             dnssec: dns.validate,
-            budget: [dns.budget.names, dns.budget.bytes, dns.budget.entropy_bits],
+            budget: [
+                dns.budget.names,
+                dns.budget.bytes,
+                dns.budget.entropy_bits,
+                dns.budget.repeat_bits,
+            ],
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
         };

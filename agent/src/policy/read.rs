@@ -24,7 +24,7 @@ pub(crate) const RULE_KEYS: &[&str] = &[
 pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
 pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
-pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits"];
+pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "repeat_bits"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {

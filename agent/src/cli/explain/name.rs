@@ -142,12 +142,9 @@ impl<'a> NameAnswer<'a> {
             },
         ));
         if let Some(domain) = self.budget_domain() {
-            let limits = &self.policy.dns.budget;
             lines.push(format!(
-                "dns: below a wildcard the name uses the budget of `{domain}`: {} names, {} bytes, {} bits of entropy an hour, then {}",
-                limits.names,
-                limits.bytes,
-                limits.entropy_bits,
+                "dns: below a wildcard the name uses the budget of `{domain}`: {} an hour, then {}",
+                self.policy.dns.budget,
                 self.policy.dns.over_budget.as_str()
             ));
         }

@@ -49,8 +49,19 @@ pub trait Backend: Send + Sync + 'static {
     /// Pays for a name that `rule` matched by a wildcard; not called for other names.
     fn spend(&self, name: &str, rule: &NameRule) -> Spent;
 
-    /// An answer that is at hand: the fast path of [`Backend::resolve`].
-    fn cached(&self, _question: &Question) -> Option<Answer> {
+    /// Pays for asking upstream again for a name that is [`Spent::Known`].
+    fn repeat(&self, _name: &str, _rule: &NameRule) -> Spent {
+        Spent::Within
+    }
+
+    /// An answer that is at hand: the fast path of [`Backend::resolve`]. For a name that a
+    /// wildcard matched it sends nothing upstream.
+    fn cached(&self, _question: &Question, _rule: &NameRule) -> Option<Answer> {
+        None
+    }
+
+    /// An answer that has ended and may still stand in.
+    fn ended(&self, _question: &Question) -> Option<Answer> {
         None
     }
 

@@ -128,11 +128,21 @@ impl Backend for Random {
         match self.with(|rng| rng.random_range(0..10)) {
             0 => Spent::Blocked(exceeded),
             1 => Spent::Reported(exceeded),
+            2..=5 => Spent::Known,
             _ => Spent::Within,
         }
     }
 
-    fn cached(&self, question: &Question) -> Option<Answer> {
+    fn repeat(&self, name: &str, rule: &NameRule) -> Spent {
+        self.spend(name, rule)
+    }
+
+    fn cached(&self, question: &Question, _rule: &NameRule) -> Option<Answer> {
+        self.check(question);
+        self.with(|rng| rng.random_bool(0.5).then(|| found(rng, question)))
+    }
+
+    fn ended(&self, question: &Question) -> Option<Answer> {
         self.check(question);
         self.with(|rng| rng.random_bool(0.5).then(|| found(rng, question)))
     }

@@ -266,9 +266,11 @@ impl<B: Backend> Gate<B> {
             Judged::Done(outcome) => return Tried::Done(outcome),
             Judged::Ask(asked) => asked,
         };
+        let mut known = false;
         if asked.rule.wildcard.is_some() {
             match self.backend.spend(&asked.name, &asked.rule) {
                 Spent::Within => {}
+                Spent::Known => known = true,
                 Spent::Reported(exceeded) => asked.over = Some(exceeded),
                 Spent::Blocked(exceeded) => {
                     return Tried::Done(over_budget(&asked, exceeded, refuse));
@@ -276,7 +278,20 @@ impl<B: Backend> Gate<B> {
             }
         }
         let question = asked.question(self.backend.validate());
-        let found = self.backend.cached(&question);
+        let mut found = self.backend.cached(&question, &asked.rule);
+        if found.is_none() && known {
+            match self.backend.repeat(&asked.name, &asked.rule) {
+                Spent::Within | Spent::Known => {}
+                Spent::Reported(exceeded) => asked.over = Some(exceeded),
+                Spent::Blocked(exceeded) => {
+                    found = self.backend.ended(&question);
+                    if found.is_none() {
+                        return Tried::Done(over_budget(&asked, exceeded, refuse));
+                    }
+                    asked.over = Some(exceeded).filter(|exceeded| exceeded.tell);
+                }
+            }
+        }
         if let Some(found) = &found {
             let wanted = addresses(&asked, found);
             let granted = match wanted.is_empty() {

@@ -530,6 +530,34 @@ async fn a_spent_budget_stops_the_question_here() {
     gate.stop().await;
 }
 
+#[tokio::test]
+async fn a_repeat_beyond_the_budget_gets_the_answer_that_has_ended_or_none() {
+    let mut gate = start(0x141b, 16);
+    gate.backend.repeated.store(true, SeqCst);
+    let reply = udp_ask(gate.v4, &query(1, "x.wild.example.")).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+    let event = gate.refusals.recv().await.expect("a record");
+    assert_eq!(event.record.verdict, Verdict::OverBudget);
+
+    let answer = Ok(found(vec![address("x.wild.example.", 60, "192.0.2.9")]));
+    let mut answers = gate.backend.answers.lock().expect("lock");
+    answers.insert(("x.wild.example".to_owned(), RecordType::A), answer);
+    drop(answers);
+    gate.backend.ended.store(true, SeqCst);
+    let reply = udp_ask(gate.v4, &query(2, "x.wild.example.")).await;
+    assert_eq!(reply.answers.len(), 1);
+    assert_eq!(gate.backend.times_written(), 1, "it is granted anew");
+    let event = gate.refusals.recv().await.expect("it is told");
+    assert_eq!(event.record.verdict, Verdict::Answered);
+    assert!(event.record.over.is_some_and(|over| over.tell));
+
+    gate.backend.at_hand.store(true, SeqCst);
+    let reply = udp_ask(gate.v4, &query(3, "x.wild.example.")).await;
+    assert_eq!(reply.answers.len(), 1, "what is at hand costs nothing");
+    assert_eq!(gate.backend.times_asked(), 0);
+    gate.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_look_up_without_end_is_servfail_in_time() {
     let gate = start(0x1419, 16);

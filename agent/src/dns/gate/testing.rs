@@ -128,6 +128,8 @@ pub(super) struct Fake {
     pub(super) generous: AtomicBool,
     pub(super) refuse: Refuse,
     pub(super) spent: AtomicBool,
+    pub(super) repeated: AtomicBool,
+    pub(super) ended: AtomicBool,
 }
 
 impl Fake {
@@ -164,6 +166,8 @@ impl Fake {
             generous: AtomicBool::new(true),
             refuse: Refuse::Refused,
             spent: AtomicBool::new(false),
+            repeated: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -245,11 +249,27 @@ impl Backend for Fake {
                 limit: 300,
                 tell: true,
             }),
+            false if self.repeated.load(SeqCst) => Spent::Known,
             false => Spent::Within,
         }
     }
 
-    fn cached(&self, question: &Question) -> Option<Answer> {
+    fn repeat(&self, _name: &str, rule: &NameRule) -> Spent {
+        assert!(rule.wildcard.is_some(), "only wildcards are paid for");
+        Spent::Blocked(Exceeded {
+            domain: "wild.example".into(),
+            measure: Measure::Repeats,
+            limit: 24_000,
+            tell: true,
+        })
+    }
+
+    fn ended(&self, question: &Question) -> Option<Answer> {
+        let ended = self.ended.load(SeqCst);
+        ended.then(|| self.answer(question).ok()).flatten()
+    }
+
+    fn cached(&self, question: &Question, _rule: &NameRule) -> Option<Answer> {
         let at_hand = self.at_hand.load(SeqCst);
         at_hand.then(|| self.answer(question).ok()).flatten()
     }

@@ -56,6 +56,15 @@ struct Inner {
     stats: Arc<DnsStats>,
 }
 
+/// Whether an answer that is often asked for is fetched anew shortly before it ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Prefetch {
+    /// It is, within a tokio runtime.
+    Hot,
+    /// No: taking it from the cache sends nothing upstream.
+    Never,
+}
+
 /// What comes of a flight; every asker gets it.
 type Landed = Result<Arc<Entry>, Fault>;
 
@@ -134,12 +143,25 @@ impl Resolver {
     }
 
     /// The answer when it needs nobody: it is in the cache, or the name is nobody's to
-    /// answer. Never waits. Within a tokio runtime it may begin to fetch a hot answer anew.
-    pub fn cached(&self, question: &Question) -> Option<Answer> {
+    /// answer. Never waits.
+    pub fn cached(&self, question: &Question, prefetch: Prefetch) -> Option<Answer> {
         let begun = Instant::now();
         match self.inner.key(question, begun) {
-            Ok(key) => self.hit(&key, begun),
+            Ok(key) => self.hit(&key, prefetch, begun),
             Err(done) => done.ok(),
+        }
+    }
+
+    /// An answer that has ended, where it may still stand in ([`Source::Stale`]).
+    pub fn ended(&self, question: &Question) -> Option<Answer> {
+        let begun = Instant::now();
+        let key = self.inner.key(question, begun).ok()?;
+        match self.inner.cache.look(&key, (self.inner.clock)()) {
+            Known::Ended(entry) => {
+                self.inner.stats.cache.stale.fetch_add(1, Relaxed);
+                Some(self.inner.answer(&entry, Source::Stale, begun))
+            }
+            _ => None,
         }
     }
 
@@ -154,7 +176,7 @@ impl Resolver {
             Ok(key) => key,
             Err(done) => return *done,
         };
-        if let Some(answer) = self.hit(&key, begun) {
+        if let Some(answer) = self.hit(&key, Prefetch::Never, begun) {
             return Ok(answer);
         }
         let cache = &self.inner.stats.cache;
@@ -191,13 +213,13 @@ impl Resolver {
         }
     }
 
-    fn hit(&self, key: &Key, begun: Instant) -> Option<Answer> {
+    fn hit(&self, key: &Key, prefetch: Prefetch, begun: Instant) -> Option<Answer> {
         let now = (self.inner.clock)();
         let cache = &self.inner.stats.cache;
         match self.inner.cache.look(key, now) {
             Known::Fresh(entry) => {
                 cache.hits.fetch_add(1, Relaxed);
-                if entry.take_prefetch(now) && !self.prefetch(key) {
+                if prefetch == Prefetch::Hot && entry.take_prefetch(now) && !self.prefetch(key) {
                     entry.prefetch_later();
                 }
                 Some(self.inner.answer(&entry, Source::Cache, begun))

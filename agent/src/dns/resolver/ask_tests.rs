@@ -65,7 +65,11 @@ fn silent(stub: &Stub, owner: &str) {
 
 impl Bench {
     async fn ask(&self, name: &str) -> Answer {
-        self.resolver.ask(&a(name)).await.expect(name)
+        // As the gate does.
+        match self.resolver.cached(&a(name), Prefetch::Hot) {
+            Some(answer) => answer,
+            None => self.resolver.ask(&a(name)).await.expect(name),
+        }
     }
 
     async fn fails(&self, name: &str) -> FailKind {
@@ -77,19 +81,22 @@ impl Bench {
 async fn an_answer_is_kept_for_its_ttl_and_counts_down() {
     let (stub, bench) = one().await;
     here(&stub, "a.example.", 60);
-    assert_eq!(bench.resolver.cached(&a("a.example")), None);
+    assert_eq!(bench.resolver.cached(&a("a.example"), Prefetch::Hot), None);
     assert_eq!(bench.resolver.cached_now(), (0, 0));
     let first = bench.ask("a.example").await;
     assert_eq!((first.source, first.ttl), (Source::Upstream, 60));
     assert_eq!(*first.upstream, stub.addr.to_string());
     bench.hand.advance(secs(59));
-    let again = bench.resolver.cached(&a("A.Example")).expect("kept");
+    let again = bench
+        .resolver
+        .cached(&a("A.Example"), Prefetch::Hot)
+        .expect("kept");
     assert_eq!((again.source, again.ttl), (Source::Cache, 1));
     assert_eq!(again.records, first.records);
     let (entries, bytes) = bench.resolver.cached_now();
     assert!(entries == 1 && bytes > 512, "{entries} {bytes}");
     bench.hand.advance(secs(1));
-    assert_eq!(bench.resolver.cached(&a("a.example")), None);
+    assert_eq!(bench.resolver.cached(&a("a.example"), Prefetch::Hot), None);
     assert_eq!(bench.ask("a.example").await.source, Source::Upstream);
     assert_eq!(stub.asked().len(), 2);
     let cache = &bench.stats.cache;
@@ -209,7 +216,11 @@ async fn when_no_server_answers_an_old_answer_stands_in_for_a_while() {
     bench.hand.advance(secs(29));
     assert_eq!(bench.ask("a.example").await.source, Source::Stale);
     assert_eq!(
-        bench.resolver.cached(&a("a.example")).expect("held").source,
+        bench
+            .resolver
+            .cached(&a("a.example"), Prefetch::Hot)
+            .expect("held")
+            .source,
         Source::Stale
     );
     assert_eq!(stub.asked().len(), asked);
@@ -279,6 +290,28 @@ async fn what_is_hot_is_fetched_anew_before_it_ends() {
     assert_eq!(bench.ask("hot.example").await.ttl, 100);
     assert_eq!(stub.asked().len(), 3);
     assert_eq!(bench.stats.cache.prefetches.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_to_be_sent_is_not_prefetched_and_an_ended_answer_stands_in() {
+    let (stub, bench) = one().await;
+    here(&stub, "hot.example.", 100);
+    let hot = a("hot.example");
+    bench.ask("hot.example").await;
+    assert_eq!(bench.resolver.ended(&hot), None, "it has not ended");
+    bench.ask("hot.example").await;
+    bench.hand.advance(secs(91));
+    let cached = bench.resolver.cached(&hot, Prefetch::Never);
+    assert_eq!(cached.expect("kept").source, Source::Cache);
+    bench.resolver.ask(&hot).await.expect("kept");
+    assert_eq!(bench.resolver.flights(), 0);
+    bench.hand.advance(secs(9));
+    assert_eq!(bench.resolver.cached(&hot, Prefetch::Never), None);
+    let ended = bench.resolver.ended(&hot).expect("ended");
+    assert_eq!((ended.source, ended.ttl), (Source::Stale, STALE_TTL));
+    assert_eq!(stub.asked().len(), 1);
+    bench.hand.advance(secs(3600));
+    assert_eq!(bench.resolver.ended(&hot), None, "too old");
 }
 
 #[tokio::test]
@@ -594,7 +627,7 @@ async fn names_that_are_none_fail_and_without_servers_everything_does() {
     let (stub, bench) = one().await;
     for bad in ["a..example", "x".repeat(64).as_str()] {
         assert_eq!(bench.fails(bad).await, FailKind::BadAnswer);
-        assert_eq!(bench.resolver.cached(&a(bad)), None);
+        assert_eq!(bench.resolver.cached(&a(bad), Prefetch::Hot), None);
     }
     assert!(stub.asked().is_empty());
     let nobody = self::bench(ResolverConfig {

@@ -50,7 +50,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Record, RecordType};
 
-pub use ask::{MAX_FLIGHTS, MAX_PREFETCHES, Resolver, ServerState};
+pub use ask::{MAX_FLIGHTS, MAX_PREFETCHES, Prefetch, Resolver, ServerState};
 pub use cache::{MAX_CACHE_BYTES, MAX_CACHE_ENTRIES, STALE_TTL};
 pub use config::{MAX_UPSTREAMS, MAX_ZONES, ResolverConfig, ResolverConfigError};
 pub use reduce::MAX_CHAIN;

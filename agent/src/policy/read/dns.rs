@@ -54,6 +54,7 @@ impl Reader<'_> {
             names: number(self, "names"),
             bytes: number(self, "bytes"),
             entropy_bits: number(self, "entropy_bits"),
+            repeat_bits: number(self, "repeat_bits"),
         })
     }
 

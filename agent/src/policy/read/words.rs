@@ -28,6 +28,7 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("rebind", "private"),
     ("allow_private", "private"),
     ("entropy", "entropy_bits"),
+    ("repeats", "repeat_bits"),
     ("validate", "dnssec"),
 ];
 

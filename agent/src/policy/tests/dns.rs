@@ -20,7 +20,8 @@ fn what_is_not_said_is_the_default() {
             budget: BudgetLimits {
                 names: 300,
                 bytes: 8192,
-                entropy_bits: 24_000
+                entropy_bits: 24_000,
+                repeat_bits: 24_000,
             },
             over_budget: OverBudget::Block,
         }
@@ -30,7 +31,7 @@ fn what_is_not_said_is_the_default() {
     }
     assert_eq!(
         dns(
-            "{refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 1, bytes: 2MiB, entropy_bits: 3}}"
+            "{refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 1, bytes: 2MiB, entropy_bits: 3, repeat_bits: 4}}"
         ),
         DnsPolicy {
             refuse: Refuse::NxDomain,
@@ -38,7 +39,8 @@ fn what_is_not_said_is_the_default() {
             budget: BudgetLimits {
                 names: 1,
                 bytes: 2 * 1024 * 1024,
-                entropy_bits: 3
+                entropy_bits: 3,
+                repeat_bits: 4,
             },
             over_budget: OverBudget::Report,
         }

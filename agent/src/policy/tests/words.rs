@@ -188,6 +188,10 @@ fn the_digest_is_of_what_is_enforced() {
             "    allow:",
             "    dns: {budget: {entropy_bits: 7}}\n    allow:",
         ),
+        (
+            "    allow:",
+            "    dns: {budget: {repeat_bits: 7}}\n    allow:",
+        ),
     ] {
         let other = SHAPE.replacen(from, to, 1);
         assert_ne!(other, SHAPE);

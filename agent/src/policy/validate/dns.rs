@@ -27,6 +27,10 @@ pub(super) fn dns_policy(file: &DnsFile) -> DnsPolicy {
                     budget.entropy_bits.as_ref().map(|n| n.value),
                     default.budget.entropy_bits,
                 ),
+                repeat_bits: limit(
+                    budget.repeat_bits.as_ref().map(|n| n.value),
+                    default.budget.repeat_bits,
+                ),
             },
         },
         over_budget: match file.over_budget.as_ref().map(|over| over.value) {

@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::serve::{Begun, Gate};
+use super::serve::{Begun, Done, Gate};
 use super::testing::{nsec, signature};
 use super::*;
 use crate::dns::budget::{Exceeded, Measure, Spent};
@@ -452,10 +452,11 @@ impl Fuzzer {
         let stats = Arc::new(GateStats::default());
         let gate = Gate::new(1, Arc::clone(&backend), records, Arc::clone(&stats));
         let peer = SocketAddr::from(([127, 0, 0, 1], 4000));
-        let reply = match gate.begin(message, transport, peer) {
-            Begun::Done(reply) => reply,
+        let Done { reply, event } = match gate.begin(message, transport, peer) {
+            Begun::Done(done) => done,
             Begun::Waits(query) => self.runtime.block_on(gate.finish(*query)),
         };
+        gate.tell(event);
         let fault = |what: String| -> ! {
             let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();
             panic!("{what}\n{transport:?} {hex}");

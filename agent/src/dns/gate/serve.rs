@@ -67,13 +67,23 @@ enum Landed {
 
 /// A message begun.
 pub(super) enum Begun {
-    /// Its reply, if it gets one.
-    Done(Option<Vec<u8>>),
+    /// It is dealt with.
+    Done(Done),
     /// It waits for a look-up or a write: [`Gate::finish`] it.
     Waits(Box<Waiting>),
 }
 
-/// The same, before it is counted and told.
+/// A message dealt with and counted, but not told yet: the program waits for the reply, and
+/// nobody for the record.
+#[must_use]
+pub(super) struct Done {
+    /// What to send, if anything.
+    pub(super) reply: Option<Vec<u8>>,
+    /// What to tell.
+    pub(super) event: GateEvent,
+}
+
+/// The same, before it is counted.
 enum Tried {
     Done(Outcome),
     Waits(Waiting),
@@ -188,23 +198,38 @@ impl<B: Backend> Gate<B> {
         waiting: &mut JoinSet<()>,
     ) {
         match self.begin(message, Transport::Udp, peer) {
-            Begun::Done(None) => {}
-            Begun::Done(Some(reply)) => self.send(socket, &reply, peer).await,
+            Begun::Done(done) => self.send(socket, done, peer).await,
             Begun::Waits(query) => {
                 let (gate, socket) = (Arc::clone(self), Arc::clone(socket));
                 waiting.spawn(async move {
-                    if let Some(reply) = gate.finish(*query).await {
-                        gate.send(&socket, &reply, peer).await;
-                    }
+                    let done = gate.finish(*query).await;
+                    gate.send(&socket, done, peer).await;
                 });
             }
         }
     }
 
-    async fn send(&self, socket: &UdpSocket, reply: &[u8], peer: SocketAddr) {
-        if let Err(error) = socket.send_to(reply, peer).await {
+    async fn send(&self, socket: &UdpSocket, done: Done, peer: SocketAddr) {
+        let Done { reply, event } = done;
+        let Some(reply) = reply else {
+            return self.tell(event);
+        };
+        let mut sent = socket.try_send_to(&reply, peer);
+        // Before anything is waited for: what is waited for may be called off.
+        self.tell(event);
+        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            sent = socket.send_to(&reply, peer).await;
+        }
+        if let Err(error) = sent {
             self.stats.replies_lost.fetch_add(1, Relaxed);
             tracing::debug!(agent = self.agent, %peer, %error, "a DNS reply was not sent");
+        }
+    }
+
+    /// Hands a record on.
+    pub(super) fn tell(&self, event: GateEvent) {
+        if !self.records.offer(event) {
+            self.stats.records_lost.fetch_add(1, Relaxed);
         }
     }
 
@@ -315,7 +340,7 @@ impl<B: Backend> Gate<B> {
     }
 
     /// Waits for what a query needs, and answers it.
-    pub(super) async fn finish(&self, waiting: Waiting) -> Option<Vec<u8>> {
+    pub(super) async fn finish(&self, waiting: Waiting) -> Done {
         let Waiting {
             asked,
             found,
@@ -366,7 +391,7 @@ impl<B: Backend> Gate<B> {
         transport: Transport,
         peer: SocketAddr,
         arrived: Instant,
-    ) -> Option<Vec<u8>> {
+    ) -> Done {
         let Outcome { reply, mut record } = outcome;
         record.elapsed = arrived.elapsed();
         self.stats.query(record.verdict, record.rcode);
@@ -379,10 +404,7 @@ impl<B: Backend> Gate<B> {
             peer,
             record,
         };
-        if !self.records.offer(event) {
-            self.stats.records_lost.fetch_add(1, Relaxed);
-        }
-        reply
+        Done { reply, event }
     }
 
     async fn troubled(&self, socket: &str, error: &io::Error) {

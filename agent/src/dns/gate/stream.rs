@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve::{Begun, Gate};
+use super::serve::{Begun, Done, Gate};
 use super::{Backend, Transport};
 
 /// The most TCP connections of one agent at once; more are closed as they come.
@@ -32,7 +32,7 @@ pub const MAX_PIPELINED: usize = 32;
 /// Replies are written together up to this many bytes.
 const WRITE_AT: usize = 16 * 1024;
 
-type Waits = FuturesUnordered<BoxFuture<'static, Option<Vec<u8>>>>;
+type Waits = FuturesUnordered<BoxFuture<'static, Done>>;
 
 /// What was read and not judged yet, and what was answered and not written yet.
 struct Buffers {
@@ -110,8 +110,7 @@ impl<B: Backend> Gate<B> {
                 };
                 deadline = Instant::now() + TCP_IDLE;
                 match self.begin(&buffers.read[message], Transport::Tcp, peer) {
-                    Begun::Done(Some(reply)) => self.queue(&mut buffers, &reply),
-                    Begun::Done(None) => {}
+                    Begun::Done(done) => self.queue(&mut buffers, done),
                     Begun::Waits(query) => {
                         let gate = Arc::clone(self);
                         waits.push(Box::pin(async move { gate.finish(*query).await }));
@@ -130,11 +129,9 @@ impl<B: Backend> Gate<B> {
                 return Ok(());
             }
             tokio::select! {
-                Some(reply) = waits.next(), if !waits.is_empty() => {
+                Some(done) = waits.next(), if !waits.is_empty() => {
                     deadline = Instant::now() + TCP_IDLE;
-                    if let Some(reply) = reply {
-                        self.queue(&mut buffers, &reply);
-                    }
+                    self.queue(&mut buffers, done);
                 }
                 // At most one message and the length of the next are in the buffer.
                 read = stream.read_buf(&mut buffers.read), if open && !full => {
@@ -147,10 +144,13 @@ impl<B: Backend> Gate<B> {
         }
     }
 
-    fn queue(&self, buffers: &mut Buffers, reply: &[u8]) {
-        if !buffers.queue(reply) {
+    fn queue(&self, buffers: &mut Buffers, done: Done) {
+        if let Some(reply) = &done.reply
+            && !buffers.queue(reply)
+        {
             self.stats.replies_lost.fetch_add(1, Relaxed);
         }
+        self.tell(done.event);
     }
 
     async fn flush(&self, stream: &mut TcpStream, buffers: &mut Buffers) -> io::Result<()> {

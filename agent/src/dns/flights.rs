@@ -18,7 +18,7 @@ pub(super) type Flight<T> = Shared<Work<T>>;
 /// What became of who came.
 pub(super) enum Joined<T> {
     /// It was under way already.
-    Joined(Flight<T>),
+    Earlier(Flight<T>),
     /// It is under way from now on.
     Begun(Flight<T>),
     /// Too much else is under way.
@@ -85,7 +85,7 @@ where
         if let Some(flight) = table.flights.get(&key).and_then(|(_, weak)| weak.upgrade())
             && flight.peek().is_none()
         {
-            return Joined::Joined(flight);
+            return Joined::Earlier(flight);
         }
         if table.flights.len() >= most {
             return Joined::Full;

@@ -453,7 +453,7 @@ impl Fuzzer {
         let gate = Gate::new(1, Arc::clone(&backend), records, Arc::clone(&stats));
         let peer = SocketAddr::from(([127, 0, 0, 1], 4000));
         let Done { reply, event } = match gate.begin(message, transport, peer) {
-            Begun::Done(done) => done,
+            Begun::Done(done) => *done,
             Begun::Waits(query) => self.runtime.block_on(gate.finish(*query)),
         };
         gate.tell(event);

@@ -68,7 +68,7 @@ enum Landed {
 /// A message begun.
 pub(super) enum Begun {
     /// It is dealt with.
-    Done(Done),
+    Done(Box<Done>),
     /// It waits for a look-up or a write: [`Gate::finish`] it.
     Waits(Box<Waiting>),
 }
@@ -198,7 +198,7 @@ impl<B: Backend> Gate<B> {
         waiting: &mut JoinSet<()>,
     ) {
         match self.begin(message, Transport::Udp, peer) {
-            Begun::Done(done) => self.send(socket, done, peer).await,
+            Begun::Done(done) => self.send(socket, *done, peer).await,
             Begun::Waits(query) => {
                 let (gate, socket) = (Arc::clone(self), Arc::clone(socket));
                 waiting.spawn(async move {
@@ -275,7 +275,7 @@ impl<B: Backend> Gate<B> {
             Ok(Tried::Done(outcome)) => outcome,
             Err(_) => lost(),
         };
-        Begun::Done(self.done(outcome, transport, peer, arrived))
+        Begun::Done(Box::new(self.done(outcome, transport, peer, arrived)))
     }
 
     fn try_begin(
@@ -362,7 +362,7 @@ impl<B: Backend> Gate<B> {
         let look_up =
             || look(Arc::clone(&self.backend), asked.clone(), question, found).map(Arc::new);
         let landed = match self.flights.join(key, MAX_LOOK_UPS, look_up) {
-            Joined::Joined(flight) | Joined::Begun(flight) => flight.await,
+            Joined::Earlier(flight) | Joined::Begun(flight) => flight.await,
             Joined::Full => return busy(asked),
         };
         // The policy may have changed meanwhile: a name that it no longer has must not be

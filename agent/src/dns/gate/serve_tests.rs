@@ -540,9 +540,9 @@ async fn a_repeat_beyond_the_budget_gets_the_answer_that_has_ended_or_none() {
     assert_eq!(event.record.verdict, Verdict::OverBudget);
 
     let answer = Ok(found(vec![address("x.wild.example.", 60, "192.0.2.9")]));
-    let mut answers = gate.backend.answers.lock().expect("lock");
-    answers.insert(("x.wild.example".to_owned(), RecordType::A), answer);
-    drop(answers);
+    let asked = ("x.wild.example".to_owned(), RecordType::A);
+    let answers = &gate.backend.answers;
+    answers.lock().expect("lock").insert(asked, answer);
     gate.backend.ended.store(true, SeqCst);
     let reply = udp_ask(gate.v4, &query(2, "x.wild.example.")).await;
     assert_eq!(reply.answers.len(), 1);

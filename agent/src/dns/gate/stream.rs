@@ -110,7 +110,7 @@ impl<B: Backend> Gate<B> {
                 };
                 deadline = Instant::now() + TCP_IDLE;
                 match self.begin(&buffers.read[message], Transport::Tcp, peer) {
-                    Begun::Done(done) => self.queue(&mut buffers, done),
+                    Begun::Done(done) => self.queue(&mut buffers, *done),
                     Begun::Waits(query) => {
                         let gate = Arc::clone(self);
                         waits.push(Box::pin(async move { gate.finish(*query).await }));

@@ -308,7 +308,7 @@ impl Inner {
             }
         };
         match self.flights.join(key.clone(), MAX_FLIGHTS, request) {
-            Joined::Joined(flight) => {
+            Joined::Earlier(flight) => {
                 self.stats.cache.joined.fetch_add(1, Relaxed);
                 flight.await
             }

@@ -26,6 +26,32 @@ pub enum Action {
     Listen = 2,
 }
 
+/// What must still be seen before a connection that is allowed may carry data.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Check {
+    /// Nothing: the address was enough.
+    None = 0,
+    /// A TLS ClientHello whose server name is one that the policy allows and that the address
+    /// is leased for.
+    Name = 1,
+    /// The same, and the hello may hold an encrypted one (ECH), which only its outer name is
+    /// known of.
+    OuterName = 2,
+}
+
+impl Check {
+    /// From the byte in a map: anything unknown asks for the most.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::None,
+            2 => Self::OuterName,
+            _ => Self::Name,
+        }
+    }
+}
+
 /// One line of a set: protocol, an inclusive port range (host order), what to do, and
 /// the rule that it came from, relative to the set's own rule number.
 #[repr(C)]
@@ -35,7 +61,8 @@ pub struct Entry {
     high: u16,
     protocol: u8,
     action: u8,
-    _zero: u16,
+    check: u8,
+    _zero: u8,
     rule: u32,
 }
 
@@ -50,9 +77,31 @@ impl Entry {
             high,
             protocol: protocol.number(),
             action: action as u8,
+            check: Check::None as u8,
             _zero: 0,
             rule,
         }
+    }
+
+    /// The same entry with a check.
+    #[must_use]
+    pub const fn checked(self, check: Check) -> Self {
+        Self {
+            check: check as u8,
+            ..self
+        }
+    }
+
+    /// The same entry of another rule, relative to the set's.
+    #[must_use]
+    pub const fn of_rule(self, rule: u32) -> Self {
+        Self { rule, ..self }
+    }
+
+    /// What must still be seen of what it allows.
+    #[inline(always)]
+    pub const fn check(&self) -> Check {
+        Check::from_number(self.check)
     }
 
     /// What it does; a number that is no [`Action`] denies.
@@ -109,6 +158,18 @@ impl SetRef {
         Self(start as u64 | (len as u64) << 16 | (rule as u64) << 32)
     }
 
+    /// The word that it is.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// From that word.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
     /// Index of the first entry.
     #[inline(always)]
     pub const fn start(self) -> u16 {
@@ -163,6 +224,8 @@ pub enum Verdict {
     Allow {
         /// Number of the deciding rule.
         rule: u32,
+        /// What must still be seen.
+        check: Check,
     },
     /// Refused.
     Deny {
@@ -174,6 +237,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Let out by no rule, with nothing more to see.
+    pub const FREE: Self = Self::Allow {
+        rule: NO_RULE,
+        check: Check::None,
+    };
+
     /// Whether the flow may go.
     #[inline(always)]
     pub const fn is_allow(&self) -> bool {
@@ -199,9 +268,15 @@ fn set_of<T: Tables>(tables: &T, addr: &Addr) -> Option<SetRef> {
 /// Judges a flow that the agent opens: a connect, a send, or a packet that begins one.
 #[inline(always)]
 pub fn judge<T: Tables>(tables: &T, query: &Query) -> Verdict {
-    let Some(set) = set_of(tables, &query.addr) else {
-        return deny(Reason::NoRule);
-    };
+    match set_of(tables, &query.addr) {
+        Some(set) => judge_set(tables, set, query.protocol, query.port),
+        None => deny(Reason::NoRule),
+    }
+}
+
+/// Judges by a set: the first entry that matches protocol and port (host order) decides.
+#[inline(always)]
+pub fn judge_set<T: Tables>(tables: &T, set: SetRef, protocol: Protocol, port: u16) -> Verdict {
     let mut index = 0;
     let mut named = false;
     while index < MAX_SET && index < set.len() {
@@ -211,10 +286,13 @@ pub fn judge<T: Tables>(tables: &T, query: &Query) -> Verdict {
         match entry.action() {
             Action::Listen => {}
             action => {
-                if entry.covers(query.protocol, query.port) {
+                if entry.covers(protocol, port) {
                     let rule = set.rule().wrapping_add(entry.rule);
                     return match action {
-                        Action::Allow => Verdict::Allow { rule },
+                        Action::Allow => Verdict::Allow {
+                            rule,
+                            check: entry.check(),
+                        },
                         Action::Deny | Action::Listen => Verdict::Deny {
                             reason: Reason::DenyRule,
                             rule,
@@ -255,7 +333,10 @@ pub fn judge_reply<T: Tables>(tables: &T, query: &Query) -> Verdict {
             }
             Action::Listen => {
                 if entry.covers(query.protocol, query.port) {
-                    return Verdict::Allow { rule };
+                    return Verdict::Allow {
+                        rule,
+                        check: Check::None,
+                    };
                 }
             }
             Action::Allow => {}
@@ -282,6 +363,7 @@ pub fn judge_bind<T: Tables>(
         if matches!(entry.action(), Action::Listen) && entry.covers(protocol, port) {
             return Verdict::Allow {
                 rule: listeners.rule().wrapping_add(entry.rule),
+                check: Check::None,
             };
         }
         index += 1;

@@ -79,7 +79,7 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
         protocol: flow.protocol,
     };
     let verdict = judge(&compiled, &query);
-    let (Verdict::Allow { rule } | Verdict::Deny { rule, .. }) = verdict;
+    let (Verdict::Allow { rule, .. } | Verdict::Deny { rule, .. }) = verdict;
     // A monitored agent's questions go where they would go without Exeat.
     if flow.port == DNS && policy.mode == Mode::Enforce {
         notes.push("port 53 is steered to Exeat's gate, which answers for the policy's own host names; no rule is asked".to_owned());

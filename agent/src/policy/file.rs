@@ -148,6 +148,9 @@ pub struct RuleFile {
     /// Of an allow rule with `host`: `keep` leaves ECH keys and address hints in HTTPS and
     /// SVCB records.
     pub ech: Option<At<EchFile>>,
+    /// Of an allow rule with `host` for tcp: `sni` reads the server name of every TLS
+    /// connection on its ports, `none` of none; when not said, of those on port 443.
+    pub tls: Option<At<TlsFile>>,
     /// Why the rule is there; shown in events.
     #[schemars(length(max = super::validate::MAX_REASON))]
     pub reason: Option<At<String>>,
@@ -246,6 +249,16 @@ impl JsonSchema for TypesFile {
 pub enum EchFile {
     /// They stay in the answer.
     Keep,
+}
+
+/// Whether the name in a TLS ClientHello must be one that the policy allows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "tls", rename_all = "lowercase")]
+pub enum TlsFile {
+    /// On every port of the rule.
+    Sni,
+    /// On none: the address is enough.
+    None,
 }
 
 /// How Exeat's gate answers an agent's questions to the DNS.

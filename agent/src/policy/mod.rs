@@ -24,6 +24,7 @@ mod rrtype;
 mod schema;
 pub mod services;
 mod suffix;
+mod tls;
 mod tree;
 mod validate;
 
@@ -44,3 +45,4 @@ pub use rrtype::{BASE_TYPES, type_name};
 pub use schema::{SCHEMA_ID, schema};
 pub use services::Services;
 pub use suffix::registered_domain;
+pub use tls::Tls;

@@ -10,6 +10,7 @@ use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
 use super::services::Services;
+use super::tls::Tls;
 use agent_common::Protocol;
 use agent_common::layout::Mode;
 use agent_common::verdict::Action;
@@ -65,6 +66,9 @@ pub struct Rule {
     /// What an allow rule for a host says about answers of the DNS; `None` where it says
     /// nothing.
     pub answers: Option<Arc<Answers>>,
+    /// Where the name in the TLS ClientHello counts; [`Tls::None`] for everything but allow
+    /// rules for a host and TCP.
+    pub tls: Tls,
     /// Why it is there.
     pub reason: Option<Arc<str>>,
     /// The group that it came from.
@@ -217,6 +221,13 @@ impl fmt::Display for Rule {
         if let Some(answers) = &self.answers {
             write!(f, "{answers}")?;
         }
+        if self.reads_names() {
+            match self.tls {
+                Tls::Https => {}
+                Tls::Every => f.write_str(", tls sni")?,
+                Tls::None => f.write_str(", tls none")?,
+            }
+        }
         match &self.reason {
             Some(reason) => write!(f, " ({reason})"),
             None => Ok(()),
@@ -225,6 +236,13 @@ impl fmt::Display for Rule {
 }
 
 impl Rule {
+    /// Whether the name in a TLS ClientHello can count: an allow rule for a host and TCP.
+    pub fn reads_names(&self) -> bool {
+        self.action == Action::Allow
+            && self.protocol == RuleProtocol::Tcp
+            && matches!(self.selector, Selector::Host(_))
+    }
+
     /// The same rule with its reason left out, for places that give the reason beside it.
     pub fn without_reason(&self) -> Self {
         Self {
@@ -312,6 +330,7 @@ struct CanonicalRule<'a> {
     private: bool,
     types: Option<&'a BTreeSet<u16>>,
     keep_ech: bool,
+    tls: Option<Tls>,
     reason: Option<&'a str>,
 }
 
@@ -361,6 +380,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
                 private: answers.is_some_and(|answers| answers.private),
                 types: answers.map(|answers| &answers.types),
                 keep_ech: answers.is_some_and(|answers| answers.keep_ech),
+                tls: rule.reads_names().then_some(rule.tls),
                 reason: rule.reason.as_deref(),
             };
             put(&|line| serde_json::to_writer(line, &rule));

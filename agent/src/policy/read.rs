@@ -4,7 +4,7 @@
 use super::diagnostic::{Pos, Report, Source, near, shown};
 use super::file::{
     AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
-    VERSION,
+    TlsFile, VERSION,
 };
 use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
@@ -18,10 +18,10 @@ use words::{one_of, unknown_key, value_help};
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns", "services"];
 pub(crate) const RULE_KEYS: &[&str] = &[
-    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "reason",
+    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "reason",
 ];
 /// What only an allow rule for a host may say.
-pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech"];
+pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
 pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
 pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "repeat_bits"];
@@ -197,6 +197,10 @@ impl Reader<'_> {
             ech: fields
                 .take("ech")
                 .and_then(|node| self.word(node, "ech", &[("keep", EchFile::Keep)])),
+            tls: fields.take("tls").and_then(|node| {
+                let words = [("sni", TlsFile::Sni), ("none", TlsFile::None)];
+                self.word(node, "tls", &words)
+            }),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
         };

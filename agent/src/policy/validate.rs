@@ -4,13 +4,14 @@ use super::diagnostic::{Diagnostic, Pos, Report, Source, near, shown};
 use super::dns::Answers;
 use super::file::{
     AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
-    ServicesFile,
+    ServicesFile, TlsFile,
 };
 use super::lint;
 use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
 use super::services::Services;
+use super::tls::Tls;
 use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
 use agent_common::verdict::Action;
@@ -44,6 +45,7 @@ struct Draft {
     protocol: Option<ProtocolFile>,
     ports: Option<Vec<PortRange>>,
     answers: Option<Arc<Answers>>,
+    tls: Option<TlsFile>,
     reason: Option<Arc<str>>,
 }
 
@@ -318,6 +320,7 @@ impl Validator<'_> {
             private: _,
             types: _,
             ech: _,
+            tls,
             reason,
             broken,
         } = &rule.value;
@@ -378,6 +381,20 @@ impl Validator<'_> {
                 }
             }
         }
+        if let (Some(tls), Some(other @ (ProtocolFile::Udp | ProtocolFile::Icmp))) =
+            (tls, protocol.as_ref().map(|protocol| protocol.value))
+        {
+            let other = match other {
+                ProtocolFile::Udp => "udp",
+                _ => "icmp",
+            };
+            self.error(
+                place(tls.at),
+                format!("a rule for {other} has `tls`"),
+                "remove it: the name is read of TLS over tcp",
+            );
+            return None;
+        }
         if *broken {
             return None;
         }
@@ -393,6 +410,7 @@ impl Validator<'_> {
             protocol: protocol.as_ref().map(|protocol| protocol.value),
             ports: ports.as_ref().map(|ports| ranges(&ports.value)),
             answers,
+            tls: tls.as_ref().map(|tls| tls.value),
             reason,
         })
     }
@@ -405,6 +423,7 @@ impl Validator<'_> {
             protocol: Some(ProtocolFile::Tcp),
             ports: Some(ranges(&rule.value.ports.value)),
             answers: None,
+            tls: None,
             reason,
         })
     }
@@ -423,6 +442,7 @@ impl Validator<'_> {
             protocol,
             ports,
             answers,
+            tls,
             reason,
         } = draft
         else {
@@ -461,6 +481,15 @@ impl Validator<'_> {
                 "remove some rules",
             );
         };
+        let names = action == Action::Allow
+            && protocol == RuleProtocol::Tcp
+            && matches!(selector, Selector::Host(_));
+        let tls = match tls {
+            _ if !names => Tls::None,
+            None => Tls::Https,
+            Some(TlsFile::Sni) => Tls::Every,
+            Some(TlsFile::None) => Tls::None,
+        };
         places.push(place);
         rules.push(Rule {
             number,
@@ -470,6 +499,7 @@ impl Validator<'_> {
             ports,
             // A group may be used under deny too, where answers mean nothing.
             answers: answers.filter(|_| action == Action::Allow),
+            tls,
             reason,
             group,
             origin: Origin {

@@ -13,11 +13,12 @@ use super::model::{Policy, RuleProtocol};
 use super::name::AgentName;
 use agent_common::Addr;
 use agent_common::layout::MAX_ENTRIES;
-use agent_common::verdict::{Action, Entry, MAX_SET, SetRef, Tables};
+use agent_common::verdict::{Action, Check, Entry, MAX_SET, SetRef, Tables};
 use hosts::Hosts;
 use nets::Nets;
 use sets::{Pool, Ruled, Shapes};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Range;
 
 /// A policy that does not fit into the kernel's tables.
@@ -85,8 +86,9 @@ impl CompileError {
     }
 }
 
-/// What changes in the tables when a lease does. First write the new entries, then the
-/// address.
+/// What changes in the tables when a lease does. Write the new entries first; then, of an
+/// address that is leased, the names before the address, and of one that is not, the address
+/// before the names.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Change {
     /// The address.
@@ -94,6 +96,9 @@ pub struct Change {
     /// Its set from now on; `None`: remove it from the exact addresses, and the networks
     /// speak for it again.
     pub set: Option<SetRef>,
+    /// The names that a TLS connection to the address may be for, each with its set, for those
+    /// that came; `None`: it may not any more.
+    pub names: Vec<(HostName, Option<SetRef>)>,
     /// The indexes of [`Compiled::entries`] that are new.
     pub appended: Range<u16>,
 }
@@ -107,8 +112,12 @@ pub struct Compiled {
     nets: Nets,
     hosts: Hosts,
     leases: BTreeMap<Addr, SetRef>,
+    /// The names of each leased address that a TLS connection may be for.
+    named: BTreeMap<Addr, BTreeMap<HostName, SetRef>>,
     listeners: SetRef,
     icmp: bool,
+    /// Entries that changes have told of.
+    told: u16,
 }
 
 impl Compiled {
@@ -165,6 +174,7 @@ impl Compiled {
             .rules
             .iter()
             .any(|rule| rule.action == Action::Allow && rule.protocol == RuleProtocol::Icmp);
+        let told = pool.entries().len() as u16;
         Ok(Self {
             agent: agent.clone(),
             shapes,
@@ -172,14 +182,16 @@ impl Compiled {
             nets,
             hosts,
             leases: BTreeMap::new(),
+            named: BTreeMap::new(),
             listeners,
             icmp,
+            told,
         })
     }
 
     /// From now on the address stands for exactly those of the hosts that the policy
     /// names (none: for no host), each with the rules of its own name and of every wildcard
-    /// above it. If it fails, nothing has changed; giving up every host of an address never
+    /// above it. If it fails, nothing that a look-up finds has changed; giving up every host of an address never
     /// fails.
     pub fn lease(
         &mut self,
@@ -193,20 +205,21 @@ impl Compiled {
         // Many names below one wildcard bring its rules once each.
         rules.sort_unstable();
         rules.dedup();
-        let before = self.entry_count();
         let Some(rule) = rules.first().copied() else {
             self.leases.remove(&addr);
             return Ok(Change {
                 addr,
                 set: self.nets.exact(&addr).map(|node| node.set),
-                appended: before..before,
+                names: self.renamed(addr, BTreeMap::new()),
+                appended: self.untold(),
             });
         };
+        let named = self.named_sets(&addr, hosts)?;
         for node in self.nets.covering(&addr) {
             rules.extend_from_slice(self.nets.rules_of(node));
         }
         let kept: Vec<Ruled> = self.shapes.resolve(&[], &rules);
-        let destination = || std::net::IpAddr::from(addr).to_string();
+        let destination = || IpAddr::from(addr).to_string();
         check_size(&self.agent, kept.len(), destination, rule)?;
         let set = self
             .pool
@@ -216,13 +229,70 @@ impl Compiled {
         Ok(Change {
             addr,
             set: Some(set),
-            appended: before..self.entry_count(),
+            names: self.renamed(addr, named),
+            appended: self.untold(),
         })
     }
 
-    fn entry_count(&self) -> u16 {
+    /// The set of each host by its own rules alone, where a name can count: what another host at
+    /// the same address may do is not this one's. If it fails, only entries have been added.
+    fn named_sets(
+        &mut self,
+        addr: &Addr,
+        hosts: &BTreeSet<HostName>,
+    ) -> Result<BTreeMap<HostName, SetRef>, CompileError> {
+        let mut sets = BTreeMap::new();
+        for host in hosts {
+            let rules: Vec<u32> = self.hosts.rules_of(host).collect();
+            let kept = self.shapes.resolve(&[], &rules);
+            if kept.iter().all(|(entry, _)| entry.check() == Check::None) {
+                continue;
+            }
+            let rule = rules.first().copied().unwrap_or_default();
+            let set = self.pool.intern(&kept).map_err(|_| {
+                full(
+                    &self.agent,
+                    format!("{host} at {}", IpAddr::from(*addr)),
+                    rule,
+                )
+            })?;
+            sets.insert(host.clone(), set);
+        }
+        Ok(sets)
+    }
+
+    /// Takes the names of an address in place of those that it had, and says what changes.
+    fn renamed(
+        &mut self,
+        addr: Addr,
+        named: BTreeMap<HostName, SetRef>,
+    ) -> Vec<(HostName, Option<SetRef>)> {
+        let before = self.named.remove(&addr).unwrap_or_default();
+        let gone = before.keys().filter(|name| !named.contains_key(*name));
+        let mut changed: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+        let come = named
+            .iter()
+            .filter(|(name, set)| before.get(*name) != Some(*set));
+        changed.extend(come.map(|(name, set)| (name.clone(), Some(*set))));
+        if !named.is_empty() {
+            self.named.insert(addr, named);
+        }
+        changed
+    }
+
+    /// The names that TLS connections may be for, by address.
+    pub fn named(&self) -> impl Iterator<Item = (Addr, &HostName, SetRef)> {
+        self.named.iter().flat_map(|(addr, names)| {
+            let of_addr = names.iter();
+            of_addr.map(|(name, set)| (*addr, name, *set))
+        })
+    }
+
+    /// The entries that no change has told of, those of one that failed too.
+    fn untold(&mut self) -> Range<u16> {
         // The pool holds at most MAX_ENTRIES.
-        self.pool.entries().len() as u16
+        let count = self.pool.entries().len() as u16;
+        std::mem::replace(&mut self.told, count)..count
     }
 
     /// Every entry; sets point into it. At most [`MAX_ENTRIES`].

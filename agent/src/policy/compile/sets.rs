@@ -2,8 +2,9 @@
 
 use crate::policy::model::{Policy, RuleProtocol};
 use crate::policy::ports::PortRange;
+use crate::policy::tls::Tls;
 use agent_common::layout::MAX_ENTRIES;
-use agent_common::verdict::{Action, Entry, MAX_SET, SetRef};
+use agent_common::verdict::{Action, Check, Entry, MAX_SET, SetRef};
 use std::collections::HashMap;
 
 /// An entry with the absolute number of its rule apart.
@@ -19,19 +20,26 @@ pub(super) struct Shapes {
 
 impl Shapes {
     pub(super) fn new(policy: &Policy) -> Self {
-        let mut known: HashMap<(Action, RuleProtocol, &[PortRange]), u32> = HashMap::new();
+        type Shape<'a> = (Action, RuleProtocol, &'a [PortRange], Tls, Check);
+        let mut known: HashMap<Shape<'_>, u32> = HashMap::new();
         let mut shapes = Vec::new();
         let of_rule = policy
             .rules
             .iter()
             .map(|rule| {
                 let ports = rule.ports.as_slice();
+                let check = match &rule.answers {
+                    Some(answers) if answers.keep_ech => Check::OuterName,
+                    _ => Check::Name,
+                };
                 *known
-                    .entry((rule.action, rule.protocol, ports))
+                    .entry((rule.action, rule.protocol, ports, rule.tls, check))
                     .or_insert_with(|| {
+                        let ranges = rule.tls.split(ports);
                         let entries = rule.protocol.protocols(ports).iter().flat_map(|protocol| {
-                            ports.iter().map(|(low, high)| {
-                                Entry::new(rule.action, *protocol, *low, *high, 0)
+                            ranges.iter().map(|((low, high), named)| {
+                                let entry = Entry::new(rule.action, *protocol, *low, *high, 0);
+                                entry.checked(if *named { check } else { Check::None })
                             })
                         });
                         shapes.push(entries.collect());
@@ -46,10 +54,11 @@ impl Shapes {
         &self.shapes[self.of_rule[rule as usize] as usize]
     }
 
-    /// The order in which a set holds entries: deny before allow before listen, then the
-    /// lower rule. So the deciding rule is the first that matches.
-    fn order((entry, rule): &Ruled) -> (Action, u32) {
-        (entry.action(), *rule)
+    /// The order in which a set holds entries: deny before allow before listen, what needs no
+    /// name before what does, then the lower rule. So the deciding rule is the first that
+    /// matches, and of two that allow it is the one that asks for less.
+    fn order((entry, rule): &Ruled) -> (Action, bool, u32) {
+        (entry.action(), entry.check() != Check::None, *rule)
     }
 
     /// What `base` (already resolved) and more rules come to: in order, without entries
@@ -76,6 +85,7 @@ impl Shapes {
 fn covers(outer: &Entry, inner: &Entry) -> bool {
     let (outer_ports, inner_ports) = (outer.ports(), inner.ports());
     outer.action() == inner.action()
+        && (outer.check() == Check::None || outer.check() == inner.check())
         && outer.protocol() == inner.protocol()
         && outer_ports.0 <= inner_ports.0
         && inner_ports.1 <= outer_ports.1
@@ -109,10 +119,7 @@ impl Pool {
         let base = if single { *first } else { 0 };
         let entries: Vec<Entry> = set
             .iter()
-            .map(|(entry, rule)| {
-                let (low, high) = entry.ports();
-                Entry::new(entry.action(), entry.protocol(), low, high, rule - base)
-            })
+            .map(|(entry, rule)| entry.of_rule(rule - base))
             .collect();
         let start = self.start(&entries)?;
         Ok(SetRef::new(start, entries.len() as u16, base))

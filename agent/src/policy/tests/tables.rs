@@ -2,7 +2,7 @@
 
 use super::verdicts::host;
 use crate::policy::{CompileError, Compiled, Policy, Rule, Selector, parse};
-use agent_common::verdict::{MAX_SET, Query, SetRef, Tables, Verdict, judge};
+use agent_common::verdict::{Check, MAX_SET, Query, SetRef, Tables, Verdict, judge};
 use agent_common::{Addr, Protocol, Reason};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,6 +15,22 @@ fn agent(rules: &str) -> Policy {
 
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().expect("address").into()
+}
+
+/// Let out by this rule, with nothing more to see.
+pub(super) fn allowed(rule: u32) -> Verdict {
+    Verdict::Allow {
+        rule,
+        check: Check::None,
+    }
+}
+
+/// The same, once the name has been seen.
+fn named(rule: u32) -> Verdict {
+    Verdict::Allow {
+        rule,
+        check: Check::Name,
+    }
 }
 
 fn tcp(compiled: &Compiled, dest: &str, port: u16) -> Verdict {
@@ -49,10 +65,7 @@ fn a_wide_v6_network_does_not_mean_v4() {
     assert!(!tcp(&compiled, "8.8.8.8", 443).is_allow());
     assert!(!tcp(&compiled, "::ffff:8.8.8.8", 443).is_allow());
     assert!(!tcp(&compiled, "10.0.0.1", 443).is_allow());
-    assert_eq!(
-        tcp(&compiled, "::ffff:10.0.0.1", 80),
-        Verdict::Allow { rule: 1 }
-    );
+    assert_eq!(tcp(&compiled, "::ffff:10.0.0.1", 80), allowed(1));
     let wall = compiled
         .prefixes()
         .find(|(_, bits, _)| *bits == 96)
@@ -71,8 +84,8 @@ fn v4_prefixes_are_held_in_the_mapped_space() {
     let exact: Vec<_> = compiled.exact().map(|(addr, _)| addr).collect();
     assert_eq!(exact, [addr("1.2.3.4")]);
     // The exact address repeats what its networks say.
-    assert_eq!(tcp(&compiled, "1.2.3.4", 2), Verdict::Allow { rule: 1 });
-    assert_eq!(tcp(&compiled, "10.1.1.1", 2), Verdict::Allow { rule: 1 });
+    assert_eq!(tcp(&compiled, "1.2.3.4", 2), allowed(1));
+    assert_eq!(tcp(&compiled, "10.1.1.1", 2), allowed(1));
 }
 
 #[test]
@@ -87,10 +100,7 @@ fn rules_that_differ_only_in_destination_share_their_entries() {
     }
     let compiled = Compiled::new(&agent(&rules)).expect("compiles");
     assert_eq!(compiled.entries().len(), 2);
-    assert_eq!(
-        tcp(&compiled, "10.0.1.7", 443),
-        Verdict::Allow { rule: 257 }
-    );
+    assert_eq!(tcp(&compiled, "10.0.1.7", 443), allowed(257));
 }
 
 #[test]
@@ -103,8 +113,8 @@ fn a_lease_adds_to_what_the_networks_say_and_goes_without_trace() {
     let hosts: BTreeSet<_> = [host(0), host(1), host(3)].into();
     let change = compiled.lease(one, &hosts).expect("leases");
     assert!(change.set.is_some() && !change.appended.is_empty());
-    assert_eq!(tcp(&compiled, "10.0.0.1", 443), Verdict::Allow { rule: 0 });
-    assert_eq!(tcp(&compiled, "10.0.0.1", 80), Verdict::Allow { rule: 2 });
+    assert_eq!(tcp(&compiled, "10.0.0.1", 443), named(0));
+    assert_eq!(tcp(&compiled, "10.0.0.1", 80), allowed(2));
     assert_eq!(compiled.len(), 3);
     // Deny beats a leased allow.
     compiled.lease(nine, &hosts).expect("leases");
@@ -123,7 +133,7 @@ fn a_lease_adds_to_what_the_networks_say_and_goes_without_trace() {
     let gone = compiled.lease(one, &[host(3)].into()).expect("leases");
     assert_eq!(gone.set, None);
     assert!(!tcp(&compiled, "10.0.0.1", 443).is_allow());
-    assert_eq!(tcp(&compiled, "10.0.0.1", 80), Verdict::Allow { rule: 2 });
+    assert_eq!(tcp(&compiled, "10.0.0.1", 80), allowed(2));
     let gone = compiled.lease(nine, &BTreeSet::new()).expect("leases");
     assert_eq!(gone.set, Tables::exact(&compiled, &nine));
     assert!(gone.set.is_some(), "the deny rule of the address stays");
@@ -149,7 +159,7 @@ fn many_hosts_behind_one_address_make_a_small_set() {
         assert!(change.appended.is_empty() && change.set.is_some());
     }
     assert_eq!(compiled.entries().len(), 1);
-    assert_eq!(tcp(&compiled, "192.0.2.1", 443), Verdict::Allow { rule: 0 });
+    assert_eq!(tcp(&compiled, "192.0.2.1", 443), named(0));
 }
 
 #[test]
@@ -169,7 +179,7 @@ fn a_name_has_the_rules_of_every_wildcard_above_it() {
         let dest = addr("192.0.2.1");
         compiled.lease(dest, &names.collect()).expect("leases");
         [443, 80, 22].map(|port| match tcp(&compiled, "192.0.2.1", port) {
-            Verdict::Allow { rule } => i64::from(rule),
+            Verdict::Allow { rule, .. } => i64::from(rule),
             Verdict::Deny { .. } => -1,
         })
     };
@@ -378,10 +388,7 @@ fn a_hundred_thousand_addresses_share_one_entry() {
     assert_eq!(compiled.entries().len(), 1);
     assert_eq!(compiled.len(), 100_000);
     let dest = IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + 77_777 * 7));
-    assert_eq!(
-        tcp(&compiled, &dest.to_string(), 443),
-        Verdict::Allow { rule: 77_777 }
-    );
+    assert_eq!(tcp(&compiled, &dest.to_string(), 443), allowed(77_777));
 }
 
 /// `cargo test --release -p exeat -- --ignored --nocapture a_million`: the time that a

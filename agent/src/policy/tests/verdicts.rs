@@ -1,11 +1,14 @@
 //! The compiled tables against a naive reference, written from the policy's words.
 
+use super::tables::allowed;
 use crate::policy::{
     ALL_PORTS, AgentName, Compiled, DnsPolicy, HostName, HostPattern, Origin, Policy, Rule,
-    RuleProtocol, Selector,
+    RuleProtocol, Selector, Tls,
 };
 use agent_common::layout::Mode;
-use agent_common::verdict::{Action, NO_RULE, Query, Verdict, judge, judge_bind, judge_reply};
+use agent_common::verdict::{
+    Action, Check, NO_RULE, Query, Verdict, judge, judge_bind, judge_reply, judge_set,
+};
 use agent_common::{Addr, Protocol, Reason};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,6 +149,15 @@ fn policy(random: &mut Random) -> Policy {
             } else {
                 ports(random)
             };
+            let names = action == Action::Allow
+                && protocol == RuleProtocol::Tcp
+                && matches!(selector, Selector::Host(_));
+            let tls = match random.below(4) {
+                _ if !names => Tls::None,
+                0 => Tls::None,
+                1 => Tls::Every,
+                _ => Tls::Https,
+            };
             Rule {
                 number,
                 action,
@@ -153,6 +165,7 @@ fn policy(random: &mut Random) -> Policy {
                 protocol,
                 ports,
                 answers: None,
+                tls,
                 reason: None,
                 group: None,
                 origin: Origin {
@@ -239,8 +252,8 @@ impl Words<'_> {
                 rule,
             };
         }
-        if let Some(rule) = self.first(Action::Allow, hit) {
-            return Verdict::Allow { rule };
+        if let Some(verdict) = self.allowed(port, hit) {
+            return verdict;
         }
         let named = self
             .first(Action::Allow, |rule| self.names(rule, dest))
@@ -249,6 +262,38 @@ impl Words<'_> {
         Verdict::Deny {
             reason,
             rule: NO_RULE,
+        }
+    }
+
+    /// The first rule that asks for no name, or else the first.
+    fn allowed(&self, port: u16, hit: impl Fn(&Rule) -> bool) -> Option<Verdict> {
+        let free = |rule: &Rule| hit(rule) && !rule.tls.covers(port);
+        let (rule, check) = match self.first(Action::Allow, free) {
+            Some(rule) => (rule, Check::None),
+            None => (self.first(Action::Allow, &hit)?, Check::Name),
+        };
+        Some(Verdict::Allow { rule, check })
+    }
+
+    /// What a connection to a port of any address that the host stands for may do once it
+    /// has said the name.
+    fn judge_name(&self, host: &HostName, protocol: Protocol, port: u16) -> bool {
+        let hit = |rule: &Rule| Self::of_host(rule, host) && Self::speaks_of(rule, protocol, port);
+        self.first(Action::Deny, hit).is_none() && self.first(Action::Allow, hit).is_some()
+    }
+
+    /// Whether a connection to the host's port is only allowed with a name.
+    fn counts(&self, host: &HostName, port: u16) -> bool {
+        let hit =
+            |rule: &Rule| Self::of_host(rule, host) && Self::speaks_of(rule, Protocol::TCP, port);
+        let free = |rule: &Rule| hit(rule) && !rule.tls.covers(port);
+        self.first(Action::Allow, free).is_none() && self.judge_name(host, Protocol::TCP, port)
+    }
+
+    fn of_host(rule: &Rule, host: &HostName) -> bool {
+        match &rule.selector {
+            Selector::Host(pattern) => means(pattern, host.as_str()),
+            Selector::Net(_) => false,
         }
     }
 
@@ -266,7 +311,7 @@ impl Words<'_> {
         }
         let hit = |rule: &Rule| self.names(rule, peer) && Self::speaks_of(rule, protocol, local);
         match self.first(Action::Listen, hit) {
-            Some(rule) => Verdict::Allow { rule },
+            Some(rule) => allowed(rule),
             None => Verdict::Deny {
                 reason: Reason::Listen,
                 rule: NO_RULE,
@@ -276,7 +321,7 @@ impl Words<'_> {
 
     fn judge_bind(&self, protocol: Protocol, port: u16) -> Verdict {
         match self.first(Action::Listen, |rule| Self::speaks_of(rule, protocol, port)) {
-            Some(rule) => Verdict::Allow { rule },
+            Some(rule) => allowed(rule),
             None => Verdict::Deny {
                 reason: Reason::Listen,
                 rule: NO_RULE,
@@ -336,17 +381,44 @@ fn compare(
     allowed
 }
 
+/// Compares every name of every leased address at every port; returns how many may be said
+/// where one counts.
+fn compare_names(policy: &Policy, compiled: &Compiled, leases: &Leases) -> u32 {
+    let words = Words { policy, leases };
+    let sets: BTreeMap<_, _> = compiled
+        .named()
+        .map(|(addr, host, set)| ((addr, host.clone()), set))
+        .collect();
+    let mut allowed = 0;
+    for (addr, hosts) in leases {
+        for (host, port) in hosts.iter().flat_map(|host| PORTS.map(|port| (host, port))) {
+            let expected = words.judge_name(host, Protocol::TCP, port);
+            match sets.get(&(Addr::from(*addr), host.clone())) {
+                Some(set) => {
+                    let verdict = judge_set(compiled, *set, Protocol::TCP, port);
+                    assert_eq!(verdict.is_allow(), expected, "{policy:#?}\n{host}:{port}");
+                    allowed += u32::from(expected);
+                }
+                // Then no connection to it is ever asked for this name.
+                None => assert!(!words.counts(host, port), "{policy:#?}\n{host}:{port}"),
+            }
+        }
+    }
+    allowed
+}
+
 #[test]
 fn a_million_flows_are_judged_as_the_words_say() {
     const POLICIES: u32 = 5_000;
     const ROUNDS: u32 = 4;
     const FLOWS: u32 = 50;
     let mut random = Random::new(1);
-    let mut allowed = 0;
+    let (mut allowed, mut named) = (0, 0);
     for _ in 0..POLICIES {
         let policy = policy(&mut random);
         let mut compiled = Compiled::new(&policy).expect("small policies fit");
         let mut leases = Leases::new();
+        let mut told = BTreeMap::new();
         for round in 0..ROUNDS {
             // The first round is without leases; then they come and go.
             for _ in 0..round * 2 {
@@ -367,9 +439,21 @@ fn a_million_flows_are_judged_as_the_words_say() {
                 assert_eq!(usize::from(change.appended.end), compiled.entries().len());
                 let exact = agent_common::verdict::Tables::exact(&compiled, &Addr::from(addr));
                 assert_eq!(change.set, exact);
+                for (host, set) in change.names {
+                    let key = (Addr::from(addr), host);
+                    let before = match set {
+                        Some(set) => told.insert(key, set),
+                        None => told.remove(&key),
+                    };
+                    assert_ne!(before, set, "a change changes something");
+                }
                 leases.insert(addr, hosts);
             }
             allowed += compare(&policy, &compiled, &leases, &mut random, FLOWS);
+            let held = compiled.named();
+            let held = held.map(|(addr, host, set)| ((addr, host.clone()), set));
+            assert_eq!(held.collect::<BTreeMap<_, _>>(), told);
+            named += compare_names(&policy, &compiled, &leases);
         }
         for addr in leases.keys() {
             compiled
@@ -378,6 +462,7 @@ fn a_million_flows_are_judged_as_the_words_say() {
         }
         allowed += compare(&policy, &compiled, &Leases::new(), &mut random, 10);
     }
+    assert!(named > 10_000, "{named} names were judged");
     // The comparison means little if nearly all flows go one way.
     let flows = POLICIES * ROUNDS * FLOWS;
     assert!(

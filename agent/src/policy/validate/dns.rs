@@ -47,7 +47,7 @@ impl Validator<'_> {
     pub(super) fn answers(&mut self, file: usize, rule: &RuleFile) -> Option<Arc<Answers>> {
         if rule.host.is_none() {
             if rule.cidr.is_some() {
-                let help = "remove it, or write it in the rule with `host`: it is about what the DNS answers";
+                let help = "remove it, or write it in the rule with `host`: it is about a name";
                 self.no_answers(file, rule, "a rule with `cidr`", help);
             } else if rule.group.is_some() {
                 let help = "remove it: each rule of the group says its own";
@@ -68,12 +68,13 @@ impl Validator<'_> {
         (answers != Answers::default()).then(|| Arc::new(answers))
     }
 
-    /// An error for each key about answers that the rule has.
+    /// An error for each key about a name that the rule has.
     pub(super) fn no_answers(&mut self, file: usize, rule: &RuleFile, what: &str, help: &str) {
         for (at, key) in [
             (rule.private.as_ref().map(|private| private.at), "private"),
             (rule.types.as_ref().map(|types| types.at), "types"),
             (rule.ech.as_ref().map(|ech| ech.at), "ech"),
+            (rule.tls.as_ref().map(|tls| tls.at), "tls"),
         ] {
             if let Some(at) = at {
                 self.error(Place { file, at }, format!("{what} has `{key}`"), help);

@@ -281,26 +281,32 @@ impl Hello {
             self.want = RECORD_BYTES;
         }
         let mut steps = 0;
-        let outcome = loop {
+        loop {
             if steps == STEPS {
                 // No hello within the bounds above takes as many.
-                break Step::Fault(Fault::Extensions);
+                self.refuse(Fault::Extensions);
+                break;
             }
             steps += 1;
             match self.step(piece, end) {
                 Step::Next => {}
-                outcome => break outcome,
+                Step::Wait => break,
+                Step::End => {
+                    self.outcome = OUTCOME_DONE;
+                    break;
+                }
+                Step::Fault(fault) => {
+                    self.refuse(fault);
+                    break;
+                }
             }
-        };
-        self.outcome = match outcome {
-            Step::Next | Step::Wait => Progress::More,
-            Step::End => match name::check(&mut self.bytes, u32::from(self.name_len)) {
-                Ok(()) => Progress::Done,
-                Err(fault) => Progress::Refused(fault),
-            },
-            Step::Fault(fault) => Progress::Refused(fault),
         }
-        .number();
+        // Here the steps' ways meet again for the verifier; only one goes on to the name.
+        if anew(&self.outcome) == OUTCOME_DONE
+            && let Err(fault) = name::check(&mut self.bytes, u32::from(anew(&self.name_len)))
+        {
+            self.refuse(fault);
+        }
         self.taken = self.taken.wrapping_add(self.at.wrapping_sub(at));
         self.progress()
     }
@@ -357,6 +363,11 @@ impl Hello {
     #[inline(always)]
     pub const fn extensions(&self) -> u8 {
         self.extensions
+    }
+
+    #[inline(always)]
+    const fn refuse(&mut self, fault: Fault) {
+        self.outcome = Progress::Refused(fault).number();
     }
 
     /// Passes over what is to be passed over, then reads one field or as much of it as is

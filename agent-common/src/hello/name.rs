@@ -46,13 +46,6 @@ const fn downwards(set: u64) -> u64 {
     set | set >> 32
 }
 
-/// All ones if the set is empty, otherwise zero. Without a comparison, so that there is no
-/// branch for the verifier to follow twice.
-#[inline(always)]
-const fn if_empty(set: u64) -> u64 {
-    ((set | set.wrapping_neg()) >> 63).wrapping_sub(1)
-}
-
 /// What the words so far add up to.
 #[derive(Clone, Copy)]
 struct Sum {
@@ -101,8 +94,11 @@ impl Sum {
         // Labels that begin and end in this word are short.
         let first = self.label + count(!upwards(ends) & ALL);
         self.bad |= MAX_LABEL.wrapping_sub(first) & 1 << 63;
-        let open = !downwards(dots) & ALL & inside;
-        let carried = if_empty(dots);
+        let closed = downwards(dots);
+        let open = !closed & ALL & inside;
+        // All ones without a dot, otherwise zero: a branch here would have the verifier
+        // follow every word's two ways with every other's.
+        let carried = (closed >> 7 & 1).wrapping_sub(1);
         self.label = count(open) + (self.label & carried);
         self.letters = open & !digits | self.letters & carried;
         self.dot = dots & 1 << 63;

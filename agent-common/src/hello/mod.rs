@@ -325,6 +325,7 @@ impl Hello {
     }
 
     /// Bytes of the stream that were read: the place that the next piece must begin at.
+    /// Means nothing after a refusal.
     #[inline(always)]
     pub const fn taken(&self) -> u32 {
         self.taken

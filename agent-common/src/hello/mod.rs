@@ -157,7 +157,7 @@ impl Progress {
 ///
 /// No padding, plain integers: the bytes in a BPF map are the bytes here.
 #[repr(C, align(8))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hello {
     bytes: Buffer,
     /// Extension types below 64 that were there.
@@ -185,6 +185,10 @@ pub struct Hello {
 }
 
 const _: () = assert!(size_of::<Hello>() == 336, "no padding, and small");
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), without padding, and integers all through.
+unsafe impl aya::Pod for Hello {}
 
 /// A field as it is in memory. Left to itself LLVM carries the fields from one step of the
 /// reader to the next in registers, where the verifier knows too much of them: it follows

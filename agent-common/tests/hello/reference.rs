@@ -168,20 +168,10 @@ pub(crate) fn agree(bytes: &[u8], ours: &Outcome, tally: &mut Tally) -> Result<(
             tally.both += 1;
         }
         (Progress::Done, Theirs::Refused(error)) => {
-            let hello = &bytes[..ours.taken as usize];
-            // Later records: they come too late for the name.
-            let error = match ask_rustls(hello) {
-                Theirs::Name(name) if Some(name.as_str()) == ours.done() => {
-                    *tally.looser.entry("what follows the record").or_default() += 1;
-                    return Ok(());
-                }
-                Theirs::Refused(error) => error,
-                other => return Err(format!("{error:?}, but alone {other:?}")),
-            };
             let class = beside_the_name(&error)
                 .ok_or_else(|| format!("{:?} here, refused there: {error:?}", ours.done()))?;
             // The same server_name extension at the same place among others that are good.
-            let mut parts = Parts::of(hello);
+            let mut parts = Parts::of(&bytes[..ours.taken as usize]);
             let named: Vec<_> = parts
                 .extensions()
                 .extract_if(.., |(kind, _)| *kind == 0)

@@ -387,11 +387,6 @@ impl Hello {
             self.at = at + room;
             return Step::Wait;
         }
-        if phase == END {
-            self.skip = 0;
-            self.at = at + skip;
-            return Step::End;
-        }
         self.skip = 0;
         let at = at + skip;
         let room = room - skip;
@@ -404,7 +399,7 @@ impl Hello {
         }
         self.at = at + count;
         if count == 0 {
-            return Step::Wait;
+            return if phase == END { Step::End } else { Step::Wait };
         }
         let base = if phase == NAME { 0 } else { FIELD as u32 };
         if !piece.copy(at, &mut self.bytes, base + u32::from(filled), count) {
@@ -591,6 +586,7 @@ impl Hello {
                 return Err(Fault::NoName);
             }
             self.phase = END;
+            self.want = 0;
             return Ok(());
         }
         if self.extensions == MAX_EXTENSIONS {

@@ -34,21 +34,10 @@ pub fn hello_read(ctx: SkBuffContext) -> i32 {
     read(&ctx, false)
 }
 
-/// The same from the beginning each time, to measure.
+/// The same, but a stream begins with every packet.
 #[cgroup_skb(egress)]
 pub fn hello_anew(ctx: SkBuffContext) -> i32 {
     read(&ctx, true)
-}
-
-/// What `hello_anew` does besides reading, to measure.
-#[cgroup_skb(egress)]
-pub fn hello_reset(_ctx: SkBuffContext) -> i32 {
-    match HELLO.get_ptr_mut(0) {
-        // SAFETY: an element of an array lives as long as the map.
-        Some(hello) => unsafe { (*hello).reset() },
-        None => return DROP,
-    }
-    PASS
 }
 
 #[inline(always)]

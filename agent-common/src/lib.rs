@@ -13,6 +13,7 @@
 
 pub mod addr;
 pub mod event;
+pub mod hello;
 pub mod layout;
 pub mod protocol;
 pub mod reason;
@@ -20,5 +21,6 @@ pub mod verdict;
 
 pub use addr::Addr;
 pub use event::FlowEvent;
+pub use hello::Hello;
 pub use protocol::Protocol;
 pub use reason::{Hook, Reason};

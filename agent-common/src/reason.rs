@@ -28,6 +28,7 @@ macro_rules! closed {
         }
     };
 }
+pub(crate) use closed;
 
 closed! {
     /// Why a flow was refused.

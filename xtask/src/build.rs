@@ -33,8 +33,8 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
 }
 
 /// Builds `target/bpf/exeat-ebpf`, and beside it `target/bpf/empty`, the programs that do
-/// nothing, which the benchmarks measure against, and `target/bpf/broken`, the programs that
-/// a kernel refuses, for a test.
+/// nothing, which the benchmarks measure against, and for a test each `target/bpf/broken`, the
+/// programs that a kernel refuses, and `target/bpf/hello`, the reader of ClientHellos alone.
 pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     step::loud(&mut bpf_cargo(project, tools, "build"))?;
     let target = bpf_target();
@@ -44,6 +44,7 @@ pub(crate) fn object(project: &Project, tools: &BpfTools) -> Result<PathBuf> {
     copy_if_changed(&built.join("exeat-ebpf"), &object)?;
     copy_if_changed(&built.join("exeat-empty"), &folder.join("empty"))?;
     copy_if_changed(&built.join("exeat-broken"), &folder.join("broken"))?;
+    copy_if_changed(&built.join("exeat-hello"), &folder.join("hello"))?;
     Ok(object)
 }
 

@@ -1,0 +1,624 @@
+//! The server name of a TLS ClientHello, read from the pieces in which it comes.
+//!
+//! ```text
+//!  record(5) handshake(6) random session ciphers compression length { type length body }*
+//!            └──────────── one record holds it all, and nothing else ──────────────────┘
+//! ```
+//!
+//! The same code runs in the BPF programs (over a packet) and on the host (over a slice).
+//! It keeps no copy of the stream: a field that straddles two pieces is carried over in a
+//! few bytes, the name is copied as it comes, and everything else is passed over by its
+//! length. The outcome depends on the bytes alone and not on where they were cut.
+//!
+//! Whatever two servers could read in two ways is refused: the name that is found is the
+//! only one that is there.
+
+mod fault;
+mod name;
+
+pub use fault::Fault;
+
+/// Bytes for a server name, zero behind its end. A host name has at most [`MAX_NAME`].
+pub const NAME_BYTES: usize = 256;
+
+/// The longest host name: 255 bytes on the wire of DNS (RFC 1035 section 3.1) are 253 as
+/// text without a dot at the end.
+pub const MAX_NAME: u32 = 253;
+
+/// Extensions that are read. Browsers send about 20; a hello with more is refused.
+pub const MAX_EXTENSIONS: u8 = 64;
+
+/// Most bytes that are copied at once. The kernel's verifier knows where a copy may begin
+/// and how long it may be, but not that one limits the other, so behind the last place
+/// where one may begin there is room for a whole one.
+pub const CHUNK: u32 = 32;
+
+/// Bytes of the longest field but the name.
+const FIELD_BYTES: usize = 6;
+
+/// Where a field is gathered.
+const FIELD: usize = NAME_BYTES;
+
+/// Past the last place where a copy may begin.
+pub const COPY_END: u32 = (FIELD + FIELD_BYTES) as u32;
+
+/// The name, then the field that is being read, then room (see [`CHUNK`]).
+pub type Buffer = [u8; 296];
+
+const _: () = assert!(COPY_END + CHUNK <= size_of::<Buffer>() as u32);
+const _: () = assert!(size_of::<Buffer>().is_multiple_of(8), "cleared in words");
+
+/// Fields, in whole or in part, that one piece can hold: six before the extensions; the
+/// extensions' heads; the server name's; the name, 32 bytes a time; and one look at the end.
+const STEPS: u32 = 6 + MAX_EXTENSIONS as u32 + 1 + MAX_NAME.div_ceil(CHUNK) + 1;
+
+/// Longest fragment of a plaintext record (RFC 8446 section 5.1).
+const MAX_RECORD: u32 = 1 << 14;
+
+const HANDSHAKE_RECORD: u8 = 22;
+const MAJOR_VERSION: u8 = 3;
+const CLIENT_HELLO: u8 = 1;
+const RANDOM_BYTES: u32 = 32;
+const MAX_SESSION_ID: u32 = 32;
+const HOST_NAME: u8 = 0;
+
+const SERVER_NAME_TYPE: u32 = 0;
+const EARLY_DATA_TYPE: u32 = 42;
+const SUPPORTED_VERSIONS_TYPE: u32 = 43;
+const ECH_TYPE: u32 = 0xfe0d;
+
+// What comes next. The numbers live in kernel memory, and zero is where a stream begins.
+const RECORD: u8 = 0;
+const HANDSHAKE: u8 = 1;
+const SESSION: u8 = 2;
+const CIPHERS: u8 = 3;
+const COMPRESSION: u8 = 4;
+const EXTENSIONS: u8 = 5;
+const EXTENSION: u8 = 6;
+const SERVER_NAME: u8 = 7;
+const NAME: u8 = 8;
+const END: u8 = 9;
+
+const RECORD_BYTES: u16 = 5;
+const HANDSHAKE_BYTES: u32 = 6;
+const EXTENSION_BYTES: u32 = 4;
+const SERVER_NAME_BYTES: u32 = 5;
+
+/// The client offers early data: bytes of the application may follow the hello at once.
+pub const EARLY_DATA: u8 = 1;
+/// The client sends an encrypted hello (or the grease of one, which cannot be told apart):
+/// the name that was read is the outer one.
+pub const ENCRYPTED: u8 = 1 << 1;
+/// The client sends supported_versions, so it offers TLS 1.3 or later.
+pub const VERSIONS: u8 = 1 << 2;
+
+const OUTCOME_MORE: u8 = 0;
+const OUTCOME_DONE: u8 = 1;
+const OUTCOME_REFUSED: u8 = 2;
+
+/// A piece of a stream.
+pub trait Bytes {
+    /// Copies the `count` bytes that lie `at` bytes into the piece to `to[from..]`, and
+    /// answers whether they were there. `count` is 1 to [`CHUNK`], `from` less than
+    /// [`COPY_END`].
+    fn copy(&self, at: u32, to: &mut Buffer, from: u32, count: u32) -> bool;
+}
+
+impl Bytes for [u8] {
+    fn copy(&self, at: u32, to: &mut Buffer, from: u32, count: u32) -> bool {
+        let (at, from, count) = (at as usize, from as usize, count as usize);
+        match (self.get(at..at + count), to.get_mut(from..from + count)) {
+            (Some(source), Some(target)) => {
+                target.copy_from_slice(source);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// How far the hello is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// Everything so far could be the beginning of a good one.
+    More,
+    /// It is read to its end: [`Hello::name`] is its one name.
+    Done,
+    /// It is refused, and so is everything that follows.
+    Refused(Fault),
+}
+
+impl Progress {
+    /// The number that crosses the kernel boundary.
+    #[inline(always)]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::More => OUTCOME_MORE,
+            Self::Done => OUTCOME_DONE,
+            Self::Refused(fault) => OUTCOME_REFUSED + fault.number(),
+        }
+    }
+
+    /// From that number; one that stands for nothing refuses.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            OUTCOME_MORE => Self::More,
+            OUTCOME_DONE => Self::Done,
+            other => match Fault::from_number(other.wrapping_sub(OUTCOME_REFUSED)) {
+                Some(fault) => Self::Refused(fault),
+                None => Self::Refused(Fault::Unreadable),
+            },
+        }
+    }
+}
+
+/// The state of the reader. All zero is a stream of which nothing has been read.
+///
+/// No padding, plain integers: the bytes in a BPF map are the bytes here.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    bytes: Buffer,
+    /// Extension types below 64 that were there.
+    seen: u64,
+    /// In the piece at hand: the next byte.
+    at: u32,
+    /// Bytes of the stream to pass over before the next field.
+    skip: u32,
+    /// Bytes of the record that no field and no body has been promised.
+    left: u32,
+    /// Bytes of the stream that were read or passed over.
+    taken: u32,
+    /// Bytes of the field that is being read.
+    want: u16,
+    /// How many of them are here.
+    filled: u16,
+    /// Length of the server_name extension.
+    server_name: u16,
+    name_len: u8,
+    phase: u8,
+    extensions: u8,
+    flags: u8,
+    outcome: u8,
+    _zero: [u8; 5],
+}
+
+const _: () = assert!(size_of::<Hello>() == 336, "no padding, and small");
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), without padding, and integers all through.
+unsafe impl aya::Pod for Hello {}
+
+/// A field as it is in memory. Left to itself LLVM carries the fields from one step of the
+/// reader to the next in registers, where the verifier knows too much of them: it follows
+/// each step once for every one that may have come before (6.18: ten times the instructions).
+#[inline(always)]
+fn anew<T: Copy>(field: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
+/// What a step of the reader leads to.
+enum Step {
+    /// To the next one.
+    Next,
+    /// Nowhere, until more bytes come.
+    Wait,
+    /// To the end of the hello.
+    End,
+    Fault(Fault),
+}
+
+impl Default for Hello {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Hello {
+    /// A stream of which nothing has been read.
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; size_of::<Buffer>()],
+            seen: 0,
+            at: 0,
+            skip: 0,
+            left: 0,
+            taken: 0,
+            want: 0,
+            filled: 0,
+            server_name: 0,
+            name_len: 0,
+            phase: RECORD,
+            extensions: 0,
+            flags: 0,
+            outcome: OUTCOME_MORE,
+            _zero: [0; 5],
+        }
+    }
+
+    /// Makes this a stream of which nothing has been read, for the second hello of a client
+    /// that was told to retry.
+    #[inline(always)]
+    pub fn reset(&mut self) {
+        let Self {
+            bytes,
+            seen,
+            at,
+            skip,
+            left,
+            taken,
+            want,
+            filled,
+            server_name,
+            name_len,
+            phase,
+            extensions,
+            flags,
+            outcome,
+            _zero,
+        } = self;
+        let words: *mut u64 = bytes.as_mut_ptr().cast();
+        for word in 0..size_of::<Buffer>() / 8 {
+            // SAFETY: inside of the buffer, which lies at the beginning of a structure that
+            // is aligned to 8. Volatile, because LLVM makes a call to `memset` of anything
+            // else, which for BPF is a loop over bytes.
+            unsafe { words.add(word).write_volatile(0) };
+        }
+        (*seen, *at, *skip, *left, *taken) = (0, 0, 0, 0, 0);
+        (*want, *filled, *server_name) = (0, 0, 0);
+        (*name_len, *phase, *extensions, *flags) = (0, RECORD, 0, 0);
+        *outcome = OUTCOME_MORE;
+    }
+
+    /// Reads on in the bytes `at..end` of a piece, which must follow what was read before
+    /// without a gap. After [`Progress::More`] all of them were read. Once it is anything
+    /// else it stays so, and no more is read.
+    #[inline(always)]
+    pub fn read<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Progress {
+        self.at = at;
+        if self.outcome != OUTCOME_MORE {
+            return self.progress();
+        }
+        if self.want == 0 && self.phase == RECORD {
+            self.want = RECORD_BYTES;
+        }
+        let mut steps = 0;
+        loop {
+            if steps == STEPS {
+                // No hello within the bounds above takes as many.
+                self.refuse(Fault::Extensions);
+                break;
+            }
+            steps += 1;
+            match self.step(piece, end) {
+                Step::Next => {}
+                Step::Wait => break,
+                Step::End => {
+                    self.outcome = OUTCOME_DONE;
+                    break;
+                }
+                Step::Fault(fault) => {
+                    self.refuse(fault);
+                    break;
+                }
+            }
+        }
+        // Here the steps' ways meet again for the verifier; only one goes on to the name.
+        if anew(&self.outcome) == OUTCOME_DONE
+            && let Err(fault) = name::check(&mut self.bytes, u32::from(anew(&self.name_len)))
+        {
+            self.refuse(fault);
+        }
+        self.taken = self.taken.wrapping_add(self.at.wrapping_sub(at));
+        self.progress()
+    }
+
+    /// How far it is read.
+    #[inline(always)]
+    pub const fn progress(&self) -> Progress {
+        Progress::from_number(self.outcome)
+    }
+
+    /// In the piece that was given last: the first byte that was not read. At
+    /// [`Progress::Done`], what follows the hello's record.
+    #[inline(always)]
+    pub const fn at(&self) -> u32 {
+        self.at
+    }
+
+    /// Bytes of the stream that were read: the place that the next piece must begin at.
+    /// Means nothing after a refusal.
+    #[inline(always)]
+    pub const fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// The server name. At [`Progress::Done`] it is a host name in lower case without a dot
+    /// at the end. After a refusal, the bytes as they came, for the record only; empty if
+    /// the refusal came before the name was whole.
+    pub fn name(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.name_len)).unwrap_or(&[])
+    }
+
+    /// Length of [`Hello::name`], bytes.
+    #[inline(always)]
+    pub const fn name_len(&self) -> u8 {
+        self.name_len
+    }
+
+    /// [`Hello::name`] and zeroes behind it, once the name is whole.
+    #[inline(always)]
+    pub fn name_bytes(&self) -> &[u8; NAME_BYTES] {
+        const { assert!(FIELD == NAME_BYTES) };
+        match self.bytes.first_chunk() {
+            Some(bytes) => bytes,
+            None => &[0; NAME_BYTES],
+        }
+    }
+
+    /// [`EARLY_DATA`], [`ENCRYPTED`], [`VERSIONS`]: what was seen so far.
+    #[inline(always)]
+    pub const fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// How many extensions were seen so far.
+    #[inline(always)]
+    pub const fn extensions(&self) -> u8 {
+        self.extensions
+    }
+
+    #[inline(always)]
+    const fn refuse(&mut self, fault: Fault) {
+        self.outcome = Progress::Refused(fault).number();
+    }
+
+    /// Passes over what is to be passed over, then reads one field or as much of it as is
+    /// there.
+    #[inline(always)]
+    fn step<B: Bytes + ?Sized>(&mut self, piece: &B, end: u32) -> Step {
+        let (phase, want, filled) = (anew(&self.phase), anew(&self.want), anew(&self.filled));
+        let (at, skip) = (anew(&self.at), anew(&self.skip));
+        let room = end.saturating_sub(at);
+        if skip > room {
+            self.skip = skip - room;
+            self.at = at + room;
+            return Step::Wait;
+        }
+        self.skip = 0;
+        let at = at + skip;
+        let room = room - skip;
+        let mut count = u32::from(want.wrapping_sub(filled));
+        if count > room {
+            count = room;
+        }
+        if count > CHUNK {
+            count = CHUNK;
+        }
+        self.at = at + count;
+        if count == 0 {
+            return if phase == END { Step::End } else { Step::Wait };
+        }
+        let base = if phase == NAME { 0 } else { FIELD as u32 };
+        if !piece.copy(at, &mut self.bytes, base + u32::from(filled), count) {
+            return Step::Fault(Fault::Unreadable);
+        }
+        let filled = filled + count as u16;
+        self.filled = filled;
+        if filled < want {
+            // What is no TLS is told by its first bytes, however few they are.
+            if phase == RECORD && !self.begins_like_tls(filled) {
+                return Step::Fault(Fault::NotTls);
+            }
+            return Step::Next;
+        }
+        self.filled = 0;
+        match self.field() {
+            Ok(()) => Step::Next,
+            Err(fault) => Step::Fault(fault),
+        }
+    }
+
+    #[inline(always)]
+    fn begins_like_tls(&self, bytes: u16) -> bool {
+        self.byte(0) == HANDSHAKE_RECORD && (bytes < 2 || self.byte(1) == MAJOR_VERSION)
+    }
+
+    #[inline(always)]
+    fn byte(&self, at: usize) -> u8 {
+        self.bytes[FIELD + at]
+    }
+
+    #[inline(always)]
+    fn half(&self, at: usize) -> u32 {
+        u32::from(self.byte(at)) << 8 | u32::from(self.byte(at + 1))
+    }
+
+    /// Judges the field that has been read, and says what comes next.
+    #[inline(always)]
+    fn field(&mut self) -> Result<(), Fault> {
+        match self.phase {
+            RECORD => {
+                if !self.begins_like_tls(RECORD_BYTES) {
+                    return Err(Fault::NotTls);
+                }
+                let length = self.half(3);
+                if length > MAX_RECORD {
+                    return Err(Fault::RecordLength);
+                }
+                if length == 0 {
+                    return Err(Fault::Malformed);
+                }
+                if length < HANDSHAKE_BYTES {
+                    return Err(Fault::Split);
+                }
+                self.left = length;
+                self.expect(HANDSHAKE, HANDSHAKE_BYTES)
+            }
+            HANDSHAKE => {
+                if self.byte(0) != CLIENT_HELLO {
+                    return Err(Fault::NotTls);
+                }
+                // The length leaves out its own three bytes and the type's one, but not the
+                // version's two.
+                let length = u32::from(self.byte(1)) << 16 | self.half(2);
+                let held = self.left + 2;
+                if length > held {
+                    return Err(Fault::Split);
+                }
+                if length < held {
+                    return Err(Fault::Trailing);
+                }
+                if self.byte(4) != MAJOR_VERSION {
+                    return Err(Fault::Malformed);
+                }
+                self.pass(RANDOM_BYTES)?;
+                self.expect(SESSION, 1)
+            }
+            SESSION => {
+                let length = u32::from(self.byte(0));
+                if length > MAX_SESSION_ID {
+                    return Err(Fault::Malformed);
+                }
+                self.pass(length)?;
+                self.expect(CIPHERS, 2)
+            }
+            CIPHERS => {
+                let length = self.half(0);
+                if length == 0 || length & 1 != 0 {
+                    return Err(Fault::Malformed);
+                }
+                self.pass(length)?;
+                self.expect(COMPRESSION, 1)
+            }
+            COMPRESSION => {
+                let length = u32::from(self.byte(0));
+                if length == 0 {
+                    return Err(Fault::Malformed);
+                }
+                self.pass(length)?;
+                if self.left == 0 {
+                    return Err(Fault::NoName);
+                }
+                self.expect(EXTENSIONS, 2)
+            }
+            EXTENSIONS => {
+                if self.half(0) != self.left {
+                    return Err(Fault::Malformed);
+                }
+                self.extension()
+            }
+            EXTENSION => {
+                let (kind, length) = (self.half(0), self.half(2));
+                self.mark(kind)?;
+                if kind != SERVER_NAME_TYPE {
+                    self.pass(length)?;
+                    return self.extension();
+                }
+                if length < SERVER_NAME_BYTES {
+                    return Err(Fault::Malformed);
+                }
+                self.server_name = length as u16;
+                self.expect(SERVER_NAME, SERVER_NAME_BYTES)
+            }
+            SERVER_NAME => {
+                let (list, kind, length) = (self.half(0), self.byte(2), self.half(3));
+                if list + 2 != u32::from(self.server_name) {
+                    return Err(Fault::Malformed);
+                }
+                if kind != HOST_NAME {
+                    return Err(Fault::Names);
+                }
+                if length + 3 > list {
+                    return Err(Fault::Malformed);
+                }
+                if length + 3 < list {
+                    return Err(Fault::Names);
+                }
+                if length == 0 || length > MAX_NAME {
+                    return Err(Fault::NameLength);
+                }
+                self.expect(NAME, length)
+            }
+            NAME => {
+                self.name_len = self.want as u8;
+                self.extension()
+            }
+            // Memory that this code did not write.
+            _ => Err(Fault::Unreadable),
+        }
+    }
+
+    /// Notes an extension's type.
+    #[inline(always)]
+    fn mark(&mut self, kind: u32) -> Result<(), Fault> {
+        if kind < 64 {
+            let bit = 1 << kind;
+            if self.seen & bit != 0 {
+                return Err(match kind {
+                    SERVER_NAME_TYPE => Fault::Names,
+                    _ => Fault::Repeated,
+                });
+            }
+            self.seen |= bit;
+        }
+        match kind {
+            EARLY_DATA_TYPE => self.flags |= EARLY_DATA,
+            SUPPORTED_VERSIONS_TYPE => self.flags |= VERSIONS,
+            ECH_TYPE => {
+                if self.flags & ENCRYPTED != 0 {
+                    return Err(Fault::Repeated);
+                }
+                self.flags |= ENCRYPTED;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Next comes an extension, or the end.
+    #[inline(always)]
+    fn extension(&mut self) -> Result<(), Fault> {
+        if self.left == 0 {
+            if self.seen & (1 << SERVER_NAME_TYPE) == 0 {
+                return Err(Fault::NoName);
+            }
+            self.phase = END;
+            self.want = 0;
+            return Ok(());
+        }
+        if self.extensions == MAX_EXTENSIONS {
+            return Err(Fault::Extensions);
+        }
+        self.extensions += 1;
+        self.expect(EXTENSION, EXTENSION_BYTES)
+    }
+
+    /// Next comes a field of that many bytes, which the record must have left.
+    #[inline(always)]
+    fn expect(&mut self, phase: u8, bytes: u32) -> Result<(), Fault> {
+        self.promise(bytes)?;
+        self.phase = phase;
+        self.want = bytes as u16;
+        Ok(())
+    }
+
+    /// That many bytes are to be passed over.
+    #[inline(always)]
+    fn pass(&mut self, bytes: u32) -> Result<(), Fault> {
+        self.promise(bytes)?;
+        self.skip = bytes;
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn promise(&mut self, bytes: u32) -> Result<(), Fault> {
+        if bytes > self.left {
+            return Err(Fault::Malformed);
+        }
+        self.left -= bytes;
+        Ok(())
+    }
+}

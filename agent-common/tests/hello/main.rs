@@ -1,0 +1,8 @@
+//! The reader of ClientHellos against hostile ones, against real ones, and against rustls.
+
+mod attacks;
+mod fuzz;
+mod mutants;
+mod names;
+mod parts;
+mod reference;

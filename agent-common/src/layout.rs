@@ -4,12 +4,12 @@
 //! are the bytes that the other reads. A change to any of them is a change of
 //! [`LAYOUT_VERSION`].
 
-use crate::{Addr, verdict::SetRef};
+use crate::{Addr, Hello, hello::NAME_BYTES, verdict::SetRef};
 
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;
@@ -119,6 +119,9 @@ pub enum Role {
     Opener = 0,
     /// The agent accepted it: judged by its own port and the peer.
     Acceptor = 1,
+    /// The agent opened it, and the name that the connection is for is yet to be seen: a
+    /// verdict with this is good for packets without data only.
+    Nameless = 2,
 }
 
 /// The verdict that a socket carries: value of the `FLOWS` socket storage. Only
@@ -144,6 +147,50 @@ pub struct FlowState {
 }
 
 const _: () = assert!(size_of::<FlowState>() == 32, "no padding");
+
+/// Which name a TLS connection to an address may be for: key of the `NAMES` tables.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct NameKey {
+    /// The destination.
+    pub addr: Addr,
+    /// The host name in lower case, zeroes behind it.
+    pub name: [u8; NAME_BYTES],
+}
+
+const _: () = assert!(size_of::<NameKey>() == 272, "no padding");
+
+impl NameKey {
+    /// A key; `None` for a name that is longer than any host name.
+    pub fn new(addr: Addr, host: &str) -> Option<Self> {
+        let mut name = [0; NAME_BYTES];
+        // One byte less, so that there is a zero behind every name.
+        if host.len() >= NAME_BYTES {
+            return None;
+        }
+        name.get_mut(..host.len())?.copy_from_slice(host.as_bytes());
+        Some(Self { addr, name })
+    }
+}
+
+/// The beginning of a TLS connection: value of the `HANDSHAKES` socket storage. Made only
+/// for connections whose name counts, and kept as long as the socket lives, because a new
+/// policy judges the name anew.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Handshake {
+    /// The destination, right before the name: together they are a [`NameKey`].
+    pub addr: Addr,
+    /// What was read of the hello.
+    pub hello: Hello,
+    /// TCP sequence number of the next byte that has not been read.
+    pub next: u32,
+    #[doc(hidden)]
+    pub _zero: u32,
+}
+
+const _: () = assert!(size_of::<Handshake>() == 360, "no padding");
+const _: () = assert!(core::mem::offset_of!(Handshake, hello) == size_of::<Addr>());
 
 /// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket
 /// storage. Made only for sockets that were steered to the gate.
@@ -207,7 +254,7 @@ pub const fn bucket_index(agent: u32, reason: crate::Reason) -> u32 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Bank, Bucket, Stats};
+    use super::{Bank, Bucket, NameKey, Stats};
     use crate::{
         Addr,
         verdict::{Entry, SetRef},
@@ -220,6 +267,8 @@ mod pod {
     unsafe impl aya::Pod for Bucket {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Stats {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NameKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Addr {}
     // SAFETY: as above.

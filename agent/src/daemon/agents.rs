@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{Addr, layout::Bank};
+use agent_common::{
+    Addr,
+    layout::{Bank, NameKey},
+};
 use tracing::warn;
 
 use super::{
@@ -156,6 +159,10 @@ impl Engine {
         let image = Image {
             exact: compiled.exact().collect(),
             prefixes: compiled.prefixes().collect(),
+            names: compiled
+                .named()
+                .filter_map(|(addr, name, set)| Some((NameKey::new(addr, name.as_str())?, set)))
+                .collect(),
             entries: compiled.entries().to_vec(),
             bank: Bank {
                 generation,

@@ -19,7 +19,7 @@ use super::engine::{Engine, EngineError};
 use crate::{
     dns::{gate::Granted, resolver::Resolution},
     error::chain,
-    kernel::object::Leased,
+    kernel::tables::Leased,
     leases::{Change, ChangeKind, FailKind, LeaseView, Name, Snapshot, journal_head},
     policy::HostName,
     sockets::{InUse, Sockets, Subject},
@@ -368,21 +368,25 @@ impl Engine {
                     .is_some_and(|agent| agent.holds(change.addr, &change.name)));
             }
         };
-        let same = changed && before == Some(update.set) && update.appended.is_empty();
+        let same = changed
+            && before == Some(update.set)
+            && update.names.is_empty()
+            && update.appended.is_empty();
         let leased = if same {
             Leased::Held
         } else {
             let entries = agent.compiled.entries();
-            self.kernel
-                .lease(agent.index, addr, update.set, entries, update.appended)?
+            self.kernel.lease(agent.index, &update, entries)?
         };
         let done = leased == Leased::Held;
         if done {
             agent.overflow.remove(&addr);
         } else {
-            // Full can only be a new address, so it stood for nothing else.
-            names.clear();
-            agent.compiled.lease(addr, &names)?;
+            // What it stood for before, if anything, it stands for still.
+            names.remove(&host);
+            let back = agent.compiled.lease(addr, &names)?;
+            let entries = agent.compiled.entries();
+            self.kernel.lease(agent.index, &back, entries)?;
         }
         self.directory
             .stands_for(agent.index, addr, &host, names.contains(&host));
@@ -408,7 +412,7 @@ impl Engine {
             .and_then(|update| {
                 let entries = agent.compiled.entries();
                 self.kernel
-                    .lease(index, key, update.set, entries, update.appended)
+                    .lease(index, &update, entries)
                     .map_err(EngineError::from)
             });
         let of_addr = |name: &&Name| {

@@ -1,14 +1,10 @@
 //! The loaded object: maps, tables by agent, counters.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use agent_common::{
-    Addr,
     layout::{Bank, MAX_AGENTS, Stats},
-    verdict::{Entry, SetRef},
+    verdict::Entry,
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -23,21 +19,36 @@ use super::{
     links::{self, ATTACHMENTS, LinkState, Put},
     pins::Pins,
     sys,
-    tables::{self, Entries, Exact, Image, Prefix, Tables, is_full, write_entries},
+    tables::{
+        self, Entries, Exact, Image, Leased, Names, Prefix, Tables, absent_is_fine, is_full,
+        write_entries,
+    },
 };
+use crate::policy::Change;
 
 /// The BPF object, built by `cargo xtask build` and part of this binary.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("EXEAT_BPF_OBJECT"));
 
 /// Maps that are pinned: all of them.
 const MAPS: &[&str] = &[
-    "SLICE", "AGENTS", "RUNS", "FLIP", "BANKS", "EXACT", "PREFIX", "ENTRIES", "FLOWS", "ORIGINS",
-    "EVENTS", "STATS", "BUCKETS", "SEQUENCE", "GATES6",
+    "SLICE",
+    "AGENTS",
+    "RUNS",
+    "FLIP",
+    "BANKS",
+    "EXACT",
+    "PREFIX",
+    "NAMES",
+    "ENTRIES",
+    "FLOWS",
+    "ORIGINS",
+    "HANDSHAKES",
+    "EVENTS",
+    "STATS",
+    "BUCKETS",
+    "SEQUENCE",
+    "GATES6",
 ];
-
-/// Flags of a map update: only an element that is not there, only one that is.
-const BPF_NOEXIST: u64 = aya_obj::generated::BPF_NOEXIST as u64;
-const BPF_EXIST: u64 = aya_obj::generated::BPF_EXIST as u64;
 
 /// How the events are throttled: by agent, reason and CPU. 0 a second turns it off.
 pub use crate::throttle::Throttle;
@@ -55,6 +66,7 @@ pub struct Kernel {
     banks: Array<MapData, Bank>,
     exact: ArrayOfMaps<MapData, Exact>,
     prefix: ArrayOfMaps<MapData, Prefix>,
+    names: ArrayOfMaps<MapData, Names>,
     entries: ArrayOfMaps<MapData, Entries>,
     gates6: HashMap<MapData, u16, u32>,
     stats: PerCpuArray<MapData, Stats>,
@@ -73,15 +85,6 @@ struct Live {
 pub struct Prepared {
     agent: u32,
     live: Live,
-}
-
-/// What a lease update did to the kernel's table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leased {
-    /// The kernel holds it.
-    Held,
-    /// There is no room for another address: it stays refused.
-    Full,
 }
 
 /// Room in an agent's table of exact addresses.
@@ -123,6 +126,7 @@ impl Kernel {
             banks: take(&mut ebpf, "BANKS")?,
             exact: take(&mut ebpf, "EXACT")?,
             prefix: take(&mut ebpf, "PREFIX")?,
+            names: take(&mut ebpf, "NAMES")?,
             entries: take(&mut ebpf, "ENTRIES")?,
             gates6: take(&mut ebpf, "GATES6")?,
             stats: take(&mut ebpf, "STATS")?,
@@ -268,6 +272,9 @@ impl Kernel {
         self.prefix
             .set(bank, &tables.prefix, 0)
             .map_err(KernelError::map("write to", "PREFIX"))?;
+        self.names
+            .set(bank, &tables.names, 0)
+            .map_err(KernelError::map("write to", "NAMES"))?;
         self.exact
             .set(bank, &tables.exact, 0)
             .map_err(KernelError::map("write to", "EXACT"))?;
@@ -305,46 +312,34 @@ impl Kernel {
     }
 
     /// Changes one address of the bank in force: one system call for a new address, and one
-    /// for each new entry. New entries are written before the address that points to them.
+    /// for each new entry and name. An address is never there without what it leads to.
     pub fn lease(
         &mut self,
         agent: u32,
-        addr: Addr,
-        set: Option<SetRef>,
+        change: &Change,
         entries: &[Entry],
-        appended: Range<u16>,
     ) -> Result<Leased, KernelError> {
         let Some(live) = self.live.get_mut(&agent) else {
             return Ok(Leased::Held);
         };
         let tables = &mut live.tables;
+        let appended = &change.appended;
         if let Some(new) = entries.get(usize::from(appended.start)..usize::from(appended.end)) {
             write_entries(&mut tables.entries, appended.start, new)?;
         }
-        let fail = KernelError::map("write to", "EXACT");
-        match set {
-            Some(set) => match tables.exact.insert(addr, set, BPF_NOEXIST) {
-                Ok(()) => {
-                    tables.used += 1;
-                    Ok(Leased::Held)
-                }
-                Err(e) if is_errno(&e, libc::EEXIST) => {
-                    tables.exact.insert(addr, set, BPF_EXIST).map_err(fail)?;
-                    Ok(Leased::Held)
-                }
-                Err(e) if is_full(&e) => Ok(Leased::Full),
-                Err(e) => Err(fail(e)),
-            },
-            None => {
-                match tables.exact.remove(&addr) {
-                    Ok(()) => tables.used -= 1,
-                    Err(MapError::KeyNotFound) => {}
-                    Err(e) if is_errno(&e, libc::ENOENT) => {}
-                    Err(e) => return Err(fail(e)),
-                }
-                Ok(Leased::Held)
-            }
+        let Some(set) = change.set else {
+            tables.remove_addr(&change.addr)?;
+            tables.write_names(change)?;
+            return Ok(Leased::Held);
+        };
+        if tables.write_names(change)? == Leased::Full {
+            return Ok(Leased::Full);
         }
+        let leased = tables.put_addr(change.addr, set)?;
+        if leased == Leased::Full {
+            tables.remove_names(change)?;
+        }
+        Ok(leased)
     }
 
     /// Makes known whose gate each port at `::1` is.
@@ -463,16 +458,4 @@ where
         .ok_or(MapError::KeyNotFound)
         .and_then(T::try_from)
         .map_err(KernelError::map("open", name))
-}
-
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(e) if is_errno(&e, libc::ENOENT) => Ok(()),
-        other => other,
-    }
-}
-
-fn is_errno(error: &MapError, errno: i32) -> bool {
-    matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(errno))
 }

@@ -9,13 +9,27 @@ use std::{
 
 use agent_common::{
     Addr,
-    layout::{Bank, MAX_BANKS, MAX_ENTRIES},
+    layout::{Bank, MAX_BANKS, MAX_ENTRIES, NameKey},
     verdict::{Entry, SetRef},
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
 
 use super::{KernelError, sys};
+use crate::policy::Change;
+
+/// Flags of a map update: only an element that is not there, only one that is.
+const BPF_NOEXIST: u64 = aya_obj::generated::BPF_NOEXIST as u64;
+const BPF_EXIST: u64 = aya_obj::generated::BPF_EXIST as u64;
+
+/// What a lease update did to the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leased {
+    /// The kernel holds it.
+    Held,
+    /// There is no room for another address: it stays refused.
+    Full,
+}
 
 /// What goes into a bank.
 #[derive(Clone, Debug, Default)]
@@ -24,22 +38,27 @@ pub struct Image {
     pub exact: Vec<(Addr, SetRef)>,
     /// Prefixes: address and length in bits of the 16-byte form (0..=128).
     pub prefixes: Vec<(Addr, u8, SetRef)>,
+    /// The names that TLS connections to an address may be for.
+    pub names: Vec<(NameKey, SetRef)>,
     /// Entries that the sets point to.
     pub entries: Vec<Entry>,
     /// What the bank is beside its tables.
     pub bank: Bank,
-    /// Exact addresses that may be added to the bank while it is in force.
+    /// Exact addresses, and names of addresses, that may be added to the bank while it is in
+    /// force.
     pub spare: u32,
 }
 
 pub(super) type Exact = HashMap<MapData, Addr, SetRef>;
 pub(super) type Prefix = LpmTrie<MapData, Addr, SetRef>;
+pub(super) type Names = HashMap<MapData, NameKey, SetRef>;
 pub(super) type Entries = Array<MapData, Entry>;
 
 /// The maps of one bank.
 pub(super) struct Tables {
     pub(super) exact: Exact,
     pub(super) prefix: Prefix,
+    pub(super) names: Names,
     pub(super) entries: Entries,
     /// Exact addresses held, and how many there is room for.
     pub(super) used: u32,
@@ -72,6 +91,17 @@ impl Tables {
                 .iter()
                 .map(|(addr, bits, set)| (PrefixKey::new(*bits, *addr), *set)),
         )?;
+        // An element takes 350 bytes, and most agents have few names of the many that there is
+        // room for.
+        let names = filled::<Names, NameKey, SetRef>(
+            "NAMES",
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            (image.names.len() as u32)
+                .saturating_add(image.spare)
+                .max(1),
+            BPF_F_NO_PREALLOC,
+            image.names.iter().copied(),
+        )?;
         let entries = filled::<Entries, u32, Entry>(
             "ENTRIES",
             bpf_map_type::BPF_MAP_TYPE_ARRAY,
@@ -82,10 +112,71 @@ impl Tables {
         Ok(Self {
             exact,
             prefix,
+            names,
             entries,
             used,
             room,
         })
+    }
+}
+
+impl Tables {
+    /// Has an address lead to a set.
+    pub(super) fn put_addr(&mut self, addr: Addr, set: SetRef) -> Result<Leased, KernelError> {
+        let fail = KernelError::map("write to", "EXACT");
+        match self.exact.insert(addr, set, BPF_NOEXIST) {
+            Ok(()) => self.used += 1,
+            Err(e) if is_errno(&e, libc::EEXIST) => {
+                self.exact.insert(addr, set, BPF_EXIST).map_err(fail)?;
+            }
+            Err(e) if is_full(&e) => return Ok(Leased::Full),
+            Err(e) => return Err(fail(e)),
+        }
+        Ok(Leased::Held)
+    }
+
+    /// Has an address lead nowhere.
+    pub(super) fn remove_addr(&mut self, addr: &Addr) -> Result<(), KernelError> {
+        match self.exact.remove(addr) {
+            Ok(()) => {
+                self.used -= 1;
+                Ok(())
+            }
+            other => absent_is_fine(other).map_err(KernelError::map("write to", "EXACT")),
+        }
+    }
+
+    /// Writes the names that an address may be used for. Where there is no room for one, none
+    /// of those that came stays.
+    pub(super) fn write_names(&mut self, change: &Change) -> Result<Leased, KernelError> {
+        for (name, set) in &change.names {
+            let Some(key) = NameKey::new(change.addr, name.as_str()) else {
+                continue;
+            };
+            let fail = KernelError::map("write to", "NAMES");
+            match set {
+                None => absent_is_fine(self.names.remove(&key)).map_err(fail)?,
+                Some(set) => match self.names.insert(key, set, 0) {
+                    Ok(()) => {}
+                    Err(e) if is_full(&e) => {
+                        self.remove_names(change)?;
+                        return Ok(Leased::Full);
+                    }
+                    Err(e) => return Err(fail(e)),
+                },
+            }
+        }
+        Ok(Leased::Held)
+    }
+
+    /// Removes the names that came with a change.
+    pub(super) fn remove_names(&mut self, change: &Change) -> Result<(), KernelError> {
+        let came = change.names.iter().filter(|(_, set)| set.is_some());
+        for key in came.filter_map(|(name, _)| NameKey::new(change.addr, name.as_str())) {
+            absent_is_fine(self.names.remove(&key))
+                .map_err(KernelError::map("write to", "NAMES"))?;
+        }
+        Ok(())
     }
 }
 
@@ -185,12 +276,15 @@ fn fill<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V])
 pub(super) fn pin_banks(folder: &Path) -> Result<(), KernelError> {
     use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE};
     type Template = fn() -> io::Result<OwnedFd>;
-    let banks: [(&'static str, Template); 3] = [
+    let banks: [(&'static str, Template); 4] = [
         ("EXACT", || {
             sys::map_create::<Addr, SetRef>(BPF_MAP_TYPE_HASH, 1, 0)
         }),
         ("PREFIX", || {
             sys::map_create::<PrefixKey, SetRef>(BPF_MAP_TYPE_LPM_TRIE, 1, BPF_F_NO_PREALLOC)
+        }),
+        ("NAMES", || {
+            sys::map_create::<NameKey, SetRef>(BPF_MAP_TYPE_HASH, 1, BPF_F_NO_PREALLOC)
         }),
         ("ENTRIES", || {
             sys::map_create::<u32, Entry>(BPF_MAP_TYPE_ARRAY, MAX_ENTRIES, 0)
@@ -216,4 +310,17 @@ pub(super) fn pin_banks(folder: &Path) -> Result<(), KernelError> {
 /// Whether an insert failed because the map is full.
 pub(super) fn is_full(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::E2BIG))
+}
+
+/// What became of removing an element that may not be there.
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(e) if is_errno(&e, libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_errno(error: &MapError, errno: i32) -> bool {
+    matches!(error, MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(errno))
 }

@@ -4,7 +4,11 @@
 //! are the bytes that the other reads. A change to any of them is a change of
 //! [`LAYOUT_VERSION`].
 
-use crate::{Addr, Hello, hello::NAME_BYTES, verdict::SetRef};
+use crate::{
+    Addr,
+    hello::{Client, NAME_BYTES},
+    verdict::SetRef,
+};
 
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
@@ -181,16 +185,16 @@ impl NameKey {
 pub struct Handshake {
     /// The destination, right before the name: together they are a [`NameKey`].
     pub addr: Addr,
-    /// What was read of the hello.
-    pub hello: Hello,
+    /// What the client has said.
+    pub client: Client,
     /// TCP sequence number of the next byte that has not been read.
     pub next: u32,
     #[doc(hidden)]
     pub _zero: u32,
 }
 
-const _: () = assert!(size_of::<Handshake>() == 360, "no padding");
-const _: () = assert!(core::mem::offset_of!(Handshake, hello) == size_of::<Addr>());
+const _: () = assert!(size_of::<Handshake>() == 376, "no padding");
+const _: () = assert!(core::mem::offset_of!(Handshake, client) == size_of::<Addr>());
 
 /// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket
 /// storage. Made only for sockets that were steered to the gate.
@@ -209,7 +213,7 @@ pub struct Origin {
 const _: () = assert!(size_of::<Origin>() == 20, "no padding");
 
 /// Number of [`crate::Reason`]s that counters have room for.
-pub const REASON_SLOTS: usize = 16;
+pub const REASON_SLOTS: usize = 32;
 /// Number of protocol classes.
 pub const PROTOCOL_SLOTS: usize = 4;
 

@@ -61,6 +61,33 @@ closed! {
         Budget = 12, "budget";
         /// An allowed name stands for an address that it may not (the DNS gate).
         Rebind = 13, "rebind";
+        /// A TLS connection for a name that the policy does not allow, or that this address
+        /// is not leased for.
+        TlsName = 14, "tls_name";
+        /// Data that is no TLS where a name counts.
+        NotTls = 15, "not_tls";
+        /// A ClientHello without a server name.
+        TlsNoName = 16, "tls_no_name";
+        /// A ClientHello whose server name is an IP address.
+        TlsAddress = 17, "tls_address";
+        /// A server name that is no host name, or longer than any.
+        TlsBadName = 18, "tls_bad_name";
+        /// A ClientHello with more than one name to choose from.
+        TlsNames = 19, "tls_names";
+        /// A ClientHello whose lengths do not add up or go beyond the bounds.
+        TlsMalformed = 20, "tls_malformed";
+        /// A ClientHello in several records, or cut where a second one begins.
+        TlsSplit = 21, "tls_split";
+        /// More than one ClientHello, or something else behind it where nothing may be.
+        TlsTrailing = 22, "tls_trailing";
+        /// A ClientHello with an encrypted one inside (ECH) that the rule does not allow.
+        TlsEncrypted = 23, "tls_encrypted";
+        /// Data in the packet that opens the connection (TCP fast open).
+        TlsEarly = 24, "tls_early";
+        /// Data out of order, marked urgent, or of a connection whose beginning was not seen.
+        TlsOrder = 25, "tls_order";
+        /// Data that the program can still change after it was judged (zero copy).
+        TlsShared = 26, "tls_shared";
     }
 }
 

@@ -140,6 +140,14 @@ pub(crate) struct Packet {
     pub(crate) opens: bool,
     /// Length from the IP header on, bytes.
     pub(crate) len: u32,
+    /// TCP: the sequence number of the packet.
+    pub(crate) sequence: u32,
+    /// TCP: where its data begins, from the IP header on.
+    pub(crate) payload: u32,
+    /// TCP: bytes of data.
+    pub(crate) data: u32,
+    /// TCP: some of the data is marked urgent.
+    pub(crate) urgent: bool,
     /// Why it is refused for what it is; the other fields are then as far as they could be
     /// read.
     pub(crate) fault: Option<Reason>,
@@ -154,6 +162,11 @@ const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
 /// (`ip_finish_output`), so a fragment here was made by hand.
 const IPV4_FRAGMENT: u16 = 0x3fff;
 const TCP_FLAGS_OFFSET: usize = 13;
+const TCP_LENGTH_OFFSET: usize = 12;
+const TCP_SEQUENCE_OFFSET: usize = 4;
+/// Without options.
+const TCP_BYTES: usize = 20;
+const TCP_URG: u8 = 0x20;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 const ICMP_ECHO: u8 = 8;
@@ -199,6 +212,10 @@ pub(crate) fn parse(ctx: &SkBuffContext) -> Packet {
         dest_port: 0,
         opens: false,
         len,
+        sequence: 0,
+        payload: 0,
+        data: 0,
+        urgent: false,
         fault: Some(Reason::Header),
     };
     if data + IPV4_BYTES > end {
@@ -264,13 +281,28 @@ pub(crate) fn parse(ctx: &SkBuffContext) -> Packet {
         packet.dest_port = half(at + 2);
     }
     if packet.protocol == Protocol::TCP {
-        if at + TCP_FLAGS_OFFSET + 1 > end {
-            packet.fault = Some(Reason::Header);
+        packet.fault = Some(Reason::Header);
+        if at + TCP_BYTES > end {
             return packet;
         }
         // SAFETY: compared above.
-        let flags = unsafe { byte(at + TCP_FLAGS_OFFSET) };
+        let (flags, words, sequence) = unsafe {
+            (
+                byte(at + TCP_FLAGS_OFFSET),
+                byte(at + TCP_LENGTH_OFFSET) >> 4,
+                u32::from_be(word(at + TCP_SEQUENCE_OFFSET)),
+            )
+        };
+        let payload = (at - data) as u32 + u32::from(words) * 4;
+        if payload > len {
+            return packet;
+        }
+        packet.fault = None;
         packet.opens = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+        packet.urgent = flags & TCP_URG != 0;
+        packet.sequence = sequence;
+        packet.payload = payload;
+        packet.data = len - payload;
     }
     packet
 }

@@ -4,11 +4,11 @@
 use agent_common::{
     Hook, Protocol, Reason,
     layout::{AGENT_LEVEL, FlowState, Mode, Role, helper},
-    verdict::{NO_RULE, Query, Verdict},
+    verdict::{Check, NO_RULE, Query, Verdict},
 };
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_socket_cookie, bpf_sk_fullsock,
         bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
@@ -20,7 +20,9 @@ use crate::{
     Outcome,
     agent::{Agent, GateUse, Owner, gate_use, index_of},
     ctx::{self, Packet},
-    globals, judge,
+    globals,
+    handshake::{self, Seen},
+    judge,
     maps::FLOWS,
     report::{self, Refused},
 };
@@ -31,15 +33,17 @@ const DNS_PORT: u16 = 53;
 #[inline(always)]
 pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     let packet = ctx::parse(ctx);
-    let socket = full_socket(ctx);
-    let state = socket.and_then(state_of);
-    if let Some(state) = state
-        && packet.fault.is_none()
-        && !packet.opens
-        && holds(&state, &packet)
-    {
-        report::count_sent(state.agent, packet.len);
-        return Outcome::Pass;
+    let socket = full_socket(ctx.skb.skb);
+    let mut same_destination = false;
+    let mut opened = false;
+    // What is known is not copied: there is little room on the stack.
+    if let Some(state) = socket.and_then(state_of) {
+        if packet.fault.is_none() && !packet.opens && holds(state, &packet) {
+            report::count_sent(state.agent, packet.len);
+            return Outcome::Pass;
+        }
+        same_destination = state.addr == packet.dest && state.port == packet.dest_port;
+        opened = state.role != Role::Acceptor as u8;
     }
     let agent = match Owner::of_packet(ctx.skb.skb) {
         Owner::Outsider => return Outcome::Pass,
@@ -52,10 +56,20 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
         None => refusal = Some((Reason::NoPolicy, NO_RULE)),
         Some(agent) => {
             monitored = agent.mode() == Mode::Monitor;
-            let opened = matches!(&state, Some(state) if state.role == Role::Opener as u8);
-            let (verdict, role) = decide(agent, &packet, opened);
+            let (verdict, mut role) = decide(agent, &packet, opened);
             let rule = match verdict {
-                Verdict::Allow { rule } => rule,
+                Verdict::Allow { rule, check } if check == Check::None => rule,
+                Verdict::Allow { rule, .. } => match handshake::see(ctx, socket, agent, &packet) {
+                    Seen::Open => {
+                        role = Role::Nameless;
+                        rule
+                    }
+                    Seen::Named(rule) => rule,
+                    Seen::Refused(reason) => {
+                        refusal = Some((reason, rule));
+                        rule
+                    }
+                },
                 Verdict::Deny { reason, rule } => {
                     refusal = Some((reason, rule));
                     rule
@@ -84,7 +98,7 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
             }
             if refusal.is_none() || monitored {
                 // A SYN that is sent again is no new flow.
-                if !same_destination(&state, &packet) {
+                if !same_destination {
                     report::count_allowed(agent.index, packet.protocol);
                 }
                 report::count_sent(agent.index, packet.len);
@@ -113,18 +127,14 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
 /// Whether the kept verdict is for this packet's destination and the policy in force.
 #[inline(always)]
 fn holds(state: &FlowState, packet: &Packet) -> bool {
-    state.addr == packet.dest
+    (state.role != Role::Nameless as u8 || packet.data == 0)
+        && state.addr == packet.dest
         && state.port == packet.dest_port
         && state.protocol == packet.number
         && matches!(
             Agent::of_index(state.agent),
             Some(agent) if agent.info.generation == state.generation
         )
-}
-
-#[inline(always)]
-fn same_destination(state: &Option<FlowState>, packet: &Packet) -> bool {
-    matches!(state, Some(old) if old.addr == packet.dest && old.port == packet.dest_port)
 }
 
 /// The verdict on a packet, and which side of a connection the agent is on.
@@ -138,7 +148,7 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
         return (deny(reason), Role::Opener);
     }
     match gate_use(agent, &packet.dest, packet.dest_port) {
-        GateUse::Own => return (Verdict::Allow { rule: NO_RULE }, Role::Opener),
+        GateUse::Own => return (Verdict::FREE, Role::Opener),
         GateUse::Foreign => return (deny(Reason::Gate), Role::Opener),
         GateUse::None => {}
     }
@@ -174,8 +184,8 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
 /// The packet's socket, if it is one that can carry state: not a request (SYN-ACK) or
 /// time-wait socket.
 #[inline(always)]
-pub(crate) fn full_socket(ctx: &SkBuffContext) -> Option<*mut bpf_sock> {
-    let socket = ctx::packet_socket(ctx.skb.skb);
+pub(crate) fn full_socket(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    let socket = ctx::packet_socket(skb);
     if socket.is_null() {
         return None;
     }
@@ -197,14 +207,9 @@ fn storage(socket: *mut bpf_sock, initial: Option<&mut FlowState>) -> *mut FlowS
 }
 
 #[inline(always)]
-fn state_of(socket: *mut bpf_sock) -> Option<FlowState> {
-    let state = storage(socket, None);
-    if state.is_null() {
-        None
-    } else {
-        // SAFETY: not null, so it points to a whole value.
-        Some(unsafe { *state })
-    }
+fn state_of(socket: *mut bpf_sock) -> Option<&'static FlowState> {
+    // SAFETY: if not null it points to a whole value, which lives as long as the socket.
+    unsafe { storage(socket, None).as_ref() }
 }
 
 /// Keeps a verdict with the socket; false where there is none or no memory.

@@ -23,7 +23,7 @@ use crate::{
 /// Judges a packet that comes in.
 #[inline(always)]
 pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
-    match egress::full_socket(ctx) {
+    match egress::full_socket(ctx.skb.skb) {
         Some(socket) if ctx::is_tcp_listener(socket) => {}
         _ => return Outcome::Pass,
     }

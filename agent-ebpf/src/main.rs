@@ -19,10 +19,12 @@ mod agent;
 mod ctx;
 mod egress;
 mod globals;
+mod handshake;
 mod ingress;
 mod judge;
 mod maps;
 mod open;
+mod payload;
 mod report;
 mod socket;
 

@@ -3,12 +3,13 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS, Origin,
-        REASON_SLOTS, RING_BYTES, Stats,
+        Bank, Bucket, FlowState, Handshake, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS, NameKey,
+        Origin, REASON_SLOTS, RING_BYTES, Stats,
     },
     verdict::{Entry, SetRef},
 };
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
@@ -19,6 +20,7 @@ const TEMPLATE: usize = 1024;
 
 pub(crate) type Exact = HashMap<Addr, SetRef, TEMPLATE>;
 pub(crate) type Prefix = LpmTrie<Addr, SetRef, TEMPLATE>;
+pub(crate) type Names = HashMap<NameKey, SetRef, TEMPLATE, { BPF_F_NO_PREALLOC as usize }>;
 pub(crate) type Entries = Array<Entry, { MAX_ENTRIES as usize }>;
 
 /// Id of the slice's cgroup, alone. A map and no constant of the programs: a slice that was
@@ -53,6 +55,10 @@ pub(crate) static EXACT: ArrayOfMaps<Exact, { MAX_BANKS as usize }> = ArrayOfMap
 #[btf_map]
 pub(crate) static PREFIX: ArrayOfMaps<Prefix, { MAX_BANKS as usize }> = ArrayOfMaps::new();
 
+/// The names that TLS connections to an address may be for, by bank.
+#[btf_map]
+pub(crate) static NAMES: ArrayOfMaps<Names, { MAX_BANKS as usize }> = ArrayOfMaps::new();
+
 /// Entries, by bank.
 #[btf_map]
 pub(crate) static ENTRIES: ArrayOfMaps<Entries, { MAX_BANKS as usize }> = ArrayOfMaps::new();
@@ -60,6 +66,11 @@ pub(crate) static ENTRIES: ArrayOfMaps<Entries, { MAX_BANKS as usize }> = ArrayO
 /// The verdict of a socket. Lives and dies with the socket, so it has no bound of its own.
 #[btf_map]
 pub(crate) static FLOWS: SkStorage<FlowState> = SkStorage::new();
+
+/// The beginning of a TLS connection whose name counts. 376 bytes for each such connection,
+/// which live and die with its socket.
+#[btf_map]
+pub(crate) static HANDSHAKES: SkStorage<Handshake> = SkStorage::new();
 
 /// The server that a steered socket asked for.
 #[btf_map]

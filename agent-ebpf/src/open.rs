@@ -92,7 +92,7 @@ fn decide(
     port: u16,
 ) -> Verdict {
     match gate_use(agent, &dest, port) {
-        GateUse::Own => return Verdict::Allow { rule: NO_RULE },
+        GateUse::Own => return Verdict::FREE,
         GateUse::Foreign => return deny(Reason::Gate),
         GateUse::None => {}
     }
@@ -130,7 +130,7 @@ fn steer(ctx: &SockAddrContext, family: Family, agent: &Agent, asked: Addr) -> V
     // SAFETY: not null, so it points to a whole value.
     unsafe { *kept = origin };
     if ctx::set_user_addr(ctx, family, &gate, port) {
-        Verdict::Allow { rule: NO_RULE }
+        Verdict::FREE
     } else {
         deny(Reason::Gate)
     }

@@ -104,7 +104,7 @@ pub(crate) fn bind(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcome
 #[inline(always)]
 fn judge_bind(agent: &Agent, protocol: Protocol, port: u16) -> Verdict {
     if port == 0 || protocol != Protocol::TCP {
-        return Verdict::Allow { rule: NO_RULE };
+        return Verdict::FREE;
     }
     judge::bind(agent, protocol, port)
 }

@@ -13,9 +13,11 @@
 //! Whatever two servers could read in two ways is refused: the name that is found is the
 //! only one that is there.
 
+mod client;
 mod fault;
 mod name;
 
+pub use client::{Client, Said};
 pub use fault::Fault;
 
 /// Bytes for a server name, zero behind its end. A host name has at most [`MAX_NAME`].
@@ -368,6 +370,15 @@ impl Hello {
     #[inline(always)]
     pub const fn extensions(&self) -> u8 {
         self.extensions
+    }
+
+    /// The head of a record, where [`Client`] has put it.
+    #[inline(always)]
+    fn head(&self) -> [u8; FIELD_BYTES] {
+        match self.bytes.get(FIELD..).and_then(<[u8]>::first_chunk) {
+            Some(head) => *head,
+            None => [0; FIELD_BYTES],
+        }
     }
 
     #[inline(always)]

@@ -27,13 +27,13 @@ fn below(number: u32, limit: u32) -> Option<usize> {
 impl Bytes for Payload {
     #[inline(always)]
     fn copy(&self, at: u32, to: &mut Buffer, from: u32, count: u32) -> bool {
-        let (Some(from), Some(count)) = (below(from, COPY_END), below(count, CHUNK + 1)) else {
+        // One less, and one more below: old kernels refuse a length that may be zero
+        // (5.10: "R3 min value is outside of the allowed memory range"), and LLVM folds a
+        // comparison with zero into the other one, where the verifier does not see it.
+        let before = count.wrapping_sub(1);
+        let (Some(from), Some(before)) = (below(from, COPY_END), below(before, CHUNK)) else {
             return false;
         };
-        // Kernels before 6.18 too refuse a length that may be zero.
-        if count == 0 {
-            return false;
-        }
         // SAFETY: `from + count` is inside of `to` (`COPY_END + CHUNK` is no more than its
         // size), and the verifier checks just that; the helper checks the packet's end.
         unsafe {
@@ -41,7 +41,7 @@ impl Bytes for Payload {
                 self.skb.cast(),
                 self.offset.wrapping_add(at),
                 to.as_mut_ptr().add(from).cast(),
-                count as u32,
+                before as u32 + 1,
             ) == 0
         }
     }

@@ -120,11 +120,6 @@ fn beside_the_name(error: &Error) -> Option<&'static str> {
         Error::InvalidMessage(InvalidMessage::DuplicateExtension(kind)) if *kind > 63 => {
             "an extension that is there twice"
         }
-        // The pre-shared key is not the last extension.
-        Error::InvalidMessage(InvalidMessage::PreSharedKeyIsNotFinalExtension) => {
-            "the order of extensions"
-        }
-        Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion) => "a version",
         Error::PeerIncompatible(
             PeerIncompatible::NullCompressionRequired
             | PeerIncompatible::SignatureAlgorithmsExtensionRequired,

@@ -1,15 +1,19 @@
 //! One address type for both families.
 
+use core::cmp::Ordering;
+use core::fmt;
+
 /// An IP address as 16 bytes in network order; an IPv4 address is held in its
 /// v4-mapped form (`::ffff:a.b.c.d`, RFC 4291 section 2.5.5.2).
 ///
 /// One form for both families means that a v4-mapped connect on an IPv6 socket and a
 /// plain IPv4 connect are the same key, so neither can be used to go around a rule
 /// for the other.
-// Aligned so that the BPF backend compares and copies it in words, not in bytes.
-#[repr(C, align(4))]
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub struct Addr([u8; 16]);
+// In words, because LLVM keeps each byte of an array of bytes in a variable of its own where
+// two ways meet (IPv4 and IPv6), and there are 512 bytes of stack.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Addr([u32; 4]);
 
 const _: () = assert!(size_of::<Addr>() == 16, "the key of the BPF address tables");
 
@@ -18,26 +22,40 @@ pub const V4_PREFIX_BITS: u8 = 96;
 
 impl Addr {
     /// `::1`.
-    pub const V6_LOOPBACK: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    pub const V6_LOOPBACK: Self = Self([0, 0, 0, 1_u32.to_be()]);
 
     /// From the four bytes of an IPv4 address, network order.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self([
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
-        ])
+        Self([0, 0, 0x0000_ffff_u32.to_be(), u32::from_ne_bytes(v4)])
     }
 
     /// From the sixteen bytes of an IPv6 address, network order.
     #[inline(always)]
     pub const fn from_v6(v6: [u8; 16]) -> Self {
-        Self(v6)
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = v6;
+        Self([
+            u32::from_ne_bytes([a, b, c, d]),
+            u32::from_ne_bytes([e, f, g, h]),
+            u32::from_ne_bytes([i, j, k, l]),
+            u32::from_ne_bytes([m, n, o, p]),
+        ])
     }
 
     /// The bytes in network order.
     #[inline(always)]
-    pub const fn octets(&self) -> &[u8; 16] {
-        &self.0
+    pub const fn octets(&self) -> [u8; 16] {
+        let [a, b, c, d] = self.0;
+        let [a, b, c, d] = [
+            a.to_ne_bytes(),
+            b.to_ne_bytes(),
+            c.to_ne_bytes(),
+            d.to_ne_bytes(),
+        ];
+        [
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
+            d[2], d[3],
+        ]
     }
 
     /// The four bytes of the IPv4 address, if this is one (v4-mapped).
@@ -55,29 +73,13 @@ impl Addr {
     /// network order.
     #[inline(always)]
     pub const fn from_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] = words;
-        let (a, b, c, d) = (
-            a.to_ne_bytes(),
-            b.to_ne_bytes(),
-            c.to_ne_bytes(),
-            d.to_ne_bytes(),
-        );
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
-            d[2], d[3],
-        ])
+        Self(words)
     }
 
     /// The inverse of [`Addr::from_words`].
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let o = &self.0;
-        [
-            u32::from_ne_bytes([o[0], o[1], o[2], o[3]]),
-            u32::from_ne_bytes([o[4], o[5], o[6], o[7]]),
-            u32::from_ne_bytes([o[8], o[9], o[10], o[11]]),
-            u32::from_ne_bytes([o[12], o[13], o[14], o[15]]),
-        ]
+        self.0
     }
 
     /// Whether this is in the range of the gates' IPv4 addresses.
@@ -107,6 +109,25 @@ impl Addr {
     }
 }
 
+impl Ord for Addr {
+    /// As numbers: neighbours are next to each other.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.octets().cmp(&other.octets())
+    }
+}
+
+impl PartialOrd for Addr {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.octets(), f)
+    }
+}
+
 #[cfg(not(target_arch = "bpf"))]
 mod host {
     use super::Addr;
@@ -126,7 +147,7 @@ mod host {
         fn from(addr: Addr) -> Self {
             match addr.as_v4() {
                 Some(v4) => IpAddr::V4(Ipv4Addr::from(v4)),
-                None => IpAddr::V6(Ipv6Addr::from(*addr.octets())),
+                None => IpAddr::V6(Ipv6Addr::from(addr.octets())),
             }
         }
     }

@@ -3,10 +3,10 @@
 //! that the address is leased for.
 
 use agent_common::{
-    Reason,
-    hello::{self, ENCRYPTED, Fault, Said},
+    Protocol, Reason,
+    hello::{ENCRYPTED, Fault, Said},
     layout::{Handshake, NameKey},
-    verdict::{Check, Verdict},
+    verdict::{self, Check, NO_RULE, Verdict},
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, KernelTables},
     ctx::Packet,
     egress, judge,
     maps::{HANDSHAKES, NAMES},
@@ -46,31 +46,6 @@ fn storage(socket: *mut bpf_sock, create: bool) -> *mut Handshake {
     unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags.into()) }.cast()
 }
 
-impl Seen {
-    const OPEN: u64 = 1 << 40;
-    const NAMED: u64 = 1 << 41;
-
-    #[inline(always)]
-    const fn pack(self) -> u64 {
-        match self {
-            Self::Open => Self::OPEN,
-            Self::Named(rule) => Self::NAMED | rule as u64,
-            Self::Refused(reason) => reason.number() as u64,
-        }
-    }
-
-    #[inline(always)]
-    fn unpack(word: u64) -> Self {
-        if word & Self::OPEN != 0 {
-            return Self::Open;
-        }
-        if word & Self::NAMED != 0 {
-            return Self::Named(word as u32);
-        }
-        Self::Refused(Reason::from_number(word as u8).unwrap_or(Reason::State))
-    }
-}
-
 /// Judges a packet of a connection that is allowed once its name is.
 #[inline(always)]
 pub(crate) fn see(
@@ -91,75 +66,139 @@ pub(crate) fn see(
     if packet.urgent {
         return Seen::Refused(Reason::TlsOrder);
     }
-    Seen::unpack(exeat_read_hello(
+    let said = exeat_read_hello(
         ctx.skb.skb,
-        u64::from(agent.bank),
         u64::from(packet.sequence),
         u64::from(packet.payload) << 32 | u64::from(packet.data),
+    );
+    let settled = match Heard::unpack(said) {
+        Heard::Open => return Seen::Open,
+        Heard::Refused(reason) => return Seen::Refused(reason),
+        Heard::Name => false,
+        Heard::Settled => true,
+    };
+    let judged = exeat_judge_name(
+        ctx.skb.skb,
+        u64::from(agent.bank),
         u64::from(packet.dest_port),
-    ))
+    );
+    match judge::unpack(judged) {
+        Verdict::Allow { rule, .. } if settled => Seen::Named(rule),
+        Verdict::Allow { .. } => Seen::Open,
+        Verdict::Deny { reason, .. } => Seen::Refused(reason),
+    }
 }
 
-/// Reads what a packet holds of the hello. A function of its own for the verifier, as those of
-/// [`crate::judge`] are; and so its variables do not lie on the stack beside those of an event:
-/// the two together pass the 512 bytes that a program has.
+/// What a packet holds of the handshake, as a word between functions.
+enum Heard {
+    /// Nothing that must not leave.
+    Open,
+    /// A name, and another may follow.
+    Name,
+    /// A name, and no other can follow.
+    Settled,
+    Refused(Reason),
+}
+
+impl Heard {
+    #[inline(always)]
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Open => 0,
+            Self::Name => 1,
+            Self::Settled => 2,
+            Self::Refused(reason) => 3 | (reason.number() as u64) << 8,
+        }
+    }
+
+    #[inline(always)]
+    fn unpack(word: u64) -> Self {
+        match word {
+            0 => Self::Open,
+            1 => Self::Name,
+            2 => Self::Settled,
+            _ => Self::Refused(Reason::from_number((word >> 8) as u8).unwrap_or(Reason::State)),
+        }
+    }
+}
+
+/// The state of the connection that a packet belongs to.
+#[inline(always)]
+fn of_packet(skb: *mut __sk_buff) -> Option<&'static mut Handshake> {
+    let socket = egress::full_socket(skb)?;
+    // SAFETY: if not null it points to a whole value. Only the socket's own packets touch it,
+    // and they leave one at a time under the socket's lock.
+    unsafe { storage(socket, false).as_mut() }
+}
+
+/// Reads what a packet holds of the handshake. A function of its own for the verifier, as
+/// those of [`crate::judge`] are; and so its variables do not lie on the stack beside those of
+/// an event: the two together pass the 512 bytes that a program has.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn exeat_read_hello(
-    skb: *mut __sk_buff,
-    bank: u64,
-    sequence: u64,
-    payload: u64,
-    port: u64,
-) -> u64 {
-    let offset = (payload >> 32) as u32;
-    read(
-        skb,
-        bank as u32,
-        sequence as u32,
-        offset,
-        payload as u32,
-        port as u16,
-    )
-    .pack()
+pub extern "C" fn exeat_read_hello(skb: *mut __sk_buff, sequence: u64, payload: u64) -> u64 {
+    let (offset, data) = ((payload >> 32) as u32, payload as u32);
+    read(skb, sequence as u32, offset, data).pack()
 }
 
 #[inline(always)]
-fn read(skb: *mut __sk_buff, bank: u32, sequence: u32, offset: u32, data: u32, port: u16) -> Seen {
-    let Some(socket) = egress::full_socket(skb) else {
-        return Seen::Refused(Reason::TlsOrder);
+fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
+    let Some(state) = of_packet(skb) else {
+        return Heard::Refused(Reason::TlsOrder);
     };
-    let state = storage(socket, false);
-    if state.is_null() {
-        return Seen::Refused(Reason::TlsOrder);
+    if state.client.is_settled() {
+        return Heard::Settled;
     }
-    // SAFETY: not null, so it points to a whole value. Only the socket's own packets touch
-    // it, and they leave one at a time under the socket's lock.
-    let state = unsafe { &mut *state };
-    let said = if state.client.is_settled() {
-        Said::Settled
-    } else {
-        let behind = state.next.wrapping_sub(sequence);
-        if behind > i32::MAX as u32 {
-            return Seen::Refused(Reason::TlsOrder);
-        }
-        if behind >= data {
-            // Sent again: what it holds was read before, and is kept by the kernel.
-            return Seen::Open;
-        }
-        state.next = sequence.wrapping_add(data);
-        state.client.read(&Payload { skb, offset }, behind, data)
+    let behind = state.next.wrapping_sub(sequence);
+    if behind > i32::MAX as u32 {
+        return Heard::Refused(Reason::TlsOrder);
+    }
+    if behind >= data {
+        // Sent again: what it holds was read before, and is kept by the kernel.
+        return Heard::Open;
+    }
+    state.next = sequence.wrapping_add(data);
+    match state.client.read(&Payload { skb, offset }, behind, data) {
+        Said::More => Heard::Open,
+        Said::Name => Heard::Name,
+        Said::Settled => Heard::Settled,
+        Said::Refused(fault) => Heard::Refused(reason(fault)),
+    }
+}
+
+/// Judges the name of a packet's connection for its address and the port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn exeat_judge_name(skb: *mut __sk_buff, bank: u64, port: u64) -> u64 {
+    judge::pack(judge_name(skb, bank as u32, port as u16))
+}
+
+#[inline(always)]
+fn judge_name(skb: *mut __sk_buff, bank: u32, port: u16) -> Verdict {
+    const { assert!(core::mem::offset_of!(NameKey, name) == core::mem::offset_of!(Handshake, client)) };
+    let deny = |reason| Verdict::Deny {
+        reason,
+        rule: NO_RULE,
     };
-    let settled = match said {
-        Said::More => return Seen::Open,
-        Said::Refused(fault) => return Seen::Refused(reason(fault)),
-        Said::Name => false,
-        Said::Settled => true,
+    let (Some(state), Some(names), Some(tables)) =
+        (of_packet(skb), NAMES.get(bank), KernelTables::of(bank))
+    else {
+        return deny(Reason::State);
     };
-    match judge_name(bank, state, port) {
-        Ok(rule) if settled => Seen::Named(rule),
-        Ok(_) => Seen::Open,
-        Err(reason) => Seen::Refused(reason),
+    let key: *const NameKey = (&raw const *state).cast();
+    // SAFETY: the state begins with the address, and right behind it with the name and the
+    // zeroes behind that, which is a key. The value is one aligned word.
+    let Some(set) = (unsafe { names.get(&*key) }) else {
+        return deny(Reason::TlsName);
+    };
+    match verdict::judge_set(&tables, *set, Protocol::TCP, port) {
+        Verdict::Allow { check, .. }
+            if state.client.flags() & ENCRYPTED != 0 && check == Check::Name =>
+        {
+            deny(Reason::TlsEncrypted)
+        }
+        Verdict::Deny { .. } => deny(Reason::TlsName),
+        allow => allow,
     }
 }
 
@@ -180,26 +219,6 @@ fn begin(state: *mut Handshake, packet: &Packet) -> Seen {
     Seen::Open
 }
 
-/// The rule that allows the name that was said, for this address and port.
-#[inline(always)]
-fn judge_name(bank: u32, state: &Handshake, port: u16) -> Result<u32, Reason> {
-    const { assert!(core::mem::offset_of!(NameKey, name) == core::mem::offset_of!(Handshake, client)) };
-    let key: *const NameKey = (&raw const *state).cast();
-    let names = NAMES.get(bank).ok_or(Reason::State)?;
-    // SAFETY: the state begins with the address, and right behind it with the name and the
-    // zeroes behind that, which is a key. The value is one aligned word.
-    let set = unsafe { names.get(&*key) }.ok_or(Reason::TlsName)?;
-    match judge::name(bank, *set, port) {
-        Verdict::Allow { check, .. }
-            if state.client.flags() & ENCRYPTED != 0 && check == Check::Name =>
-        {
-            Err(Reason::TlsEncrypted)
-        }
-        Verdict::Allow { rule, .. } => Ok(rule),
-        Verdict::Deny { .. } => Err(Reason::TlsName),
-    }
-}
-
 const fn reason(fault: Fault) -> Reason {
     match fault {
         Fault::NotTls => Reason::NotTls,
@@ -216,5 +235,3 @@ const fn reason(fault: Fault) -> Reason {
         Fault::Trailing => Reason::TlsTrailing,
     }
 }
-
-const _: () = assert!(hello::NAME_BYTES == 256);

@@ -14,16 +14,18 @@ use crate::agent::{Agent, KernelTables};
 
 const ALLOW: u64 = 1 << 40;
 
+/// A verdict as the word that functions give each other.
 #[inline(always)]
-fn pack(verdict: Verdict) -> u64 {
+pub(crate) fn pack(verdict: Verdict) -> u64 {
     match verdict {
         Verdict::Allow { rule, check } => ALLOW | (check as u64) << 32 | u64::from(rule),
         Verdict::Deny { reason, rule } => (reason.number() as u64) << 32 | u64::from(rule),
     }
 }
 
+/// The verdict of that word.
 #[inline(always)]
-fn unpack(word: u64) -> Verdict {
+pub(crate) fn unpack(word: u64) -> Verdict {
     let rule = word as u32;
     if word & ALLOW != 0 {
         return Verdict::Allow {
@@ -88,29 +90,6 @@ pub extern "C" fn exeat_judge_reply(bank: u64, high: u64, low: u64, port: u64) -
         Some(tables) => verdict::judge_reply(&tables, &query(high, low, port)),
         None => NO_TABLES,
     })
-}
-
-/// [`verdict::judge_set`] on the entries of a bank, for TCP.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn exeat_judge_set(bank: u64, set: u64, port: u64) -> u64 {
-    pack(match KernelTables::of(bank as u32) {
-        Some(tables) => {
-            let set = SetRef::from_word(set);
-            verdict::judge_set(&tables, set, Protocol::TCP, port as u16)
-        }
-        None => NO_TABLES,
-    })
-}
-
-/// Judges a TCP port by the set of a name.
-#[inline(always)]
-pub(crate) fn name(bank: u32, set: SetRef, port: u16) -> Verdict {
-    unpack(exeat_judge_set(
-        u64::from(bank),
-        set.word(),
-        u64::from(port),
-    ))
 }
 
 /// Judges a flow that the agent opens.

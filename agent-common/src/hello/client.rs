@@ -4,10 +4,8 @@
 //! name in it counts as much as the first. So after a hello the heads of the records that
 //! follow are read until one comes that only a client sends that is past that point.
 
-use super::{
-    Bytes, CLIENT_HELLO, EARLY_DATA, FIELD, Fault, HANDSHAKE_RECORD, Hello, MAJOR_VERSION,
-    NAME_BYTES, Progress,
-};
+use super::fields::{CLIENT_HELLO, HANDSHAKE_RECORD, MAJOR_VERSION};
+use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;

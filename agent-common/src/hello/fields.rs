@@ -5,9 +5,9 @@ use super::{EARLY_DATA, ENCRYPTED, FIELD, Fault, Hello, MAX_EXTENSIONS, MAX_NAME
 /// Longest fragment of a plaintext record (RFC 8446 section 5.1).
 const MAX_RECORD: u32 = 1 << 14;
 
-const HANDSHAKE_RECORD: u8 = 22;
-const MAJOR_VERSION: u8 = 3;
-const CLIENT_HELLO: u8 = 1;
+pub(super) const HANDSHAKE_RECORD: u8 = 22;
+pub(super) const MAJOR_VERSION: u8 = 3;
+pub(super) const CLIENT_HELLO: u8 = 1;
 const RANDOM_BYTES: u32 = 32;
 const MAX_SESSION_ID: u32 = 32;
 const HOST_NAME: u8 = 0;

@@ -105,10 +105,10 @@ fn imaginary(compiled: &Compiled) -> Addr {
     let reserved = (1..=254).map(|low| Addr::from(IpAddr::V4(Ipv4Addr::new(240, 0, 0, low))));
     let discard = Addr::from(IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1)));
     let holds = |addr: &Addr| {
-        let key = u128::from_be_bytes(*addr.octets());
+        let key = u128::from_be_bytes(addr.octets());
         let exact = compiled.exact().filter(|(other, _)| other == addr).count();
         let networks = compiled.prefixes().filter(|(start, bits, set)| {
-            let start = u128::from_be_bytes(*start.octets());
+            let start = u128::from_be_bytes(start.octets());
             let inside = *bits == 0 || (start ^ key) >> (128 - u32::from(*bits)) == 0;
             inside && !set.is_empty()
         });

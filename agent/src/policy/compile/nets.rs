@@ -52,7 +52,7 @@ pub(super) struct Nets {
 }
 
 fn key(addr: &Addr) -> u128 {
-    u128::from_be_bytes(*addr.octets())
+    u128::from_be_bytes(addr.octets())
 }
 
 /// First address and number of bits in the 128-bit space.

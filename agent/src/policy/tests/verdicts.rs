@@ -492,11 +492,11 @@ fn the_maps_hold_what_the_look_ups_say() {
             let addr = Addr::from(addr(&mut random));
             assert_eq!(Tables::exact(&compiled, &addr), exact.get(&addr).copied());
             // The kernel's longest-prefix match over the listed prefixes.
-            let key = u128::from_be_bytes(*addr.octets());
+            let key = u128::from_be_bytes(addr.octets());
             let longest = prefixes
                 .iter()
                 .filter(|(start, bits, _)| {
-                    let start = u128::from_be_bytes(*start.octets());
+                    let start = u128::from_be_bytes(start.octets());
                     *bits == 0 || (start ^ key) >> (128 - u32::from(*bits)) == 0
                 })
                 .max_by_key(|(_, bits, _)| *bits);

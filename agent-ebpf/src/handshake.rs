@@ -71,21 +71,24 @@ pub(crate) fn see(
         u64::from(packet.sequence),
         u64::from(packet.payload) << 32 | u64::from(packet.data),
     );
-    let settled = match Heard::unpack(said) {
+    let heard = Heard::unpack(said);
+    match heard {
         Heard::Open => return Seen::Open,
         Heard::Refused(reason) => return Seen::Refused(reason),
-        Heard::Name => false,
-        Heard::Settled => true,
-    };
+        Heard::Name | Heard::Settled | Heard::Broken(_) => {}
+    }
     let judged = exeat_judge_name(
         ctx.skb.skb,
         u64::from(agent.bank),
         u64::from(packet.dest_port),
     );
     match judge::unpack(judged) {
-        Verdict::Allow { rule, .. } if settled => Seen::Named(rule),
-        Verdict::Allow { .. } => Seen::Open,
         Verdict::Deny { reason, .. } => Seen::Refused(reason),
+        Verdict::Allow { rule, .. } => match heard {
+            Heard::Settled => Seen::Named(rule),
+            Heard::Broken(reason) | Heard::Refused(reason) => Seen::Refused(reason),
+            Heard::Open | Heard::Name => Seen::Open,
+        },
     }
 }
 
@@ -97,6 +100,8 @@ enum Heard {
     Name,
     /// A name, and no other can follow.
     Settled,
+    /// A name, and then what no client sends: told only where the name is allowed.
+    Broken(Reason),
     Refused(Reason),
 }
 
@@ -107,17 +112,20 @@ impl Heard {
             Self::Open => 0,
             Self::Name => 1,
             Self::Settled => 2,
-            Self::Refused(reason) => 3 | (reason.number() as u64) << 8,
+            Self::Broken(reason) => 3 | (reason.number() as u64) << 8,
+            Self::Refused(reason) => 4 | (reason.number() as u64) << 8,
         }
     }
 
     #[inline(always)]
     fn unpack(word: u64) -> Self {
-        match word {
+        let reason = Reason::from_number((word >> 8) as u8).unwrap_or(Reason::State);
+        match word as u8 {
             0 => Self::Open,
             1 => Self::Name,
             2 => Self::Settled,
-            _ => Self::Refused(Reason::from_number((word >> 8) as u8).unwrap_or(Reason::State)),
+            3 => Self::Broken(reason),
+            _ => Self::Refused(reason),
         }
     }
 }
@@ -162,6 +170,7 @@ fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
         Said::More => Heard::Open,
         Said::Name => Heard::Name,
         Said::Settled => Heard::Settled,
+        Said::Refused(fault) if state.client.is_named() => Heard::Broken(reason(fault)),
         Said::Refused(fault) => Heard::Refused(reason(fault)),
     }
 }

@@ -8,10 +8,7 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{
-    Addr,
-    layout::{Bank, NameKey},
-};
+use agent_common::{Addr, layout::Bank};
 use tracing::warn;
 
 use super::{
@@ -156,25 +153,14 @@ impl Engine {
             .saturating_mul(config.max_addresses_per_name as u32)
             .min(config.max_addresses as u32)
             .max(SPARE_LEAST);
-        let image = Image {
-            exact: compiled.exact().collect(),
-            prefixes: compiled.prefixes().collect(),
-            names: compiled
-                .named()
-                .filter_map(|(addr, name, set)| Some((NameKey::new(addr, name.as_str())?, set)))
-                .collect(),
-            entries: compiled.entries().to_vec(),
-            bank: Bank {
-                generation,
-                mode: policy.mode as u8,
-                icmp: u8::from(compiled.icmp()),
-                gate4_port: ports.v4,
-                gate6_port: ports.v6,
-                listeners: compiled.listeners(),
-                ..Bank::default()
-            },
-            spare: room,
+        let bank = Bank {
+            generation,
+            mode: policy.mode as u8,
+            gate4_port: ports.v4,
+            gate6_port: ports.v6,
+            ..Bank::default()
         };
+        let image = Image::new(&compiled, bank, room);
         Ok(Candidate {
             index,
             policy,

@@ -16,7 +16,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
 
 use super::{KernelError, sys};
-use crate::policy::Change;
+use crate::policy::{Change, Compiled, HostName};
 
 /// Flags of a map update: only an element that is not there, only one that is.
 const BPF_NOEXIST: u64 = aya_obj::generated::BPF_NOEXIST as u64;
@@ -47,6 +47,29 @@ pub struct Image {
     /// Exact addresses, and names of addresses, that may be added to the bank while it is in
     /// force.
     pub spare: u32,
+}
+
+impl Image {
+    /// What a compiled policy comes to. Of the bank the caller says what is not in the policy;
+    /// `spare` is [`Image::spare`].
+    pub fn new(compiled: &Compiled, bank: Bank, spare: u32) -> Self {
+        let key = |addr, name: &HostName| NameKey::new(addr, name.as_str());
+        Self {
+            exact: compiled.exact().collect(),
+            prefixes: compiled.prefixes().collect(),
+            names: compiled
+                .named()
+                .filter_map(|(addr, name, set)| Some((key(addr, name)?, set)))
+                .collect(),
+            entries: compiled.entries().to_vec(),
+            bank: Bank {
+                icmp: u8::from(compiled.icmp()),
+                listeners: compiled.listeners(),
+                ..bank
+            },
+            spare,
+        }
+    }
 }
 
 pub(super) type Exact = HashMap<MapData, Addr, SetRef>;

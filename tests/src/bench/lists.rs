@@ -5,7 +5,7 @@ use agent_common::layout::{Bank, Mode};
 use agent_common::verdict::Action;
 use anyhow::Context;
 use exeat::kernel::tables::Image;
-use exeat::policy::{Compiled, Origin, Policy, PolicySet, Rule, RuleProtocol, Selector};
+use exeat::policy::{Compiled, Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, Tls};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -195,6 +195,7 @@ impl List {
                     protocol: RuleProtocol::Any,
                     ports: vec![(PORT, PORT)],
                     answers: None,
+                    tls: Tls::None,
                     reason: None,
                     group: None,
                     origin: Origin {
@@ -210,19 +211,12 @@ impl List {
 
 /// What the kernel room takes.
 pub(crate) fn image(compiled: &Compiled, generation: u32) -> Image {
-    Image {
-        exact: compiled.exact().collect(),
-        prefixes: compiled.prefixes().collect(),
-        entries: compiled.entries().to_vec(),
-        bank: Bank {
-            generation,
-            mode: Mode::Enforce as u8,
-            icmp: u8::from(compiled.icmp()),
-            listeners: compiled.listeners(),
-            ..Bank::default()
-        },
-        spare: 1024,
-    }
+    let bank = Bank {
+        generation,
+        mode: Mode::Enforce as u8,
+        ..Bank::default()
+    };
+    Image::new(compiled, bank, 1024)
 }
 
 /// The kernel's form of an address.

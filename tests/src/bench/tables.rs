@@ -7,7 +7,7 @@ use crate::report::{Section, Target, number};
 use crate::stats::Series;
 use agent_common::verdict::SetRef;
 use anyhow::Context;
-use exeat::policy::Compiled;
+use exeat::policy::{Change, Compiled};
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
@@ -52,11 +52,15 @@ pub(crate) fn run(field: &mut Field, settings: &Settings) -> anyhow::Result<Vec<
             // TEST-NET-1 is in no list's networks often enough to matter: the table of exact
             // addresses is written either way.
             let to = addr(Ipv4Addr::new(192, 0, 2, last));
-            for wanted in [Some(set), None] {
+            for set in [Some(set), None] {
+                let change = Change {
+                    addr: to,
+                    set,
+                    names: Vec::new(),
+                    appended: 0..0,
+                };
                 let start = Instant::now();
-                field
-                    .kernel
-                    .lease(agent, to, wanted, compiled.entries(), 0..0)?;
+                field.kernel.lease(agent, &change, compiled.entries())?;
                 lease.push(ms(start) * 1e3);
             }
         }

@@ -6,9 +6,10 @@ use agent_common::verdict::{Query, judge};
 use agent_common::{Addr, Protocol};
 use exeat::kernel::Kernel;
 use exeat::kernel::cgroup::{RunCgroup, Slice};
-use exeat::kernel::object::{Leased, Throttle};
+use exeat::kernel::object::Throttle;
 use exeat::kernel::pins::Pins;
 use exeat::kernel::tables::Image;
+use exeat::kernel::tables::Leased;
 use exeat::policy::{self, Compiled, HostName};
 use exeat_tests::cgroup;
 use exeat_tests::disk::{BPFFS, mount_bpffs};
@@ -82,18 +83,11 @@ impl Scene {
     /// Puts tables in force, with room for this many more addresses.
     fn install(&mut self, compiled: &Compiled, spare: u32) {
         self.generation += 1;
-        let image = Image {
-            exact: compiled.exact().collect(),
-            prefixes: compiled.prefixes().collect(),
-            entries: compiled.entries().to_vec(),
-            bank: Bank {
-                generation: self.generation,
-                icmp: u8::from(compiled.icmp()),
-                listeners: compiled.listeners(),
-                ..Bank::default()
-            },
-            spare,
+        let bank = Bank {
+            generation: self.generation,
+            ..Bank::default()
         };
+        let image = Image::new(compiled, bank, spare);
         let prepared = self.kernel.prepare(AGENT, &image).expect("prepare");
         self.kernel.flip(prepared).expect("flip");
     }
@@ -322,7 +316,7 @@ fn agree(seed: u64, policies: usize, flows_each: usize) {
             let change = tables.lease(addr, &names).expect("lease");
             let leased = scene
                 .kernel
-                .lease(AGENT, addr, change.set, tables.entries(), change.appended)
+                .lease(AGENT, &change, tables.entries())
                 .expect("lease");
             assert_eq!(leased, Leased::Held);
         }
@@ -369,7 +363,7 @@ fn a_table_that_is_full_refuses_and_takes_again_once_there_is_room() {
         let change = tables.lease(addr, names).expect("lease");
         scene
             .kernel
-            .lease(AGENT, addr, change.set, tables.entries(), change.appended)
+            .lease(AGENT, &change, tables.entries())
             .expect("lease")
     };
     let outcomes: Vec<Leased> = addresses

@@ -1,6 +1,6 @@
 //! The record that the kernel sends for a refused flow.
 
-use crate::{Addr, Hook, Protocol, Reason, verdict::NO_RULE};
+use crate::{Addr, Hook, Protocol, Reason, hello::NAME_BYTES, verdict::NO_RULE};
 
 /// Bytes of a task's name, NUL-padded (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;
@@ -79,6 +79,45 @@ const _: () = assert!(
     EVENT_BYTES == 144,
     "no padding, and the size that the reader checks"
 );
+
+/// The record of a TLS connection: with the name that it said.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NamedEvent {
+    /// What was refused.
+    pub flow: FlowEvent,
+    /// What the ClientHello says, as far as it was read: a host name in lower case where it is
+    /// one, else as it came. Zeroes behind it, or nothing but zeroes.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// Bytes of a [`NamedEvent`] in the ring.
+pub const NAMED_EVENT_BYTES: usize = size_of::<NamedEvent>();
+
+const _: () = assert!(NAMED_EVENT_BYTES == 400, "no padding");
+
+impl NamedEvent {
+    /// Reads a record from the ring, with a name or without.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let length = DecodeError::Length(bytes.len());
+        let (flow, rest) = bytes.split_at_checked(EVENT_BYTES).ok_or(length)?;
+        let name = match rest {
+            [] => &[0; NAME_BYTES],
+            rest => rest.try_into().map_err(|_| length)?,
+        };
+        Ok(Self {
+            flow: FlowEvent::decode(flow)?,
+            name: *name,
+        })
+    }
+
+    /// The name; `None` where nothing was said, or not yet.
+    pub fn name(&self) -> Option<&[u8]> {
+        let end = self.name.iter().position(|byte| *byte == 0);
+        let name = self.name.get(..end.unwrap_or(NAME_BYTES))?;
+        (!name.is_empty()).then_some(name)
+    }
+}
 
 /// A record that is not a [`FlowEvent`] of this layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -91,6 +91,14 @@ closed! {
     }
 }
 
+impl Reason {
+    /// Whether it is about the name of a TLS connection.
+    #[inline(always)]
+    pub const fn is_of_tls(self) -> bool {
+        self.number() >= Self::TlsName.number() && self.number() <= Self::TlsShared.number()
+    }
+}
+
 closed! {
     /// Where the flow was seen.
     Hook {

@@ -253,22 +253,29 @@ pub(crate) fn tell(
         // SAFETY: as above.
         Some(unsafe { bpf_skb_cgroup_id(skb) })
     };
-    report::refused(&Refused {
-        hook,
-        reason,
-        rule,
-        agent: index_of(agent),
-        generation: agent.map_or(0, |agent| agent.info.generation),
-        protocol: packet.number,
-        source: packet.source,
-        source_port: packet.source_port,
-        dest: packet.dest,
-        dest_port: packet.dest_port,
-        detail: [0; 2],
-        // SAFETY: the helper takes the program's context.
-        socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        netns_cookie: 0,
-        monitored,
-        without_task,
-    });
+    let name = match reason.is_of_tls() {
+        true => handshake::said(skb),
+        false => None,
+    };
+    report::refused(
+        &Refused {
+            hook,
+            reason,
+            rule,
+            agent: index_of(agent),
+            generation: agent.map_or(0, |agent| agent.info.generation),
+            protocol: packet.number,
+            source: packet.source,
+            source_port: packet.source_port,
+            dest: packet.dest,
+            dest_port: packet.dest_port,
+            detail: [0; 2],
+            // SAFETY: the helper takes the program's context.
+            socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+            netns_cookie: 0,
+            monitored,
+            without_task,
+        },
+        name,
+    );
 }

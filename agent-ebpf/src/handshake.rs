@@ -4,7 +4,7 @@
 
 use agent_common::{
     Protocol, Reason,
-    hello::{ENCRYPTED, Fault, Said},
+    hello::{ENCRYPTED, Fault, NAME_BYTES, Said},
     layout::{Handshake, NameKey},
     verdict::{self, Check, NO_RULE, Verdict},
 };
@@ -137,6 +137,13 @@ fn of_packet(skb: *mut __sk_buff) -> Option<&'static mut Handshake> {
     // SAFETY: if not null it points to a whole value. Only the socket's own packets touch it,
     // and they leave one at a time under the socket's lock.
     unsafe { storage(socket, false).as_mut() }
+}
+
+/// What the client of a packet's connection has said its name is, for the record.
+#[inline(always)]
+pub(crate) fn said(skb: *mut __sk_buff) -> Option<&'static [u8; NAME_BYTES]> {
+    let state: &'static Handshake = of_packet(skb)?;
+    Some(state.client.name_bytes())
 }
 
 /// Reads what a packet holds of the handshake. A function of its own for the verifier, as

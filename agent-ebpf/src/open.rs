@@ -48,25 +48,28 @@ pub(crate) fn judge(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcom
         },
     };
     let monitored = matches!(&agent, Some(agent) if agent.mode() == Mode::Monitor);
-    report::refused(&Refused {
-        hook,
-        reason,
-        rule,
-        agent: index_of(agent.as_ref()),
-        generation: agent.as_ref().map_or(0, |agent| agent.info.generation),
-        protocol: number,
-        source: Addr::default(),
-        source_port: 0,
-        dest,
-        dest_port: port,
-        detail: [0; 2],
-        // SAFETY: both helpers take the program's context.
-        socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
-        // SAFETY: as above.
-        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-        monitored,
-        without_task: None,
-    });
+    report::refused(
+        &Refused {
+            hook,
+            reason,
+            rule,
+            agent: index_of(agent.as_ref()),
+            generation: agent.as_ref().map_or(0, |agent| agent.info.generation),
+            protocol: number,
+            source: Addr::default(),
+            source_port: 0,
+            dest,
+            dest_port: port,
+            detail: [0; 2],
+            // SAFETY: both helpers take the program's context.
+            socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
+            // SAFETY: as above.
+            netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+            monitored,
+            without_task: None,
+        },
+        None,
+    );
     if monitored {
         Outcome::Pass
     } else {

@@ -9,13 +9,16 @@ use core::{
 
 use agent_common::{
     Addr, FlowEvent, Hook, Protocol, Reason,
-    event::{COMM_BYTES, FLAG_MONITOR, FLAG_TASK, FLAG_USER},
-    layout::{REASON_SLOTS, bucket_index, helper},
+    event::{
+        COMM_BYTES, EVENT_BYTES, FLAG_MONITOR, FLAG_TASK, FLAG_USER, NAMED_EVENT_BYTES, NamedEvent,
+    },
+    hello::NAME_BYTES,
+    layout::{Handshake, REASON_SLOTS, bucket_index, helper},
 };
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     bpf_get_smp_processor_id, bpf_ktime_get_boot_ns, bpf_ringbuf_query,
-    generated::bpf_get_current_comm,
+    generated::{bpf_get_current_comm, bpf_ringbuf_reserve, bpf_ringbuf_submit},
 };
 
 use crate::{
@@ -31,9 +34,9 @@ const FORCE_WAKEUP: u64 = 2;
 /// backlog. In calm times it is woken at once: the process that was refused may be gone in
 /// a millisecond, and with it the path of its program.
 const WAKE_EVERY: u64 = 128 * 1024;
-/// Bytes that one event takes in the ring, header included, rounded up: the width of the
-/// window in which the wake-up is sent.
-const EVENT_ROOM: u64 = 152;
+/// Bytes that one event takes in the ring at most, header included: the width of the window in
+/// which the wake-up is sent.
+const EVENT_ROOM: u64 = NAMED_EVENT_BYTES as u64 + 8;
 
 /// A refused flow, as far as its hook can see it.
 pub(crate) struct Refused {
@@ -106,7 +109,7 @@ pub(crate) fn count_sent(agent: u32, bytes: u32) {
 /// Counts a refused flow, and tells the daemon unless the throttle or a full ring keeps
 /// it back, which is counted too.
 #[inline(always)]
-pub(crate) fn refused(flow: &Refused) {
+pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
     let Some(stats) = STATS.get_ptr_mut(flow.agent) else {
         return;
     };
@@ -130,15 +133,43 @@ pub(crate) fn refused(flow: &Refused) {
         },
         None => 0,
     };
-    let Some(mut slot) = EVENTS.reserve(0) else {
+    let bytes = match name {
+        Some(_) => NAMED_EVENT_BYTES,
+        None => EVENT_BYTES,
+    };
+    let ring = (&raw const EVENTS).cast_mut().cast();
+    // SAFETY: the map's address is what the helper wants.
+    let slot = unsafe { bpf_ringbuf_reserve(ring, bytes as u64, 0) };
+    if slot.is_null() {
         // SAFETY: as above.
         add(unsafe { &raw mut (*stats).events_lost }, 1);
         return;
-    };
-    // SAFETY: the slot is reserved memory of the size of a FlowEvent.
-    unsafe { write(slot.as_mut_ptr(), flow, now, suppressed, sequence) };
-    slot.submit(wake(calm));
+    }
+    // SAFETY: the slot is reserved memory of the size of a FlowEvent, or of a NamedEvent where
+    // there is a name.
+    unsafe {
+        write(slot.cast(), flow, now, suppressed, sequence);
+        if let Some(name) = name {
+            let to = &raw mut (*slot.cast::<NamedEvent>()).name;
+            put_name(to.cast(), name.as_ptr().cast());
+        }
+        bpf_ringbuf_submit(slot, wake(calm));
+    }
 }
+
+/// Writes a name word by word.
+#[inline(always)]
+unsafe fn put_name(to: *mut u64, name: *const u64) {
+    for word in 0..NAME_BYTES / 8 {
+        // SAFETY: the caller gives room for a name, and a whole one; both lie at multiples of
+        // eight. Volatile, because LLVM makes a call of `memcpy` of anything else, which is a
+        // loop byte by byte here.
+        unsafe { write_volatile(to.add(word), name.add(word).read_volatile()) };
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(NamedEvent, name) % 8 == 0);
+const _: () = assert!(core::mem::offset_of!(Handshake, client) % 8 == 0);
 
 /// Writes every field of an event. Volatile where a field may be a constant zero: LLVM makes
 /// calls of `memset` of neighbouring zeros, which is a loop byte by byte here.

@@ -212,12 +212,15 @@ fn seen(hook: Hook, reason: Reason) -> Refused {
 #[inline(always)]
 fn refuse(agent: Option<&Agent>, flow: Refused) -> Outcome {
     let monitored = matches!(agent, Some(agent) if agent.mode() == Mode::Monitor);
-    report::refused(&Refused {
-        agent: index_of(agent),
-        generation: agent.map_or(0, |agent| agent.info.generation),
-        monitored,
-        ..flow
-    });
+    report::refused(
+        &Refused {
+            agent: index_of(agent),
+            generation: agent.map_or(0, |agent| agent.info.generation),
+            monitored,
+            ..flow
+        },
+        None,
+    );
     if monitored {
         Outcome::Pass
     } else {

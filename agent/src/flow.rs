@@ -1,4 +1,4 @@
-//! A flow as people and programs read it: the kernel's [`FlowEvent`] (a refusal) with its
+//! A flow as people and programs read it: the kernel's [`NamedEvent`] (a refusal) with its
 //! names, or a question at the DNS gate, refused or answered.
 //!
 //! Pure: no clock and no `/proc`; what they know is an argument.
@@ -9,8 +9,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::process::User;
+use agent_common::event::NamedEvent;
 use agent_common::protocol::ProtocolClass;
-use agent_common::{Addr, FlowEvent, Hook, Protocol, Reason};
+use agent_common::{Addr, Hook, Protocol, Reason};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
@@ -51,6 +52,10 @@ pub struct FlowRecord {
     /// Names whose leases hold the far end's address for this agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
+    /// The host that the program's TLS hello names, where one was read: as it came, bytes that
+    /// are no ASCII as `\\xNN`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
     /// The question at the gate, and what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsQuestion>,
@@ -263,7 +268,8 @@ pub struct GateFlow {
 
 impl FlowRecord {
     /// From what the kernel saw and the daemon knows.
-    pub fn from_event(event: &FlowEvent, clock: &BootClock, known: Known) -> Self {
+    pub fn from_event(said: &NamedEvent, clock: &BootClock, known: Known) -> Self {
+        let event = &said.flow;
         let user = match event.has_user() {
             true => Some(User {
                 uid: event.uid,
@@ -296,6 +302,7 @@ impl FlowRecord {
             source: Endpoint::known(event.source, event.source_port),
             dest: Endpoint::known(event.dest, event.dest_port),
             names: known.names,
+            server_name: said.name().map(|name| name.escape_ascii().to_string()),
             dns: None,
             rule: known.rule,
             generation: event.generation,
@@ -331,6 +338,7 @@ impl FlowRecord {
             }),
             dest: None,
             names: Vec::new(),
+            server_name: None,
             dns: Some(flow.question),
             rule: None,
             generation: flow.generation,
@@ -408,6 +416,9 @@ impl FlowRecord {
         }
         if !self.names.is_empty() {
             write!(out, " ({})", printable(&self.names.join(", ")))?;
+        }
+        if let Some(name) = &self.server_name {
+            write!(out, " as {}", printable(name))?;
         }
         Ok(())
     }

@@ -110,6 +110,9 @@ fn only_a_name_of_the_policy_leaves() {
     let event = tls.stage.daemon.event(|e| e["reason"] == "tls_name");
     let event = event.expect("an event");
     assert_eq!(event["hook"], "egress");
+    assert_eq!(event["server_name"], "evil.example");
+    // ECONNABORTED, and not the end of its patience.
+    assert_eq!(tls.agent.errno("t.recv(1)").expect("an error"), 103);
     assert!(!tls.sink.holds(&evil));
     let others = tls.sink.arrivals();
     assert!(

@@ -66,7 +66,7 @@ use crate::{
     },
     leases::LeaseConfig,
     sink::{FileSink, Hub},
-    sockets::{InUse, Sockets},
+    sockets::{Aborter, InUse, Sockets},
 };
 
 /// How often ended runs are collected and leases ended.
@@ -237,6 +237,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     }
     engine.gates.settle();
     engine.kernel.enforce()?;
+    let slice = engine.kernel.slice().path().to_owned();
     // Before the first name is resolved, so that every lease from now on is written down.
     let snapshot = engine.unsaved(now);
     if let Some(json) = snapshot
@@ -277,6 +278,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         directory,
         Arc::clone(&shared.hub),
         Arc::clone(&shared.events),
+        slice,
+        Aborter::start().context("cannot start a thread that ends refused connections")?,
         cancel.clone(),
     ));
 

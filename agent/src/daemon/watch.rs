@@ -3,6 +3,8 @@
 
 use std::{
     collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -26,6 +28,7 @@ use crate::{
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
+    sockets::{Aborter, Connection},
     throttle::Bucket,
 };
 
@@ -113,6 +116,8 @@ pub(super) async fn events(
     directory: Arc<Directory>,
     hub: Arc<Hub>,
     counts: Arc<EventCounts>,
+    slice: PathBuf,
+    aborter: Aborter,
     cancel: CancellationToken,
 ) {
     let mut paths = PathCache::default();
@@ -124,7 +129,10 @@ pub(super) async fn events(
         let read = reader.read(|event| match event {
             Ok(event) => {
                 counts.received.fetch_add(1, Relaxed);
-                let known = directory.known(&event, paths.of(&event));
+                let known = directory.known(&event.flow, paths.of(&event.flow));
+                if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
+                    aborter.end(connection);
+                }
                 hub.publish(FlowRecord::from_event(&event, clock.get(), known));
             }
             Err(error) => {
@@ -140,6 +148,21 @@ pub(super) async fn events(
             }
         }
     }
+}
+
+/// The connection of an event, where its data was refused after it had been let open: its
+/// program would wait for a time-out.
+fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
+    let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
+    let refused = event.reason().is_of_tls() && !event.monitored();
+    refused.then(|| Connection {
+        ends: (
+            end(event.source, event.source_port),
+            end(event.dest, event.dest_port),
+        ),
+        cookie: event.socket_cookie,
+        cgroup: cgroup.to_owned(),
+    })
 }
 
 /// The throttles of one gate, at the rate that the kernel keeps for an agent and a reason:

@@ -1,4 +1,5 @@
 use super::*;
+use agent_common::FlowEvent;
 use agent_common::event::{FLAG_MONITOR, FLAG_TASK, FLAG_USER};
 
 pub(crate) fn event() -> FlowEvent {
@@ -48,8 +49,17 @@ pub(crate) fn known() -> Known {
     }
 }
 
+/// The record of an event without a name.
+pub(crate) fn from_event(event: &FlowEvent, known: Known) -> FlowRecord {
+    let said = NamedEvent {
+        flow: *event,
+        name: [0; agent_common::hello::NAME_BYTES],
+    };
+    FlowRecord::from_event(&said, &clock(), known)
+}
+
 pub(crate) fn record() -> FlowRecord {
-    FlowRecord::from_event(&event(), &clock(), known())
+    from_event(&event(), known())
 }
 
 #[test]
@@ -74,7 +84,7 @@ fn rule_names_and_suppressed_are_shown() {
         text: "deny cidr 203.0.113.0/24".into(),
         reason: Some("old data centre".into()),
     });
-    let line = FlowRecord::from_event(&e, &clock(), k).line(&TimeZone::UTC);
+    let line = from_event(&e, k).line(&TimeZone::UTC);
     for part in [
         "would_deny",
         "203.0.113.9:443 (api.example.com)  deny_rule [deny cidr 203.0.113.0/24] \
@@ -89,9 +99,25 @@ fn rule_names_and_suppressed_are_shown() {
 fn a_packet_without_a_task_has_no_process() {
     let mut e = event();
     e.flags = 0;
-    let r = FlowRecord::from_event(&e, &clock(), known());
+    let r = from_event(&e, known());
     assert_eq!((r.process.clone(), r.uid()), (None, None));
     assert!(!r.line(&TimeZone::UTC).contains("uid"));
+}
+
+#[test]
+fn a_name_that_was_said_is_shown_and_cannot_write_to_the_terminal() {
+    let mut name = [0; agent_common::hello::NAME_BYTES];
+    name[..6].copy_from_slice(b"ev\x1b[\xffl");
+    let mut flow = event();
+    flow.reason = Reason::TlsName.number();
+    let record = FlowRecord::from_event(&NamedEvent { flow, name }, &clock(), known());
+    assert_eq!(record.server_name.as_deref(), Some("ev\\x1b[\\xffl"));
+    let line = record.line(&TimeZone::UTC);
+    assert!(
+        line.contains("203.0.113.9:443 as ev\\x1b[\\xffl  tls_name"),
+        "{line}"
+    );
+    assert_eq!(super::tests::record().server_name, None);
 }
 
 #[test]
@@ -99,7 +125,7 @@ fn sockets_options_binds_and_other_protocols_read_well() {
     let line = |change: fn(&mut FlowEvent)| {
         let mut e = event();
         change(&mut e);
-        FlowRecord::from_event(&e, &clock(), known()).line(&TimeZone::UTC)
+        from_event(&e, known()).line(&TimeZone::UTC)
     };
     let socket = line(|e| {
         e.hook = Hook::SockCreate.number();
@@ -226,7 +252,7 @@ fn nothing_that_the_program_chose_can_drive_a_terminal() {
     k.agent = "a\u{202e}b".into();
     k.paths.exe = Some("/tmp/\x1b[31m".into());
     k.names = vec!["n\x07".into()];
-    let line = FlowRecord::from_event(&e, &clock(), k).line(&TimeZone::UTC);
+    let line = from_event(&e, k).line(&TimeZone::UTC);
     assert!(!line.chars().any(is_unsafe), "{line}");
     assert!(!line.contains("zzz"), "after the NUL: {line}");
     assert!(matches!(printable("plain é"), Cow::Borrowed(_)));

@@ -28,6 +28,16 @@ const BUFFER: usize = 64 << 10;
 /// The kernel answers at once or not at all.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// A socket to ask with, in the network namespace that the thread is in.
+pub(super) fn socket() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let silence = TimeVal::new(SILENCE.as_secs().cast_signed(), 0);
+    setsockopt(&socket, ReceiveTimeout, &silence)?;
+    Ok(socket)
+}
+
 /// Tells of every TCP socket that has a peer, and of every connected UDP socket: the id of
 /// its cgroup and its peer's address, never a v4-mapped one.
 ///
@@ -35,11 +45,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// `TimedOut` when it is not done at `until`, and whatever the kernel says: `ENOENT` where
 /// it has no `tcp_diag` or `udp_diag`.
 pub(super) fn each_connected(until: Instant, mut tell: impl FnMut(u64, IpAddr)) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let silence = TimeVal::new(SILENCE.as_secs().cast_signed(), 0);
-    setsockopt(&socket, ReceiveTimeout, &silence)?;
+    let socket = socket()?;
     let with_peer = StateFlags::ESTABLISHED
         | StateFlags::SYN_SENT
         | StateFlags::FIN_WAIT1

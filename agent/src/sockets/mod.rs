@@ -10,6 +10,7 @@
 //! was made outside is not found, and needs not be: no packet of it meets an agent's tables.
 //! What cannot be found out counts as not in use.
 
+mod abort;
 mod diag;
 mod tree;
 
@@ -27,6 +28,8 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+
+pub use abort::{Aborter, Connection};
 
 /// How long one question may take. Reading costs under a microsecond a socket, so this is
 /// millions of them; who has more gets no answer.

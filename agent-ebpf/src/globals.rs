@@ -27,6 +27,23 @@ static PACKET_HELPERS: u64 = 0;
 #[unsafe(no_mangle)]
 static SOCKOPT_HELPERS: u64 = 0;
 
+/// Where `sk_buff.head` lies.
+#[unsafe(no_mangle)]
+static SKB_HEAD: u64 = 0;
+
+/// Where `sk_buff.end` lies.
+#[unsafe(no_mangle)]
+static SKB_END: u64 = 0;
+
+/// Where in `skb_shared_info` the byte lies that tells whose a packet's pages are.
+#[unsafe(no_mangle)]
+static PAGE_FLAGS: u64 = 0;
+
+/// Bits of that byte by which a page may still be changed by who wrote it. Zero: not known, and
+/// then every page may.
+#[unsafe(no_mangle)]
+static PAGE_SHARED: u64 = 0;
+
 macro_rules! getter {
     ($name:ident, $global:ident) => {
         #[inline(always)]
@@ -41,6 +58,10 @@ getter!(event_cost_ns, EVENT_COST_NS);
 getter!(event_burst_ns, EVENT_BURST_NS);
 getter!(packet_helpers, PACKET_HELPERS);
 getter!(sockopt_helpers, SOCKOPT_HELPERS);
+getter!(skb_head, SKB_HEAD);
+getter!(skb_end, SKB_END);
+getter!(page_flags, PAGE_FLAGS);
+getter!(page_shared, PAGE_SHARED);
 
 /// Whether a hook's program may call a helper here. Programs on sockets and on addresses
 /// may call all of them since kernel 5.7.

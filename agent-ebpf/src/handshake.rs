@@ -19,6 +19,7 @@ use crate::{
     ctx::Packet,
     egress, judge,
     maps::{HANDSHAKES, NAMES},
+    pages,
     payload::Payload,
 };
 
@@ -171,6 +172,9 @@ fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
     if behind >= data {
         // Sent again: what it holds was read before, and is kept by the kernel.
         return Heard::Open;
+    }
+    if pages::are_shared(skb) {
+        return Heard::Refused(Reason::TlsShared);
     }
     state.next = sequence.wrapping_add(data);
     match state.client.read(&Payload { skb, offset }, behind, data) {

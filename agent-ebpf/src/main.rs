@@ -24,6 +24,7 @@ mod ingress;
 mod judge;
 mod maps;
 mod open;
+mod pages;
 mod payload;
 mod report;
 mod socket;

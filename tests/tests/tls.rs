@@ -120,3 +120,60 @@ fn only_a_name_of_the_policy_leaves() {
         "{others:?}"
     );
 }
+
+/// A page of a file can be written to after the kernel has read the name in it.
+#[test]
+fn data_that_the_program_can_still_change_does_not_leave() {
+    let mut tls = tls("version: 1\nagents:\n  worker:\n    allow:\n      - { host: good.example, ports: [443] }\n");
+    tls.resolve("good.example");
+    let ways = "
+import tempfile
+def by_sendfile(data):
+    f = tempfile.TemporaryFile()
+    f.write(data)
+    f.flush()
+    s = tcp(HOST, 443)
+    os.sendfile(s.fileno(), f.fileno(), 0, len(data))
+    return s
+def by_splice(data):
+    f = tempfile.TemporaryFile()
+    f.write(data)
+    f.flush()
+    r, w = os.pipe()
+    s = tcp(HOST, 443)
+    os.splice(f.fileno(), w, len(data), offset_src=0)
+    os.splice(r, s.fileno(), len(data))
+    return s
+def by_zerocopy(data):
+    s = tcp(HOST, 443)
+    s.setsockopt(SOL_SOCKET, 60, 1)
+    s.send(data, 0x4000000)
+    return s
+";
+    tls.agent.ask(ways).expect("functions");
+    for way in ["by_sendfile", "by_splice", "by_zerocopy"] {
+        let before = tls.sink.arrivals().len();
+        tls.agent
+            .ask(&format!("s = {way}(hello('good.example'))"))
+            .expect(way);
+        assert_eq!(tls.agent.errno("s.recv(1)").expect(way), 103, "{way}");
+        let came = tls.sink.arrivals();
+        assert!(came[before..].iter().all(|a| a.bytes.is_empty()), "{way}");
+    }
+    let event = tls.stage.daemon.event(|e| e["reason"] == "tls_shared");
+    event.expect("an event");
+    // Once the name is certain the program may send in any way that it likes.
+    let token = unique::token();
+    let whole = format!(
+        "
+s = say(hello('good.example'))
+s.sendall(b'\\x14\\x03\\x03\\x00\\x01\\x01\\x17\\x03\\x03\\x00\\x40x')
+f = tempfile.TemporaryFile()
+f.write({token:?}.encode())
+f.flush()
+os.sendfile(s.fileno(), f.fileno(), 0, 100)
+"
+    );
+    tls.agent.ask(&whole).expect("said");
+    tls.arrives(&token);
+}

@@ -10,6 +10,7 @@
 
 pub mod cgroup;
 pub mod events;
+mod fields;
 mod helpers;
 pub mod links;
 pub mod object;
@@ -73,6 +74,16 @@ pub enum KernelError {
         program: &'static str,
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This kernel does not say where its fields lie.
+    #[error(
+        "cannot read from {file} where this kernel keeps what programs need: boot a kernel that is built with CONFIG_DEBUG_INFO_BTF"
+    )]
+    Fields {
+        /// The kernel's type information.
+        file: &'static str,
+        /// Why not.
+        source: io::Error,
     },
     /// More agents than there is room for.
     #[error("more than {max} agents: put some under one policy")]

@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::{
     KernelError,
     cgroup::Slice,
+    fields::Fields,
     helpers::Helpers,
     links::{self, ATTACHMENTS, LinkState, Put},
     pins::Pins,
@@ -106,7 +107,7 @@ impl Kernel {
         tables::pin_banks(&folder)?;
         let helpers = Helpers::probe()?;
         debug!(?helpers, "helpers");
-        let constants = Constants::new(throttle, helpers);
+        let constants = Constants::new(throttle, helpers, Fields::look_up()?);
         let mut loader = constants.loader(VerifierLogLevel::STATS);
         for map in MAPS {
             loader.map_pin_path(map, folder.join(map));
@@ -422,10 +423,10 @@ impl Kernel {
 }
 
 /// The programs' constants, by the names in `agent-ebpf`.
-pub(super) struct Constants([(&'static str, u64); 4]);
+pub(super) struct Constants([(&'static str, u64); 8]);
 
 impl Constants {
-    pub(super) fn new(throttle: Throttle, helpers: Helpers) -> Self {
+    pub(super) fn new(throttle: Throttle, helpers: Helpers, fields: Fields) -> Self {
         let cost = match throttle.per_second {
             0 => 0,
             n => 1_000_000_000 / u64::from(n),
@@ -435,6 +436,10 @@ impl Constants {
             ("EVENT_BURST_NS", cost * u64::from(throttle.burst.max(1))),
             ("PACKET_HELPERS", helpers.packet),
             ("SOCKOPT_HELPERS", helpers.sockopt),
+            ("SKB_HEAD", fields.skb_head),
+            ("SKB_END", fields.skb_end),
+            ("PAGE_FLAGS", fields.page_flags),
+            ("PAGE_SHARED", fields.shared),
         ])
     }
 

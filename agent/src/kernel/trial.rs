@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{
     KernelError,
+    fields::Fields,
     helpers::Helpers,
     links::{self, ATTACHMENTS, Place},
     object::{self, Constants, Throttle},
@@ -81,7 +82,7 @@ fn object(helpers: Helpers, level: VerifierLogLevel) -> Result<Ebpf, KernelError
         per_second: 0,
         burst: 0,
     };
-    Constants::new(quiet, helpers)
+    Constants::new(quiet, helpers, Fields::look_up()?)
         .loader(level)
         .load(object::OBJECT)
         .map_err(|e| KernelError::Object(Box::new(e)))

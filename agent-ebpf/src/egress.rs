@@ -167,7 +167,8 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
             },
         )
     };
-    if forward.is_allow() || packet.opens || opened || packet.protocol != Protocol::TCP {
+    let free = matches!(forward, Verdict::Allow { check, .. } if check == Check::None);
+    if free || packet.opens || opened || packet.protocol != Protocol::TCP {
         return (forward, Role::Opener);
     }
     let reply = judge::reply(
@@ -178,6 +179,10 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
             protocol: packet.protocol,
         },
     );
+    // An accepted connection has no name to say, whatever port its peer has.
+    if forward.is_allow() && !reply.is_allow() {
+        return (forward, Role::Opener);
+    }
     (reply, Role::Acceptor)
 }
 

@@ -8,7 +8,7 @@ use super::Output;
 use super::check::EXIT_POLICY;
 use crate::policy::{self, Compiled, HostName, Policy, Rule, action_str, mode_str};
 use agent_common::layout::Mode;
-use agent_common::verdict::{NO_RULE, Query, Verdict, judge};
+use agent_common::verdict::{Check, NO_RULE, Query, Verdict, judge};
 use agent_common::{Addr, Reason};
 pub use flow::{Flow, FlowError, Target};
 pub use name::NameAnswer;
@@ -80,6 +80,21 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
     };
     let verdict = judge(&compiled, &query);
     let (Verdict::Allow { rule, .. } | Verdict::Deny { rule, .. }) = verdict;
+    if let Verdict::Allow { check, .. } = verdict
+        && check != Check::None
+    {
+        let name = match &flow.target {
+            Target::Host(host) => format!("name `{host}`"),
+            Target::Addr(_) => "name a host of the policy that stands for the address".to_owned(),
+        };
+        let ech = match check {
+            Check::OuterName => ", and may hold an encrypted hello inside (ECH)",
+            Check::None | Check::Name => "",
+        };
+        notes.push(format!(
+            "the connection must begin with a TLS hello; it must {name}{ech}"
+        ));
+    }
     // A monitored agent's questions go where they would go without Exeat.
     if flow.port == DNS && policy.mode == Mode::Enforce {
         notes.push("port 53 is steered to Exeat's gate, which answers for the policy's own host names; no rule is asked".to_owned());

@@ -114,7 +114,7 @@ fn a_name_that_was_said_is_shown_and_cannot_write_to_the_terminal() {
     assert_eq!(record.server_name.as_deref(), Some("ev\\x1b[\\xffl"));
     let line = record.line(&TimeZone::UTC);
     assert!(
-        line.contains("203.0.113.9:443 as ev\\x1b[\\xffl  tls_name"),
+        line.contains(r"203.0.113.9:443 as ev\\x1b[\\xffl  tls_name"),
         "{line}"
     );
     assert_eq!(super::tests::record().server_name, None);

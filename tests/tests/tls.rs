@@ -124,7 +124,9 @@ fn only_a_name_of_the_policy_leaves() {
 /// A page of a file can be written to after the kernel has read the name in it.
 #[test]
 fn data_that_the_program_can_still_change_does_not_leave() {
-    let mut tls = tls("version: 1\nagents:\n  worker:\n    allow:\n      - { host: good.example, ports: [443] }\n");
+    let mut tls = tls(
+        "version: 1\nagents:\n  worker:\n    allow:\n      - { host: good.example, ports: [443] }\n",
+    );
     tls.resolve("good.example");
     let ways = "
 import tempfile

@@ -151,6 +151,9 @@ pub struct RuleFile {
     /// Of an allow rule with `host` for tcp: `sni` reads the server name of every TLS
     /// connection on its ports, `none` of none; when not said, of those on port 443.
     pub tls: Option<At<TlsFile>>,
+    /// Of an allow rule with `host` for udp that has port 443: `unchecked` says that the
+    /// address is enough there. It must be said: names in QUIC are not read.
+    pub quic: Option<At<QuicFile>>,
     /// Why the rule is there; shown in events.
     #[schemars(length(max = super::validate::MAX_REASON))]
     pub reason: Option<At<String>>,
@@ -259,6 +262,14 @@ pub enum TlsFile {
     Sni,
     /// On none: the address is enough.
     None,
+}
+
+/// That names in QUIC are not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(rename = "quic", rename_all = "lowercase")]
+pub enum QuicFile {
+    /// The address is enough.
+    Unchecked,
 }
 
 /// How Exeat's gate answers an agent's questions to the DNS.

@@ -3,8 +3,8 @@
 
 use super::diagnostic::{Pos, Report, Source, near, shown};
 use super::file::{
-    AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
-    TlsFile, VERSION,
+    AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, QuicFile,
+    RuleFile, TlsFile, VERSION,
 };
 use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
@@ -18,10 +18,11 @@ use words::{one_of, unknown_key, value_help};
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns", "services"];
 pub(crate) const RULE_KEYS: &[&str] = &[
-    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "reason",
+    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic",
+    "reason",
 ];
 /// What only an allow rule for a host may say.
-pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls"];
+pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls", "quic"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
 pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
 pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "repeat_bits"];
@@ -200,6 +201,10 @@ impl Reader<'_> {
             tls: fields.take("tls").and_then(|node| {
                 let words = [("sni", TlsFile::Sni), ("none", TlsFile::None)];
                 self.word(node, "tls", &words)
+            }),
+            quic: fields.take("quic").and_then(|node| {
+                let words = [("unchecked", QuicFile::Unchecked)];
+                self.word(node, "quic", &words)
             }),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
@@ -411,8 +416,8 @@ impl Reader<'_> {
         }
         let help = value_help(key, text, words.iter().map(|(word, _)| *word), &list);
         let what = match key {
-            "ech" | "dnssec" | "refuse" | "over_budget" => format!("value of `{key}`"),
-            _ => key.to_owned(),
+            "mode" | "protocol" => key.to_owned(),
+            _ => format!("value of `{key}`"),
         };
         self.error(node.at, format!("`{}` is no {what}", shown(text)), help);
         None

@@ -3,7 +3,8 @@
 use super::ports::PortRange;
 use serde::Serialize;
 
-const HTTPS: u16 = 443;
+/// The port of HTTPS, over TCP and QUIC.
+pub(super) const HTTPS: u16 = 443;
 
 /// On which TCP ports of an allow rule for a host a connection must name, in its TLS
 /// ClientHello, a host that the policy allows and that the address is leased for.

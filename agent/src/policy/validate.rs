@@ -11,7 +11,7 @@ use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
 use super::services::Services;
-use super::tls::Tls;
+use super::tls::{HTTPS, Tls};
 use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
 use agent_common::verdict::Action;
@@ -46,6 +46,8 @@ struct Draft {
     ports: Option<Vec<PortRange>>,
     answers: Option<Arc<Answers>>,
     tls: Option<TlsFile>,
+    /// `quic: unchecked`.
+    quic: bool,
     reason: Option<Arc<str>>,
 }
 
@@ -68,6 +70,7 @@ pub(crate) fn validate(files: &[Parsed], report: &mut Report) -> BTreeMap<AgentN
         report,
         groups: HashMap::new(),
         without_ports: HashSet::new(),
+        wrong_quic: HashSet::new(),
     };
     validator.read_groups();
     validator.agents()
@@ -79,6 +82,8 @@ struct Validator<'a> {
     groups: HashMap<Arc<str>, Group>,
     /// Rules of groups that were already reported for lacking ports.
     without_ports: HashSet<Place>,
+    /// Rules of groups that were already reported for what they say of QUIC.
+    wrong_quic: HashSet<Place>,
 }
 
 fn services(file: Option<&At<ServicesFile>>) -> Services {
@@ -321,6 +326,7 @@ impl Validator<'_> {
             types: _,
             ech: _,
             tls,
+            quic,
             reason,
             broken,
         } = &rule.value;
@@ -410,6 +416,7 @@ impl Validator<'_> {
             protocol: protocol.as_ref().map(|protocol| protocol.value),
             ports: ports.as_ref().map(|ports| ranges(&ports.value)),
             answers,
+            quic: quic.is_some(),
             tls: tls.as_ref().map(|tls| tls.value),
             reason,
         })
@@ -424,6 +431,7 @@ impl Validator<'_> {
             ports: Some(ranges(&rule.value.ports.value)),
             answers: None,
             tls: None,
+            quic: false,
             reason,
         })
     }
@@ -443,6 +451,7 @@ impl Validator<'_> {
             ports,
             answers,
             tls,
+            quic,
             reason,
         } = draft
         else {
@@ -481,6 +490,28 @@ impl Validator<'_> {
                 "remove some rules",
             );
         };
+        let holds_https = |range: &PortRange| (range.0..=range.1).contains(&HTTPS);
+        let to_quic = protocol == RuleProtocol::Udp && ports.iter().any(holds_https);
+        let wrong = match (to_quic, quic) {
+            _ if action != Action::Allow || !matches!(selector, Selector::Host(_)) => None,
+            (true, false) => Some((
+                format!(
+                    "the rule for {selector} lets QUIC (udp port 443) out, and names in it are not read"
+                ),
+                "leave udp port 443 out: programs then use TCP, where the name counts; or write `quic: unchecked`, and every host at the same address can be reached",
+            )),
+            (false, true) => Some((
+                format!("the rule for {selector} has `quic`, and no udp port 443"),
+                "remove it: QUIC is udp, and its port is 443",
+            )),
+            (true, true) | (false, false) => None,
+        };
+        if let Some((message, help)) = wrong {
+            if group.is_none() || self.wrong_quic.insert(place) {
+                self.error(place, message, help);
+            }
+            return;
+        }
         let names = action == Action::Allow
             && protocol == RuleProtocol::Tcp
             && matches!(selector, Selector::Host(_));

@@ -272,7 +272,13 @@ fn what_a_rule_says_wrongly() {
 
 #[test]
 fn answers_are_for_allow_rules_with_a_host() {
-    for (key, value) in [("private", "true"), ("types", "[TXT]"), ("ech", "keep")] {
+    for (key, value) in [
+        ("private", "true"),
+        ("types", "[TXT]"),
+        ("ech", "keep"),
+        ("tls", "sni"),
+        ("quic", "unchecked"),
+    ] {
         let column = |before: &str| 8 + before.len() as u32 + key.len() as u32 + 2;
         let with = |list: &str, before: &str| {
             agent(&format!("    {list}:\n    - {{{before}{key}: {value}}}\n"))

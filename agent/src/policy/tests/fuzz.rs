@@ -22,6 +22,7 @@ agents:
         private: true
         types: [TXT, MX, 65400]
         ech: keep
+        tls: sni
     deny:
       - cidr: 169.254.169.254/32
       - {host: "*.bad.corp.example"}
@@ -112,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech", value in "\\PC{0,40}") {
+    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech|tls|quic", value in "\\PC{0,40}") {
         try_it(&format!("version: 1\nagents:\n  a:\n    allow:\n    - {key}: {value}\n"));
     }
 

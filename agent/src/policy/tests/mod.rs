@@ -7,5 +7,6 @@ mod rule_errors;
 mod services;
 mod stock;
 mod tables;
+mod tls;
 mod verdicts;
 mod words;

@@ -179,6 +179,10 @@ fn the_digest_is_of_what_is_enforced() {
             "reason: model endpoint",
             "reason: model endpoint\n        ech: keep",
         ),
+        (
+            "reason: model endpoint",
+            "reason: model endpoint\n        tls: none",
+        ),
         ("    allow:", "    dns: {refuse: nxdomain}\n    allow:"),
         ("    allow:", "    dns: {dnssec: validate}\n    allow:"),
         ("    allow:", "    dns: {over_budget: report}\n    allow:"),

@@ -75,6 +75,7 @@ impl Validator<'_> {
             (rule.types.as_ref().map(|types| types.at), "types"),
             (rule.ech.as_ref().map(|ech| ech.at), "ech"),
             (rule.tls.as_ref().map(|tls| tls.at), "tls"),
+            (rule.quic.as_ref().map(|quic| quic.at), "quic"),
         ] {
             if let Some(at) = at {
                 self.error(Place { file, at }, format!("{what} has `{key}`"), help);

@@ -5,8 +5,9 @@ use super::file::{At, ServicesFile};
 use super::host::HostName;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
 use super::pattern::HostPattern;
-use super::ports;
+use super::ports::{self, PortRange};
 use super::suffix::{Below, below};
+use super::tls::{HTTPS, Tls};
 use super::validate::Place;
 use agent_common::Protocol;
 use agent_common::verdict::Action;
@@ -71,6 +72,16 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
         }
         if let Selector::Host(pattern) = &rule.selector {
             about_names(rule, pattern, &mut warn);
+            let https = |range: &PortRange| (range.0..=range.1).contains(&HTTPS);
+            if rule.reads_names() && rule.tls == Tls::None && rule.ports.iter().any(https) {
+                warn(
+                    format!(
+                        "`{}` goes by the address alone: whoever shares it with `{pattern}` can be reached too, and a CDN has thousands behind one",
+                        Bare(rule)
+                    ),
+                    "remove `tls: none` if the program speaks TLS there",
+                );
+            }
         }
         if let Some(deny) = denies.name(rule) {
             warn(

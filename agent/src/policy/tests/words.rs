@@ -262,6 +262,11 @@ fn probable_mistakes_are_warned_of() {
             "`amazonaws.com` has public suffixes below it, where anybody may get a name",
         ),
         (
+            "    allow:\n    - {host: a.example, ports: [443], tls: none}\n    - {host: b.example, ports: [80], tls: none}\n",
+            "p.yaml:5:7: ",
+            "`allow tcp a.example:443, tls none` goes by the address alone",
+        ),
+        (
             "    allow:\n    - {host: a.example, ports: [80]}\n    deny:\n    - {host: a.example, ports: [25]}\n",
             "p.yaml:5:7: ",
             "`deny any a.example:25` in p.yaml:7 refuses the name, whatever the port",

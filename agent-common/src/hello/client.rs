@@ -30,6 +30,7 @@ const FIRST: u8 = 0;
 const BETWEEN: u8 = 1;
 const SECOND: u8 = 2;
 const SETTLED: u8 = 3;
+const REFUSED: u8 = 4;
 
 /// How far a client has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +59,11 @@ pub struct Client {
     filled: u8,
     /// 1 while a name is there.
     named: u8,
-    _zero: [u8; 5],
+    /// [`Fault`], in the last phase.
+    fault: u8,
+    /// 1 behind a change of cipher.
+    ciphered: u8,
+    _zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Client>() == 352, "no padding");
@@ -92,7 +97,9 @@ impl Client {
             phase: FIRST,
             filled: 0,
             named: 0,
-            _zero: [0; 5],
+            fault: 0,
+            ciphered: 0,
+            _zero: [0; 3],
         }
     }
 
@@ -102,20 +109,35 @@ impl Client {
         self.hello.reset();
         (self.skip, self.passed) = (0, 0);
         (self.phase, self.filled, self.named) = (FIRST, 0, 0);
+        (self.fault, self.ciphered) = (0, 0);
     }
 
     /// Reads on in the bytes `at..end` of a piece, which must follow what was read before
-    /// without a gap.
+    /// without a gap. Once it is settled or refused it stays so, and no more is read.
     #[inline(always)]
     pub fn read<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Said {
-        let mut at = at;
         if self.phase == SETTLED {
             return Said::Settled;
         }
+        if let Some(fault) = self.fault() {
+            return Said::Refused(fault);
+        }
+        let said = self.read_on(piece, at, end);
+        match said {
+            Said::More | Said::Name => {}
+            Said::Settled => self.phase = SETTLED,
+            Said::Refused(fault) => (self.phase, self.fault) = (REFUSED, fault.number()),
+        }
+        said
+    }
+
+    #[inline(always)]
+    fn read_on<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Said {
+        let mut at = at;
         if self.phase == BETWEEN {
             match self.between(piece, at, end) {
                 Between::More => return Said::Name,
-                Between::Settled => return self.settle(),
+                Between::Settled => return Said::Settled,
                 Between::Hello(begins) => at = begins,
                 Between::Fault(fault) => return Said::Refused(fault),
             }
@@ -129,22 +151,28 @@ impl Client {
         }
         self.named = 1;
         if self.phase == SECOND {
-            return self.settle();
+            return Said::Settled;
         }
         self.phase = BETWEEN;
         match self.between(piece, self.hello.at(), end) {
             Between::More => Said::Name,
-            Between::Settled => self.settle(),
+            Between::Settled => Said::Settled,
             // A client that has not been told to retry sends one hello.
             Between::Hello(_) => Said::Refused(Fault::Trailing),
             Between::Fault(fault) => Said::Refused(fault),
         }
     }
 
+    /// Why it is refused, if it is.
     #[inline(always)]
-    fn settle(&mut self) -> Said {
-        self.phase = SETTLED;
-        Said::Settled
+    pub const fn fault(&self) -> Option<Fault> {
+        match self.phase {
+            REFUSED => match Fault::from_number(self.fault) {
+                Some(fault) => Some(fault),
+                None => Some(Fault::Unreadable),
+            },
+            _ => None,
+        }
     }
 
     /// Whether the name cannot change any more.
@@ -176,13 +204,16 @@ impl Client {
     fn between<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Between {
         let mut at = at;
         let mut records = 0;
-        while records < RECORDS {
-            records += 1;
+        loop {
             let room = end.saturating_sub(at);
             if self.skip >= room {
                 self.skip -= room;
                 return Between::More;
             }
+            if records == RECORDS {
+                return Between::Fault(Fault::Trailing);
+            }
+            records += 1;
             at += self.skip;
             let room = room - self.skip;
             self.skip = 0;
@@ -231,6 +262,5 @@ impl Client {
                 _ => return Between::Fault(Fault::NotTls),
             }
         }
-        Between::Fault(Fault::Trailing)
     }
 }

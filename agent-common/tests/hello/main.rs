@@ -1,6 +1,7 @@
 //! The reader of ClientHellos against hostile ones, against real ones, and against rustls.
 
 mod attacks;
+mod client;
 mod fuzz;
 mod mutants;
 mod names;

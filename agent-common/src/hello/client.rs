@@ -5,7 +5,7 @@
 //! follow are read until one comes that only a client sends that is past that point.
 
 use super::fields::{CLIENT_HELLO, HANDSHAKE_RECORD, MAJOR_VERSION};
-use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress};
+use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress, VERSIONS};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -24,6 +24,10 @@ const RECORDS: u32 = 16;
 /// Bytes of early data after which no second hello is waited for. A server that asks for one
 /// passes over no more than it announced (`max_early_data_size`; servers use 16 KiB or less).
 const MAX_EARLY: u32 = 1 << 20;
+
+/// The highest byte of a length that no server takes for a hello's: the most that is known is
+/// 128 KiB (GnuTLS, NSS, OpenSSL).
+const LONG_HELLO: u8 = 4;
 
 // The numbers live in kernel memory, and zero is where a stream begins.
 const FIRST: u8 = 0;
@@ -244,7 +248,11 @@ impl Client {
             self.skip = len - 1;
             self.passed = self.passed.saturating_add(len);
             match kind {
-                CHANGE_CIPHER_SPEC | ALERT => {}
+                CHANGE_CIPHER_SPEC => self.ciphered = 1,
+                ALERT => {}
+                HANDSHAKE_RECORD if self.is_encrypted(piece, at, whole && at < end) => {
+                    return Between::Settled;
+                }
                 HANDSHAKE_RECORD if first == CLIENT_HELLO && whole => {
                     self.skip = 0;
                     return Between::Hello(begins);
@@ -261,6 +269,28 @@ impl Client {
                 }
                 _ => return Between::Fault(Fault::NotTls),
             }
+        }
+    }
+
+    /// Whether a handshake record is the encrypted one with which a resumed TLS 1.2 goes on,
+    /// though it begin like a hello: one of 256 does. Behind a change of cipher a client that
+    /// offers TLS 1.3 may send either of them; the length then tells all but one of 16,384,
+    /// if it is there (`next`, at `at`).
+    #[inline(always)]
+    fn is_encrypted<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, next: bool) -> bool {
+        if self.ciphered == 0 {
+            return false;
+        }
+        if self.hello.flags() & VERSIONS == 0 {
+            return true;
+        }
+        let [.., first] = self.hello.head();
+        if first != CLIENT_HELLO || self.skip == 0 || !next {
+            return false;
+        }
+        piece.copy(at, &mut self.hello.bytes, FIELD as u32, 1) && {
+            let [high, ..] = self.hello.head();
+            high >= LONG_HELLO
         }
     }
 }

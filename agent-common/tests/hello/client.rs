@@ -154,11 +154,35 @@ fn a_key_exchange_settles_tls_1_2() {
     heard(&[hello(GOOD), record(22, &[11, 0, 0, 3, 0, 0, 0])]).is(GOOD);
 }
 
+/// What an encrypted message begins with is chance, or a number that begins at any: one of
+/// 256 looks like a ClientHello.
 #[test]
 fn a_resumed_tls_1_2_goes_on_with_an_encrypted_message() {
-    // What an encrypted Finished begins with is chance: it may look like a ClientHello, and
-    // then it is refused, as there is no telling.
-    heard(&[hello(GOOD), change_cipher(), record(22, &[0x5f; 40])]).is(GOOD);
+    let old = {
+        let mut parts = Parts::named(GOOD);
+        parts.extensions().retain(|(kind, _)| *kind != 43);
+        parts.bytes()
+    };
+    for first in 0..=255 {
+        for second in [0, 3, 4, 0x10, 255] {
+            let mut finished = vec![0x5f; 40];
+            (finished[0], finished[1]) = (first, second);
+            let pieces = |hello: &[u8]| [hello.to_vec(), change_cipher(), record(22, &finished)];
+            // Nobody asks for a second hello of a client that does not offer TLS 1.3.
+            heard(&pieces(&old)).is(GOOD);
+            // No server takes a hello of 256 KiB or more.
+            match (first, second) {
+                (1, 0..4) => refused(&pieces(&hello(GOOD)), Fault::Split),
+                _ => heard(&pieces(&hello(GOOD))).is(GOOD),
+            }
+        }
+    }
+    // In the clear it is what it says.
+    refused(&[old, record(22, &[1, 0x5f, 0, 0, 3, 3])], Fault::Split);
+    refused(
+        &[hello(GOOD), record(22, &[1, 0x5f, 0, 0, 3, 3])],
+        Fault::Split,
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::bpf_sk_storage_get,
+    helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
     programs::SkBuffContext,
 };
 
@@ -249,6 +249,15 @@ fn judge_name(state: &Handshake, bank: u32, port: u16) -> Verdict {
         Verdict::Deny { .. } => deny(Reason::TlsName),
         allow => allow,
     }
+}
+
+/// A connection begins whose name does not count: one that the socket had before is no part
+/// of it, should a new policy ask for its name.
+#[inline(always)]
+pub(crate) fn forget(socket: *mut bpf_sock) {
+    let map = (&raw const HANDSHAKES).cast_mut().cast();
+    // SAFETY: `socket` came from bpf_sk_fullsock. That there was nothing is no fault.
+    unsafe { bpf_sk_storage_delete(map, socket.cast()) };
 }
 
 /// A connection begins, perhaps on a socket that had another one before.

@@ -1,7 +1,10 @@
 //! Behind one address are many hosts: which of them a TLS connection is for is read in the
 //! kernel, and nothing but the beginning of a handshake leaves before.
 
+mod pieces;
 mod refused;
+mod reload;
+mod rules;
 
 use exeat_tests::puppet::Puppet;
 use exeat_tests::sink::TcpSink;
@@ -118,30 +121,39 @@ impl Tls {
         usize::try_from(length).expect("a length")
     }
 
-    fn event(&self, said: &Said, reason: &str) -> Value {
-        let wanted = |e: &Value| e["source"]["port"] == said.port && e["reason"] == reason;
+    fn event(&self, said: &Said, reason: &str, verdict: &str) -> Value {
+        let wanted = |e: &Value| {
+            e["source"]["port"] == said.port && e["reason"] == reason && e["verdict"] == verdict
+        };
         let event = self.stage.daemon.event(wanted);
         event.unwrap_or_else(|e| panic!("{reason}: {e:#}"))
     }
 
-    /// It is refused for this reason, however often it is tried, and all that arrives are its
+    /// It is refused for this reason, however often it is tried, and all that arrive are its
     /// first `length` bytes.
     fn refused(&mut self, what: &str, said: &Said, reason: &str, length: usize) {
-        let event = self.event(said, reason);
+        self.arrives(said, length);
+        self.refused_within(what, said, reason, length);
+        assert_eq!(self.arrived(said).len(), length, "{what}");
+    }
+
+    /// The same; no more than `length` bytes arrive.
+    fn refused_within(&mut self, what: &str, said: &Said, reason: &str, length: usize) {
+        let event = self.event(said, reason, "deny");
         assert_eq!(event["hook"], "egress", "{what}: {event}");
-        assert_eq!(event["verdict"], "deny", "{what}: {event}");
+        self.gets_stuck(what, said);
+        // Once refused, nothing that follows leaves either.
+        self.push(said, "[CHANGE, data('later'), hello('good.example')]");
+        self.gets_stuck(what, said);
+        let arrived = self.arrived(said).len();
+        assert!(arrived <= length, "{what}: {arrived} of {length}");
+    }
+
+    fn gets_stuck(&mut self, what: &str, said: &Said) {
         let stuck = format!("is_stuck({})", said.variable);
         wait::until("it to have tried again", wait::patience(), || {
             (self.agent.value(&stuck).expect("ask") == true).then_some(())
         })
         .unwrap_or_else(|e| panic!("{what}: {e:#}; {} arrived", self.arrived(said).len()));
-        assert_eq!(self.arrived(said).len(), length, "{what}");
-        // Once refused, nothing that follows leaves either.
-        self.push(said, "[CHANGE, data('later'), hello('good.example')]");
-        wait::until("that to be tried", wait::patience(), || {
-            (self.agent.value(&stuck).expect("ask") == true).then_some(())
-        })
-        .expect(what);
-        assert_eq!(self.arrived(said).len(), length, "{what}, later");
     }
 }

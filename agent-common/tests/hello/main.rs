@@ -2,6 +2,7 @@
 
 mod attacks;
 mod client;
+mod flights;
 mod fuzz;
 mod mutants;
 mod names;

@@ -62,7 +62,10 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                 handshake::forget(socket);
             }
             let rule = match verdict {
-                Verdict::Allow { rule, check } if check == Check::None => rule,
+                Verdict::Allow {
+                    rule,
+                    check: Check::None,
+                } => rule,
                 Verdict::Allow { rule, .. } => match handshake::see(ctx, socket, agent, &packet) {
                     Seen::Open => {
                         role = Role::Nameless;

@@ -236,8 +236,10 @@ fn judge_name(state: &Handshake, bank: u32, port: u16) -> Verdict {
     };
     let key: *const NameKey = (&raw const *state).cast();
     // SAFETY: the state begins with the address, and right behind it with the name and the
-    // zeroes behind that, which is a key. The value is one aligned word.
-    let Some(set) = (unsafe { names.get(&*key) }) else {
+    // zeroes behind that, which is a key.
+    let key = unsafe { &*key };
+    // SAFETY: the value is one aligned word.
+    let Some(set) = (unsafe { names.get(key) }) else {
         return deny(Reason::TlsName);
     };
     match verdict::judge_set(&tables, *set, Protocol::TCP, port) {

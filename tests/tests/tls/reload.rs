@@ -71,6 +71,94 @@ fn a_connection_whose_name_came_back_goes_on() {
     tls.refused("evil", &evil, "tls_name", 0);
 }
 
+/// A refusal is for good, so a reload must have no moment without the names.
+#[test]
+fn reloads_refuse_no_name_that_stays() {
+    let rules = [
+        policy(&[GOOD, ALSO]),
+        policy(&[ALSO, GOOD, "host: third.example, ports: [80]"]),
+    ];
+    let mut tls = Tls::shared(&rules[0]);
+    let code = "\
+KEPT = []
+
+def go_on(host):
+    for name in ('good.example', 'also.example'):
+        s = say([hello(name)[:100]], host=host)
+        KEPT.append((s, hello(name)[100:] + CHANGE + data('x')))
+
+def finish():
+    for s, rest in KEPT:
+        s.sendall(rest)
+    KEPT.clear()
+";
+    tls.agent.value(code).expect("functions");
+    let length = tls.length("hello('good.example') + CHANGE + data('x')");
+    let mut connections = 0;
+    for round in 1..=10 {
+        for host in [SHARED, super::SHARED_V6] {
+            tls.agent
+                .value(&format!("go_on({host:?})"))
+                .expect("connect");
+            connections += 2;
+        }
+        // The program goes on while the daemon swaps.
+        let stage = &tls.stage;
+        let agent = &mut tls.agent;
+        std::thread::scope(|scope| {
+            let swap = scope.spawn(|| stage.daemon.enforce(&rules[round % 2]));
+            while !swap.is_finished() {
+                agent.value("go_on(HOST)\nfinish()").expect("finish");
+                connections += 2;
+            }
+            swap.join().expect("join").expect("enforce");
+        });
+        tls.agent.value("finish()").expect("finish");
+    }
+    let arrived = || -> usize {
+        let all = tls
+            .sinks
+            .iter()
+            .flat_map(exeat_tests::sink::TcpSink::arrivals);
+        all.map(|arrival| arrival.bytes.len()).sum()
+    };
+    exeat_tests::wait::until("all of it", exeat_tests::wait::patience(), || {
+        (arrived() >= connections * length).then_some(())
+    })
+    .unwrap_or_else(|e| panic!("{e:#}: {} of {}", arrived(), connections * length));
+    let events = tls.stage.daemon.events().expect("events");
+    let refused = events.iter().filter(|e| e["hook"] == "egress").count();
+    assert_eq!(refused, 0, "{events:#?}");
+}
+
+#[test]
+fn a_daemon_that_comes_back_knows_the_names() {
+    let mut tls = Tls::shared(&policy(&[GOOD, ALSO]));
+    let (good, length) = settled(&mut tls, "good.example");
+    let half = tls.say("say([hello('good.example')[:100]])");
+    tls.arrives(&half, 100);
+    tls.stage.daemon.kill9().expect("kill");
+    // Without it the rules stand.
+    let evil = tls.say("say([hello('evil.example')])");
+    let (also, same) = settled(&mut tls, "also.example");
+    tls.gets_stuck("evil", &evil);
+    assert_eq!(tls.arrived(&evil).len(), 0);
+    tls.stage.daemon.restart().expect("restart");
+    tls.push(&good, "[data('goes on')]");
+    tls.arrives(&good, length + 12);
+    tls.push(&also, "[data('goes on')]");
+    tls.arrives(&also, same + 12);
+    tls.push(&half, "[hello('good.example')[100:], CHANGE, data('x')]");
+    let hello = tls.length("hello('good.example')");
+    tls.arrives(&half, hello + 12);
+    settled(&mut tls, "good.example");
+    tls.push(&evil, "[hello('good.example')]");
+    tls.gets_stuck("evil", &evil);
+    assert_eq!(tls.arrived(&evil).len(), 0);
+    let evil = tls.say("say([hello('evil.example')])");
+    tls.refused("evil", &evil, "tls_name", 0);
+}
+
 /// A socket's second connection is none of the first one's affair, though nobody asked for its
 /// name when it began.
 #[test]

@@ -1,6 +1,7 @@
 //! Which names, ports and addresses a rule is about.
 
 use super::{SHARED, Said, Tls};
+use exeat_tests::wait;
 
 const ELSEWHERE: &str = "203.0.113.31";
 
@@ -150,4 +151,39 @@ fn a_name_that_is_denied() {
         443,
         "tls_name",
     );
+}
+
+/// A deny rule for a name denies its addresses, whoever else is there.
+#[test]
+fn a_name_that_is_denied_where_others_are() {
+    let text = policy(&["host: '*.wild.example', ports: [443]"])
+        + "    deny:\n      - { host: no.wild.example }\n";
+    let mut tls = Tls::new(
+        &text,
+        &[
+            ("yes.wild.example", &[SHARED]),
+            ("no.wild.example", &[SHARED]),
+        ],
+        &["203.0.113.30:443"],
+    );
+    // Until the daemon knows where it is, the name is refused as one without a lease.
+    refused(
+        &mut tls,
+        "[hello('no.wild.example')]",
+        SHARED,
+        443,
+        "tls_name",
+    );
+    tls.stage.daemon.restart().expect("restart");
+    for name in ["no.wild.example", "yes.wild.example"] {
+        let code = format!("say([hello({name:?})])");
+        wait::until("the address to be denied", wait::patience(), || {
+            let errno = tls.agent.errno(&code).expect("ask");
+            (errno == libc::EPERM).then_some(())
+        })
+        .expect(name);
+    }
+    let event = tls.stage.daemon.event(|e| e["reason"] == "deny_rule");
+    assert_eq!(event.expect("event")["hook"], "connect4");
+    assert!(!tls.sinks[0].holds("no.wild.example"));
 }

@@ -183,7 +183,7 @@ fn a_name_that_is_denied_where_others_are() {
         })
         .expect(name);
     }
-    let event = tls.stage.daemon.event(|e| e["reason"] == "deny_rule");
-    assert_eq!(event.expect("event")["hook"], "connect4");
+    let denied = |e: &serde_json::Value| e["reason"] == "deny_rule" && e["hook"] == "connect4";
+    tls.stage.daemon.event(denied).expect("event");
     assert!(!tls.sinks[0].holds("no.wild.example"));
 }

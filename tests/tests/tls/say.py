@@ -85,9 +85,13 @@ def pieces(h, size):
 
 
 def push(s, parts):
-    """Each part a packet of its own, unless the one before must wait."""
+    """Each part a packet of its own, unless the one before must wait, or the socket was
+    aborted for it."""
     for part in parts:
-        s.sendall(part)
+        try:
+            s.sendall(part)
+        except OSError:
+            return
 
 
 def say(parts, port=443, host=None):

@@ -189,12 +189,42 @@ pub struct Handshake {
     pub client: Client,
     /// TCP sequence number of the next byte that has not been read.
     pub next: u32,
-    #[doc(hidden)]
-    pub _zero: u32,
+    /// The [`crate::Reason`] that the connection was refused for before its name was certain,
+    /// and one; 0 while it is not.
+    refused: u8,
+    _zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Handshake>() == 376, "no padding");
 const _: () = assert!(core::mem::offset_of!(Handshake, client) == size_of::<Addr>());
+
+impl Handshake {
+    /// Why the connection was refused, if it was: nothing of it may leave any more.
+    #[inline(always)]
+    pub const fn refused(&self) -> Option<crate::Reason> {
+        match self.refused {
+            0 => None,
+            number => match crate::Reason::from_number(number - 1) {
+                Some(reason) => Some(reason),
+                None => Some(crate::Reason::State),
+            },
+        }
+    }
+
+    /// It is refused, for good if it was not yet.
+    #[inline(always)]
+    pub const fn refuse(&mut self, reason: crate::Reason) {
+        if self.refused == 0 {
+            self.refused = reason.number() + 1;
+        }
+    }
+
+    /// Another connection begins on the socket.
+    #[inline(always)]
+    pub const fn forgive(&mut self) {
+        self.refused = 0;
+    }
+}
 
 /// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket
 /// storage. Made only for sockets that were steered to the gate.

@@ -57,8 +57,15 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
         Some(agent) => {
             monitored = agent.mode() == Mode::Monitor;
             let (verdict, mut role) = decide(agent, &packet, opened);
+            let named = matches!(verdict, Verdict::Allow { check, .. } if check != Check::None);
+            if let (true, false, Some(socket)) = (packet.opens, named, socket) {
+                handshake::forget(socket);
+            }
             let rule = match verdict {
-                Verdict::Allow { rule, check } if check == Check::None => rule,
+                Verdict::Allow {
+                    rule,
+                    check: Check::None,
+                } => rule,
                 Verdict::Allow { rule, .. } => match handshake::see(ctx, socket, agent, &packet) {
                     Seen::Open => {
                         role = Role::Nameless;

@@ -10,7 +10,7 @@ use agent_common::{
 };
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::bpf_sk_storage_get,
+    helpers::{bpf_sk_storage_delete, bpf_sk_storage_get},
     programs::SkBuffContext,
 };
 
@@ -64,13 +64,11 @@ pub(crate) fn see(
     if packet.data == 0 {
         return Seen::Open;
     }
-    if packet.urgent {
-        return Seen::Refused(Reason::TlsOrder);
-    }
     let said = exeat_read_hello(
         ctx.skb.skb,
         u64::from(packet.sequence),
         u64::from(packet.payload) << 32 | u64::from(packet.data),
+        packet.urgent.into(),
     );
     let heard = Heard::unpack(said);
     match heard {
@@ -95,7 +93,7 @@ pub(crate) fn see(
 
 /// What a packet holds of the handshake, as a word between functions.
 enum Heard {
-    /// Nothing that must not leave.
+    /// Nothing that must not leave: no name so far.
     Open,
     /// A name, and another may follow.
     Name,
@@ -152,16 +150,41 @@ pub(crate) fn said(skb: *mut __sk_buff) -> Option<&'static [u8; NAME_BYTES]> {
 /// an event: the two together pass the 512 bytes that a program has.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn exeat_read_hello(skb: *mut __sk_buff, sequence: u64, payload: u64) -> u64 {
+pub extern "C" fn exeat_read_hello(
+    skb: *mut __sk_buff,
+    sequence: u64,
+    payload: u64,
+    urgent: u64,
+) -> u64 {
     let (offset, data) = ((payload >> 32) as u32, payload as u32);
-    read(skb, sequence as u32, offset, data).pack()
+    let Some(state) = of_packet(skb) else {
+        return Heard::Refused(Reason::TlsOrder).pack();
+    };
+    let heard = match urgent {
+        0 => read(state, skb, sequence as u32, offset, data),
+        _ => match state.refused() {
+            Some(reason) => Heard::Refused(reason),
+            None => Heard::Refused(Reason::TlsOrder),
+        },
+    };
+    if let Heard::Refused(reason) | Heard::Broken(reason) = heard {
+        state.refuse(reason);
+    }
+    heard.pack()
 }
 
 #[inline(always)]
-fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
-    let Some(state) = of_packet(skb) else {
-        return Heard::Refused(Reason::TlsOrder);
-    };
+fn read(
+    state: &mut Handshake,
+    skb: *mut __sk_buff,
+    sequence: u32,
+    offset: u32,
+    data: u32,
+) -> Heard {
+    // A packet that was refused is sent again, as it was or with more behind it.
+    if let Some(reason) = state.refused() {
+        return Heard::Refused(reason);
+    }
     if state.client.is_settled() {
         return Heard::Settled;
     }
@@ -171,7 +194,11 @@ fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
     }
     if behind >= data {
         // Sent again: what it holds was read before, and is kept by the kernel.
-        return Heard::Open;
+        return if state.client.is_named() {
+            Heard::Name
+        } else {
+            Heard::Open
+        };
     }
     if pages::are_shared(skb) {
         return Heard::Refused(Reason::TlsShared);
@@ -190,25 +217,40 @@ fn read(skb: *mut __sk_buff, sequence: u32, offset: u32, data: u32) -> Heard {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn exeat_judge_name(skb: *mut __sk_buff, bank: u64, port: u64) -> u64 {
-    judge::pack(judge_name(skb, bank as u32, port as u16))
+    let Some(state) = of_packet(skb) else {
+        return judge::pack(Verdict::Deny {
+            reason: Reason::State,
+            rule: NO_RULE,
+        });
+    };
+    let verdict = judge_name(state, bank as u32, port as u16);
+    // A name that is certain is judged with every packet, and may be allowed again by another
+    // policy. One that may still change must not: what was refused is sent again, and would
+    // leave once a better name has followed it.
+    if let Verdict::Deny { reason, .. } = verdict
+        && !state.client.is_settled()
+    {
+        state.refuse(reason);
+    }
+    judge::pack(verdict)
 }
 
 #[inline(always)]
-fn judge_name(skb: *mut __sk_buff, bank: u32, port: u16) -> Verdict {
+fn judge_name(state: &Handshake, bank: u32, port: u16) -> Verdict {
     const { assert!(core::mem::offset_of!(NameKey, name) == core::mem::offset_of!(Handshake, client)) };
     let deny = |reason| Verdict::Deny {
         reason,
         rule: NO_RULE,
     };
-    let (Some(state), Some(names), Some(tables)) =
-        (of_packet(skb), NAMES.get(bank), KernelTables::of(bank))
-    else {
+    let (Some(names), Some(tables)) = (NAMES.get(bank), KernelTables::of(bank)) else {
         return deny(Reason::State);
     };
     let key: *const NameKey = (&raw const *state).cast();
     // SAFETY: the state begins with the address, and right behind it with the name and the
-    // zeroes behind that, which is a key. The value is one aligned word.
-    let Some(set) = (unsafe { names.get(&*key) }) else {
+    // zeroes behind that, which is a key.
+    let key = unsafe { &*key };
+    // SAFETY: the value is one aligned word.
+    let Some(set) = (unsafe { names.get(key) }) else {
         return deny(Reason::TlsName);
     };
     match verdict::judge_set(&tables, *set, Protocol::TCP, port) {
@@ -220,6 +262,15 @@ fn judge_name(skb: *mut __sk_buff, bank: u32, port: u16) -> Verdict {
         Verdict::Deny { .. } => deny(Reason::TlsName),
         allow => allow,
     }
+}
+
+/// A connection begins whose name does not count: one that the socket had before is no part
+/// of it, should a new policy ask for its name.
+#[inline(always)]
+pub(crate) fn forget(socket: *mut bpf_sock) {
+    let map = (&raw const HANDSHAKES).cast_mut().cast();
+    // SAFETY: `socket` came from bpf_sk_fullsock. That there was nothing is no fault.
+    unsafe { bpf_sk_storage_delete(map, socket.cast()) };
 }
 
 /// A connection begins, perhaps on a socket that had another one before.
@@ -234,6 +285,7 @@ fn begin(state: *mut Handshake, packet: &Packet) -> Seen {
     // SAFETY: as in `see`.
     let state = unsafe { &mut *state };
     state.client.reset();
+    state.forgive();
     state.addr = packet.dest;
     state.next = packet.sequence.wrapping_add(1);
     Seen::Open

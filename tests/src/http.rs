@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A certificate authority made for one test.
 pub struct Authority {
@@ -75,6 +75,8 @@ impl Authority {
 /// A request that reached a host.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// When its head was whole.
+    pub at: Instant,
     /// Who asked.
     pub from: SocketAddr,
     /// Server name of the TLS hello, if there was one.
@@ -179,6 +181,7 @@ fn record(
     head: String,
 ) {
     let request = Request {
+        at: Instant::now(),
         from,
         server_name,
         head,

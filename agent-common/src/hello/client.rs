@@ -5,7 +5,7 @@
 //! follow are read until one comes that only a client sends that is past that point.
 
 use super::fields::{CLIENT_HELLO, HANDSHAKE_RECORD, MAJOR_VERSION};
-use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress};
+use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress, VERSIONS};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -25,11 +25,16 @@ const RECORDS: u32 = 16;
 /// passes over no more than it announced (`max_early_data_size`; servers use 16 KiB or less).
 const MAX_EARLY: u32 = 1 << 20;
 
+/// The highest byte of a length that no server takes for a hello's: the most that is known is
+/// 128 KiB (GnuTLS, NSS, OpenSSL).
+const LONG_HELLO: u8 = 4;
+
 // The numbers live in kernel memory, and zero is where a stream begins.
 const FIRST: u8 = 0;
 const BETWEEN: u8 = 1;
 const SECOND: u8 = 2;
 const SETTLED: u8 = 3;
+const REFUSED: u8 = 4;
 
 /// How far a client has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +63,11 @@ pub struct Client {
     filled: u8,
     /// 1 while a name is there.
     named: u8,
-    _zero: [u8; 5],
+    /// [`Fault`], in the last phase.
+    fault: u8,
+    /// 1 behind a change of cipher.
+    ciphered: u8,
+    _zero: [u8; 3],
 }
 
 const _: () = assert!(size_of::<Client>() == 352, "no padding");
@@ -92,7 +101,9 @@ impl Client {
             phase: FIRST,
             filled: 0,
             named: 0,
-            _zero: [0; 5],
+            fault: 0,
+            ciphered: 0,
+            _zero: [0; 3],
         }
     }
 
@@ -102,20 +113,35 @@ impl Client {
         self.hello.reset();
         (self.skip, self.passed) = (0, 0);
         (self.phase, self.filled, self.named) = (FIRST, 0, 0);
+        (self.fault, self.ciphered) = (0, 0);
     }
 
     /// Reads on in the bytes `at..end` of a piece, which must follow what was read before
-    /// without a gap.
+    /// without a gap. Once it is settled or refused it stays so, and no more is read.
     #[inline(always)]
     pub fn read<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Said {
-        let mut at = at;
         if self.phase == SETTLED {
             return Said::Settled;
         }
+        if let Some(fault) = self.fault() {
+            return Said::Refused(fault);
+        }
+        let said = self.read_on(piece, at, end);
+        match said {
+            Said::More | Said::Name => {}
+            Said::Settled => self.phase = SETTLED,
+            Said::Refused(fault) => (self.phase, self.fault) = (REFUSED, fault.number()),
+        }
+        said
+    }
+
+    #[inline(always)]
+    fn read_on<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Said {
+        let mut at = at;
         if self.phase == BETWEEN {
             match self.between(piece, at, end) {
                 Between::More => return Said::Name,
-                Between::Settled => return self.settle(),
+                Between::Settled => return Said::Settled,
                 Between::Hello(begins) => at = begins,
                 Between::Fault(fault) => return Said::Refused(fault),
             }
@@ -129,22 +155,28 @@ impl Client {
         }
         self.named = 1;
         if self.phase == SECOND {
-            return self.settle();
+            return Said::Settled;
         }
         self.phase = BETWEEN;
         match self.between(piece, self.hello.at(), end) {
             Between::More => Said::Name,
-            Between::Settled => self.settle(),
+            Between::Settled => Said::Settled,
             // A client that has not been told to retry sends one hello.
             Between::Hello(_) => Said::Refused(Fault::Trailing),
             Between::Fault(fault) => Said::Refused(fault),
         }
     }
 
+    /// Why it is refused, if it is.
     #[inline(always)]
-    fn settle(&mut self) -> Said {
-        self.phase = SETTLED;
-        Said::Settled
+    pub const fn fault(&self) -> Option<Fault> {
+        match self.phase {
+            REFUSED => match Fault::from_number(self.fault) {
+                Some(fault) => Some(fault),
+                None => Some(Fault::Unreadable),
+            },
+            _ => None,
+        }
     }
 
     /// Whether the name cannot change any more.
@@ -176,13 +208,16 @@ impl Client {
     fn between<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, end: u32) -> Between {
         let mut at = at;
         let mut records = 0;
-        while records < RECORDS {
-            records += 1;
+        loop {
             let room = end.saturating_sub(at);
             if self.skip >= room {
                 self.skip -= room;
                 return Between::More;
             }
+            if records == RECORDS {
+                return Between::Fault(Fault::Trailing);
+            }
+            records += 1;
             at += self.skip;
             let room = room - self.skip;
             self.skip = 0;
@@ -213,7 +248,11 @@ impl Client {
             self.skip = len - 1;
             self.passed = self.passed.saturating_add(len);
             match kind {
-                CHANGE_CIPHER_SPEC | ALERT => {}
+                CHANGE_CIPHER_SPEC => self.ciphered = 1,
+                ALERT => {}
+                HANDSHAKE_RECORD if self.is_encrypted(piece, at, whole && at < end) => {
+                    return Between::Settled;
+                }
                 HANDSHAKE_RECORD if first == CLIENT_HELLO && whole => {
                     self.skip = 0;
                     return Between::Hello(begins);
@@ -231,6 +270,27 @@ impl Client {
                 _ => return Between::Fault(Fault::NotTls),
             }
         }
-        Between::Fault(Fault::Trailing)
+    }
+
+    /// Whether a handshake record is the encrypted one with which a resumed TLS 1.2 goes on,
+    /// though it begin like a hello: one of 256 does. Behind a change of cipher a client that
+    /// offers TLS 1.3 may send either of them; the length then tells all but one of 16,384,
+    /// if it is there (`next`, at `at`).
+    #[inline(always)]
+    fn is_encrypted<B: Bytes + ?Sized>(&mut self, piece: &B, at: u32, next: bool) -> bool {
+        if self.ciphered == 0 {
+            return false;
+        }
+        if self.hello.flags() & VERSIONS == 0 {
+            return true;
+        }
+        let [.., first] = self.hello.head();
+        if first != CLIENT_HELLO || self.skip == 0 || !next {
+            return false;
+        }
+        piece.copy(at, &mut self.hello.bytes, FIELD as u32, 1) && {
+            let [high, ..] = self.hello.head();
+            high >= LONG_HELLO
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! DNS clients that the live tests run as agents and that are no program of a usual machine:
-//! Go's own resolver, musl's, and two tunnels. Debian's packages are unpacked into the
+//! Clients that the live tests run as agents and that are no program of a usual machine: Go's
+//! own resolver and TLS, musl's resolver, and two tunnels. Debian's packages are unpacked into the
 //! cache, nothing is installed, and the programs lie in `target/clients` in the end.
 
 use std::fs;
@@ -35,7 +35,7 @@ const KITS: [Kit; 4] = [
         suite: "trixie",
         packages: go_packages,
         make: make_go,
-        programs: &["ask-go"],
+        programs: &["ask-go", "tls-go"],
     },
     Kit {
         name: "musl",
@@ -77,7 +77,7 @@ pub(super) fn check(project: &Project) -> Result<String> {
 /// client they went without, and fail for it in CI.
 pub(super) fn ensure(project: &Project, tell: Tell) {
     for kit in &KITS {
-        let what = format!("DNS client {}", kit.name);
+        let what = format!("client {}", kit.name);
         let started = Instant::now();
         match bring(project, kit) {
             Ok(None) if tell == Tell::Changes => {}
@@ -111,6 +111,7 @@ fn is_made(project: &Project, kit: &Kit) -> bool {
 fn source_of(program: &str) -> Option<&'static str> {
     match program {
         "ask-go" => Some("ask.go"),
+        "tls-go" => Some("tls.go"),
         "ask-musl" => Some("ask.c"),
         _ => None,
     }
@@ -195,10 +196,17 @@ fn is_go(package: &str, end: &str) -> bool {
 
 fn make_go(project: &Project, tree: &Path, into: &Path) -> Result<()> {
     let root = only(&tree.join("usr/lib"), "go-", "")?;
+    for (program, source) in [("ask-go", "ask.go"), ("tls-go", "tls.go")] {
+        build_go(project, &root, &into.join(program), source)?;
+    }
+    Ok(())
+}
+
+fn build_go(project: &Project, root: &Path, program: &Path, source: &str) -> Result<()> {
     let mut go = Command::new(root.join("bin/go"));
     go.current_dir(project.root.join("tests/clients"))
         .args(["build", "-trimpath", "-ldflags=-s -w", "-o"])
-        .args([&into.join("ask-go"), Path::new("ask.go")]);
+        .args([program, Path::new(source)]);
     for (name, value) in [
         ("CGO_ENABLED", "0"),
         ("GO111MODULE", "off"),
@@ -211,10 +219,10 @@ fn make_go(project: &Project, tree: &Path, into: &Path) -> Result<()> {
         go.env(name, value);
     }
     let cache = project.cache.join("clients");
-    go.env("GOROOT", &root)
+    go.env("GOROOT", root)
         .env("GOCACHE", cache.join("go-build"))
         .env("GOPATH", cache.join("go-path"));
-    step::quiet("Go's client", &mut go, BUILD_LIMIT)
+    step::quiet("Go's clients", &mut go, BUILD_LIMIT)
 }
 
 /// The machine's compiler, and musl's headers, start-up files and library instead of its own.

@@ -1,0 +1,233 @@
+//! Clients of other people: a hundred names that the policy allows and a hundred that it does
+//! not, all at one address, by IPv4, IPv6 and v4-mapped IPv6.
+//!
+//! A client is given an address, the file of a certificate authority, the seconds that it may
+//! wait, and a file of names. It asks all of them at once and says `served NAME`, or `refused
+//! NAME` and why, a line each.
+
+use super::{MAPPED, SHARED, SHARED_V6};
+use exeat_tests::attack::PLAIN_USER;
+use exeat_tests::clients;
+use exeat_tests::http::{Authority, HttpHost};
+use exeat_tests::puppet::Puppet;
+use exeat_tests::stage::{AGENT, Stage};
+use exeat_tests::wait;
+use exeat_tests::world::open_to_all;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+const COUNT: usize = 100;
+
+/// What a client waits for an answer that does not come.
+const WAIT: u64 = 6;
+
+struct Scene {
+    stage: Stage,
+    hosts: [HttpHost; 2],
+    authority: PathBuf,
+    names: PathBuf,
+    allowed: BTreeSet<String>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let names = |kind: &str| -> BTreeSet<String> {
+            let of = |n: usize| match n % 3 {
+                0 => format!("{kind}-{n}.wild.example"),
+                1 => format!("{kind}{n}.example"),
+                _ => format!("a.longer.name.of-{kind}.number-{n}.tenants.cdn.example"),
+            };
+            (0..COUNT).map(of).collect()
+        };
+        let (allowed, forbidden) = (names("good"), names("evil"));
+        let mut policy = "version: 1\nagents:\n  worker:\n    allow:\n".to_owned();
+        for name in &allowed {
+            policy += &format!("      - {{ host: {name}, ports: [443] }}\n");
+        }
+        let stage = Stage::new(&policy, "").expect("stage");
+        for name in allowed.iter().chain(&forbidden) {
+            stage.dns.set(name, &[SHARED, SHARED_V6], 600);
+        }
+        let authority = Authority::new().expect("authority");
+        let all: Vec<&str> = allowed
+            .iter()
+            .chain(&forbidden)
+            .map(String::as_str)
+            .collect();
+        let host = |address: &str| {
+            let host = stage.world.https(address, &authority, &all);
+            host.expect("host")
+        };
+        let hosts = [host("203.0.113.30:443"), host("[2001:db8::30]:443")];
+        let authority = authority.write(stage.world.folder()).expect("authority");
+        let names = file(&stage, "names", &(all.join("\n") + "\n"));
+        let mut agent: Puppet = stage.daemon.puppet(AGENT).expect("puppet");
+        for name in &allowed {
+            let asked = format!("len(getaddrinfo({name:?}, 443, type=SOCK_STREAM))");
+            assert_eq!(agent.value(&asked).expect(name), 2, "{name}");
+        }
+        Self {
+            stage,
+            hosts,
+            authority,
+            names,
+            allowed,
+        }
+    }
+
+    /// Has a client ask for all names; `words` come before those that every client is given.
+    fn ask(&self, program: &Path, words: &[String]) {
+        for address in [SHARED, SHARED_V6, MAPPED] {
+            let mut argv = vec![program.display().to_string()];
+            argv.extend_from_slice(words);
+            argv.extend([
+                address.to_owned(),
+                self.authority.display().to_string(),
+                wait::seconds(WAIT),
+                self.names.display().to_string(),
+            ]);
+            self.judge(address, &argv);
+        }
+    }
+
+    /// The allowed names are served, each of them, and no other is.
+    fn judge(&self, address: &str, argv: &[String]) {
+        let before = self.served();
+        let output = self
+            .stage
+            .daemon
+            .run_command(AGENT, PLAIN_USER, argv)
+            .stdin(Stdio::null())
+            .output()
+            .expect("run");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let what = || format!("{} to {address}: {text}{errors}", argv[0]);
+        let said = |word: &str| -> BTreeSet<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+            let names = lines.filter_map(|rest| rest.split_whitespace().next());
+            names.map(str::to_owned).collect()
+        };
+        assert_eq!(said("served "), self.allowed, "{}", what());
+        assert_eq!(said("refused ").len(), COUNT, "{}", what());
+        // The judge is the host.
+        let mut served = self.served().split_off(before.len());
+        served.sort();
+        assert_eq!(served, Vec::from_iter(self.allowed.clone()), "{}", what());
+    }
+
+    /// The names that the hosts have served.
+    fn served(&self) -> Vec<String> {
+        let requests = self.hosts.iter().flat_map(|host| {
+            let requests = host.requests().into_iter();
+            requests.map(|request| (request.at, request.server_name.unwrap_or_default()))
+        });
+        let mut all: Vec<_> = requests.collect();
+        all.sort();
+        all.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// A client whose program is a script.
+    fn script(&self, interpreter: &Path, name: &str, text: &str) {
+        let script = file(&self.stage, name, text);
+        self.ask(interpreter, &[script.display().to_string()]);
+    }
+}
+
+fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
+    let path = stage.world.folder().join(name);
+    std::fs::write(&path, text).expect("write");
+    open_to_all(&path).expect("chmod");
+    path
+}
+
+#[test]
+fn python() {
+    let scene = Scene::new();
+    let text = include_str!("../../clients/tls.py");
+    scene.script(Path::new("/usr/bin/python3"), "tls.py", text);
+}
+
+#[test]
+fn rustls() {
+    Scene::new().ask(&clients::own("tls_client"), &[]);
+}
+
+#[test]
+fn go() {
+    if let Some(program) = clients::find("tls-go") {
+        Scene::new().ask(&program, &[]);
+    }
+}
+
+#[test]
+fn node() {
+    if let Some(program) = clients::find("node") {
+        let text = include_str!("../../clients/tls.js");
+        Scene::new().script(&program, "tls.js", text);
+    }
+}
+
+#[test]
+fn java() {
+    if let Some(program) = clients::find("java") {
+        let text = include_str!("../../clients/Tls.java");
+        Scene::new().script(&program, "Tls.java", text);
+    }
+}
+
+#[test]
+fn openssl() {
+    let Some(program) = clients::find("openssl") else {
+        return;
+    };
+    let text = "\
+case $2 in *:*) address=\"[$2]\" ;; *) address=$2 ;; esac
+ask() {
+    got=$(printf 'GET / HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n' \"$4\" |
+        timeout \"$3\" \"$1\" s_client -connect \"$address:443\" -servername \"$4\" -CAfile \"$2\" \\
+            -verify_return_error -quiet -ign_eof 2>&1)
+    case $got in *reached) echo served \"$4\" ;; *) echo refused \"$4\" ;; esac
+}
+while read -r name; do ask \"$1\" \"$3\" \"$4\" \"$name\" & done < \"$5\"
+wait
+";
+    let scene = Scene::new();
+    let script = file(&scene.stage, "tls.sh", text);
+    let words = [script, program].map(|path| path.display().to_string());
+    scene.ask(Path::new("/bin/sh"), &words);
+}
+
+#[test]
+fn curl() {
+    let Some(program) = clients::find("curl") else {
+        return;
+    };
+    let scene = Scene::new();
+    for address in [SHARED, SHARED_V6, MAPPED] {
+        let mut config = format!(
+            "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",
+            scene.authority.display()
+        );
+        let names = std::fs::read_to_string(&scene.names).expect("names");
+        let address_text = match address.contains(':') {
+            true => format!("[{address}]"),
+            false => address.to_owned(),
+        };
+        for name in names.lines() {
+            config += &format!("resolve = {name}:443:{address_text}\n");
+        }
+        for name in names.lines() {
+            config += &format!("url = https://{name}/\noutput = /dev/null\n");
+        }
+        let wait = wait::seconds(WAIT);
+        config += &format!("max-time = {wait}\nwrite-out = \"%{{http_code}} %{{url}}\\n\"\n");
+        let config = file(&scene.stage, "curl.conf", &config);
+        let script = "\"$1\" -q -K \"$2\" |
+            sed -e 's/^200 /served /' -e 's/^000 /refused /' -e 's,https://\\(.*\\)/,\\1,'";
+        let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+        let paths = [&program, &config].map(|path| path.display().to_string());
+        scene.judge(address, &[&words[..], &paths[..]].concat());
+    }
+}

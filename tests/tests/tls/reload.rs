@@ -51,26 +51,6 @@ fn a_connection_whose_name_left_the_policy_sends_no_more() {
     tls.refused("half", &half, "tls_name", 100);
 }
 
-#[test]
-fn a_connection_whose_name_came_back_goes_on() {
-    let mut tls = Tls::shared(&policy(&[GOOD, ALSO]));
-    let (good, length) = settled(&mut tls, "good.example");
-    let evil = tls.say("say([hello('evil.example')])");
-    tls.event(&evil, "tls_name", "deny");
-    tls.stage.daemon.enforce(&policy(&[ALSO])).expect("enforce");
-    tls.push(&good, "[data('in between')]");
-    tls.event(&good, "tls_name", "deny");
-    tls.stage
-        .daemon
-        .enforce(&policy(&[GOOD, ALSO]))
-        .expect("enforce");
-    tls.resolve("good.example");
-    tls.push(&good, "[data('again')]");
-    tls.arrives(&good, length + 15 + 10);
-    // What was refused before its name was certain does not.
-    tls.refused("evil", &evil, "tls_name", 0);
-}
-
 /// A refusal is for good, so a reload must have no moment without the names.
 #[test]
 fn reloads_refuse_no_name_that_stays() {

@@ -23,7 +23,7 @@ fn a_refused_handshake_ends_at_once_and_its_event_says_the_name() {
         assert_eq!(event["server_name"], "evil.example", "{host}");
         let ended = tls.agent.errno(&format!("{}.recv(1)", said.variable));
         assert_eq!(ended.expect("an error"), ECONNABORTED, "{host}");
-        assert_eq!(tls.arrived(&said), [], "{host}");
+        assert!(tls.arrived(&said).is_empty(), "{host}");
     }
     let said = tls.say("say([hello(None)])");
     let event = tls.event(&said, "tls_no_name", "deny");
@@ -67,7 +67,7 @@ def by_zerocopy(data):
         tls.event(&said, "tls_shared", "deny");
         let ended = tls.agent.errno(&format!("{}.recv(1)", said.variable));
         assert_eq!(ended.expect(way), ECONNABORTED, "{way}");
-        assert_eq!(tls.arrived(&said), [], "{way}");
+        assert!(tls.arrived(&said).is_empty(), "{way}");
     }
     // Once the name is certain the program may send in any way that it likes.
     let said = tls.say("say([hello('good.example'), CHANGE + data('x')])");

@@ -116,7 +116,17 @@ pub(crate) fn random_policy(random: &mut Random) -> String {
                 "deny" if random.chance(30) => {
                     format!("      - {{ {selector}, ports: {ports} }}\n")
                 }
-                _ => format!("      - {{ {selector}, protocol: {protocol}, ports: {ports} }}\n"),
+                _ => {
+                    let holds_https = ["all", "[443]", "[\"1-1023\", \"4000-4010\"]"];
+                    let to_quic = key == "allow"
+                        && protocol == "udp"
+                        && selector.starts_with("host")
+                        && holds_https.contains(&ports.as_str());
+                    let quic = if to_quic { ", quic: unchecked" } else { "" };
+                    format!(
+                        "      - {{ {selector}, protocol: {protocol}, ports: {ports}{quic} }}\n"
+                    )
+                }
             };
         }
     }

@@ -65,6 +65,8 @@ fn number(kind: RecordType) -> u16 {
 #[test]
 fn a_wildcard_is_any_depth_below_and_not_the_apex() {
     let stage = Stage::new(WILD, "").expect("stage");
+    // It is denied, and so are its addresses: it must not come to stand for this one.
+    stage.dns.set("no.wild.example", &["203.0.113.32"], 60);
     stage.dns.set("*.wild.example", &["203.0.113.30"], 60);
     stage.dns.set("wild.example", &["203.0.113.31"], 60);
     stage.dns.set("notwild.example", &["203.0.113.31"], 60);

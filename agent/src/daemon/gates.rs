@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
@@ -104,10 +104,12 @@ impl Desk {
         rules.clone()
     }
 
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_rules(&self, names: &Arc<NameRules>, dns: DnsPolicy) {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.set_limits(dns.budget, dns.over_budget);
-        drop(budget);
+        self.budget().set_limits(dns.budget, dns.over_budget);
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         *rules = Rules {
             names: Arc::clone(names),
@@ -117,8 +119,7 @@ impl Desk {
 
     /// What `domain` has used up in the last hour: names, bytes and bits.
     pub(super) fn spent(&self, domain: &str) -> (u64, u64, u64) {
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.spent(domain, clock::now())
+        self.budget().spent(domain, clock::now())
     }
 }
 
@@ -139,17 +140,16 @@ impl Backend for Desk {
         let Some(domain) = rule.budget_of(name) else {
             return Spent::Within;
         };
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.spend(name, domain, clock::now())
+        self.budget().spend(name, domain, clock::now())
     }
 
     fn repeat(&self, name: &str, rule: &NameRule) -> Spent {
         let Some(domain) = rule.budget_of(name) else {
             return Spent::Within;
         };
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         // Each type, with and without signatures.
-        budget.repeat(domain, 2 * rule.types.len(), clock::now())
+        let ways = 2 * rule.types.len();
+        self.budget().repeat(domain, ways, clock::now())
     }
 
     fn cached(&self, question: &Question, rule: &NameRule) -> Option<Answer> {

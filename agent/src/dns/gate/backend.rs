@@ -50,9 +50,7 @@ pub trait Backend: Send + Sync + 'static {
     fn spend(&self, name: &str, rule: &NameRule) -> Spent;
 
     /// Pays for asking upstream again for a name that is [`Spent::Known`].
-    fn repeat(&self, _name: &str, _rule: &NameRule) -> Spent {
-        Spent::Within
-    }
+    fn repeat(&self, name: &str, rule: &NameRule) -> Spent;
 
     /// An answer that is at hand: the fast path of [`Backend::resolve`]. For a name that a
     /// wildcard matched it sends nothing upstream.

@@ -259,7 +259,9 @@ fn records(rng: &mut StdRng, question: &Question) -> Arc<[Record]> {
     (0..count)
         .map(|_| {
             let owner = match rng.random_bool(0.7) {
-                true => WireName::from_ascii(format!("{}.", question.name)).expect("name"),
+                // As it came: not every name that can be asked for can be written as text.
+                true => WireName::from_labels(question.name.split('.').map(str::as_bytes))
+                    .expect("name"),
                 false => name(rng),
             };
             let ttl = match rng.random_bool(0.1) {

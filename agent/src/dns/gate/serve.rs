@@ -22,7 +22,7 @@ use super::{
     Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, Judged, NameRule, NotGranted,
     Outcome, Question, Rcode, Records, Transport, Verdict, judge,
 };
-use crate::dns::budget::Spent;
+use crate::dns::budget::{Exceeded, Spent};
 use crate::dns::flights::{Flights, Joined};
 use crate::dns::stats::GateStats;
 use crate::leases::FailKind;
@@ -305,17 +305,10 @@ impl<B: Backend> Gate<B> {
         let question = asked.question(self.backend.validate());
         let mut found = self.backend.cached(&question, &asked.rule);
         if found.is_none() && known {
-            match self.backend.repeat(&asked.name, &asked.rule) {
-                Spent::Within | Spent::Known => {}
-                Spent::Reported(exceeded) => asked.over = Some(exceeded),
-                Spent::Blocked(exceeded) => {
-                    found = self.backend.ended(&question);
-                    if found.is_none() {
-                        return Tried::Done(over_budget(&asked, exceeded, refuse));
-                    }
-                    asked.over = Some(exceeded).filter(|exceeded| exceeded.tell);
-                }
-            }
+            found = match self.pay_again(&mut asked, &question) {
+                Ok(stands_in) => stands_in,
+                Err(exceeded) => return Tried::Done(over_budget(&asked, exceeded, refuse)),
+            };
         }
         if let Some(found) = &found {
             let wanted = addresses(&asked, found);
@@ -337,6 +330,29 @@ impl<B: Backend> Gate<B> {
             arrived,
             _permit: permit,
         })
+    }
+
+    /// Pays for asking upstream for a name that was paid for before. Beyond the budget an
+    /// answer that has ended stands in; an error where there is none.
+    fn pay_again(
+        &self,
+        asked: &mut Asked,
+        question: &Question,
+    ) -> Result<Option<Answer>, Exceeded> {
+        match self.backend.repeat(&asked.name, &asked.rule) {
+            Spent::Within | Spent::Known => Ok(None),
+            Spent::Reported(exceeded) => {
+                asked.over = Some(exceeded);
+                Ok(None)
+            }
+            Spent::Blocked(exceeded) => {
+                let Some(ended) = self.backend.ended(question) else {
+                    return Err(exceeded);
+                };
+                asked.over = Some(exceeded).filter(|exceeded| exceeded.tell);
+                Ok(Some(ended))
+            }
+        }
     }
 
     /// Waits for what a query needs, and answers it.

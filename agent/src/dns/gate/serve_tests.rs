@@ -515,14 +515,19 @@ async fn a_name_that_left_the_policy_meanwhile_is_refused() {
     gate.stop().await;
 }
 
-#[tokio::test]
-async fn a_spent_budget_stops_the_question_here() {
-    let mut gate = start(0x1418, 16);
-    gate.backend.spent.store(true, SeqCst);
+/// A question below the wildcard is refused, and recorded as beyond the budget.
+async fn is_over_budget(gate: &mut Running) {
     let reply = udp_ask(gate.v4, &query(1, "x.wild.example.")).await;
     assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
     let event = gate.refusals.recv().await.expect("a record");
     assert_eq!(event.record.verdict, Verdict::OverBudget);
+}
+
+#[tokio::test]
+async fn a_spent_budget_stops_the_question_here() {
+    let mut gate = start(0x1418, 16);
+    gate.backend.spent.store(true, SeqCst);
+    is_over_budget(&mut gate).await;
     assert_eq!(gate.backend.times_asked(), 0);
     let reply = udp_ask(gate.v4, &query(2, "a.example.")).await;
     assert_eq!(reply.answers.len(), 1, "an exact name is not paid for");
@@ -534,10 +539,7 @@ async fn a_spent_budget_stops_the_question_here() {
 async fn a_repeat_beyond_the_budget_gets_the_answer_that_has_ended_or_none() {
     let mut gate = start(0x141b, 16);
     gate.backend.repeated.store(true, SeqCst);
-    let reply = udp_ask(gate.v4, &query(1, "x.wild.example.")).await;
-    assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
-    let event = gate.refusals.recv().await.expect("a record");
-    assert_eq!(event.record.verdict, Verdict::OverBudget);
+    is_over_budget(&mut gate).await;
 
     let answer = Ok(found(vec![address("x.wild.example.", 60, "192.0.2.9")]));
     let asked = ("x.wild.example".to_owned(), RecordType::A);

@@ -157,10 +157,7 @@ impl Resolver {
         let begun = Instant::now();
         let key = self.inner.key(question, begun).ok()?;
         match self.inner.cache.look(&key, (self.inner.clock)()) {
-            Known::Ended(entry) => {
-                self.inner.stats.cache.stale.fetch_add(1, Relaxed);
-                Some(self.inner.answer(&entry, Source::Stale, begun))
-            }
+            Known::Ended(entry) => Some(self.inner.stale(&entry, begun)),
             _ => None,
         }
     }
@@ -179,8 +176,7 @@ impl Resolver {
         if let Some(answer) = self.hit(&key, Prefetch::Never, begun) {
             return Ok(answer);
         }
-        let cache = &self.inner.stats.cache;
-        cache.misses.fetch_add(1, Relaxed);
+        self.inner.stats.cache.misses.fetch_add(1, Relaxed);
         match self.inner.flight(&key).await {
             Ok(entry) => Ok(self.inner.answer(&entry, Source::Upstream, begun)),
             Err(fault) => {
@@ -188,8 +184,7 @@ impl Resolver {
                 match self.inner.cache.look(&key, now) {
                     Known::Ended(entry) | Known::Held(entry) if !fault.bogus => {
                         entry.hold(now);
-                        cache.stale.fetch_add(1, Relaxed);
-                        Ok(self.inner.answer(&entry, Source::Stale, begun))
+                        Ok(self.inner.stale(&entry, begun))
                     }
                     _ => Err(failed(fault, begun)),
                 }
@@ -215,19 +210,15 @@ impl Resolver {
 
     fn hit(&self, key: &Key, prefetch: Prefetch, begun: Instant) -> Option<Answer> {
         let now = (self.inner.clock)();
-        let cache = &self.inner.stats.cache;
         match self.inner.cache.look(key, now) {
             Known::Fresh(entry) => {
-                cache.hits.fetch_add(1, Relaxed);
+                self.inner.stats.cache.hits.fetch_add(1, Relaxed);
                 if prefetch == Prefetch::Hot && entry.take_prefetch(now) && !self.prefetch(key) {
                     entry.prefetch_later();
                 }
                 Some(self.inner.answer(&entry, Source::Cache, begun))
             }
-            Known::Held(entry) => {
-                cache.stale.fetch_add(1, Relaxed);
-                Some(self.inner.answer(&entry, Source::Stale, begun))
-            }
+            Known::Held(entry) => Some(self.inner.stale(&entry, begun)),
             Known::Ended(_) | Known::Nothing => None,
         }
     }
@@ -273,6 +264,12 @@ impl Inner {
             dnssec_ok: question.dnssec_ok,
             validate: question.validate,
         })
+    }
+
+    /// The answer of an entry that has ended.
+    fn stale(&self, entry: &Entry, begun: Instant) -> Answer {
+        self.stats.cache.stale.fetch_add(1, Relaxed);
+        self.answer(entry, Source::Stale, begun)
     }
 
     fn answer(&self, entry: &Entry, source: Source, begun: Instant) -> Answer {

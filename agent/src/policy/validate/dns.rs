@@ -1,7 +1,7 @@
 //! What is said about the DNS: of a rule, and of an agent.
 
 use super::super::dns::{Answers, BudgetLimits, DnsPolicy, OverBudget, Refuse};
-use super::super::file::{DnsFile, EchFile, OverBudgetFile, RefuseFile, RuleFile};
+use super::super::file::{At, DnsFile, EchFile, OverBudgetFile, RefuseFile, RuleFile};
 use super::super::rrtype::BASE_TYPES;
 use super::{Place, Validator};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(super) fn dns_policy(file: &DnsFile) -> DnsPolicy {
     let default = DnsPolicy::default();
     let budget = file.budget.as_ref().map(|budget| &budget.value);
-    let limit = |said: Option<u32>, default: u32| said.unwrap_or(default);
+    let limit = |said: &Option<At<u32>>, default| said.as_ref().map_or(default, |said| said.value);
     DnsPolicy {
         refuse: match file.refuse.as_ref().map(|refuse| refuse.value) {
             None => default.refuse,
@@ -21,16 +21,10 @@ pub(super) fn dns_policy(file: &DnsFile) -> DnsPolicy {
         budget: match budget {
             None => default.budget,
             Some(budget) => BudgetLimits {
-                names: limit(budget.names.as_ref().map(|n| n.value), default.budget.names),
-                bytes: limit(budget.bytes.as_ref().map(|n| n.value), default.budget.bytes),
-                entropy_bits: limit(
-                    budget.entropy_bits.as_ref().map(|n| n.value),
-                    default.budget.entropy_bits,
-                ),
-                repeat_bits: limit(
-                    budget.repeat_bits.as_ref().map(|n| n.value),
-                    default.budget.repeat_bits,
-                ),
+                names: limit(&budget.names, default.budget.names),
+                bytes: limit(&budget.bytes, default.budget.bytes),
+                entropy_bits: limit(&budget.entropy_bits, default.budget.entropy_bits),
+                repeat_bits: limit(&budget.repeat_bits, default.budget.repeat_bits),
             },
         },
         over_budget: match file.over_budget.as_ref().map(|over| over.value) {

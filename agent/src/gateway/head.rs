@@ -49,8 +49,7 @@ pub(super) fn target(parts: &Parts, form: &Form) -> Result<Target, Ended> {
             },
         };
     }
-    if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH)
-    {
+    if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH) {
         return bad(Outcome::BadRequest, "it has two lengths");
     }
     let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
@@ -79,7 +78,10 @@ pub(super) fn target(parts: &Parts, form: &Form) -> Result<Target, Ended> {
     // Absolute form: where it names a host, it is the same one.
     if let Some(authority) = parts.uri.authority() {
         if parts.uri.scheme() != Some(&Scheme::HTTP) {
-            return bad(Outcome::BadRequest, "only http:// can be asked for in clear");
+            return bad(
+                Outcome::BadRequest,
+                "only http:// can be asked for in clear",
+            );
         }
         let (other, other_port) = host_port(authority)?;
         if other != Host::Name(name.clone()) || other_port.unwrap_or(80) != port.unwrap_or(80) {
@@ -208,9 +210,13 @@ mod tests {
         }
         let cases = [
             ("/", vec![], Outcome::NoHost),
-            ("/", vec!["",], Outcome::NoHost),
+            ("/", vec![""], Outcome::NoHost),
             ("/", vec!["a.example", "a.example"], Outcome::HostMismatch),
-            ("/", vec!["a.example", "evil.example"], Outcome::HostMismatch),
+            (
+                "/",
+                vec!["a.example", "evil.example"],
+                Outcome::HostMismatch,
+            ),
             ("/", vec!["a.example:80"], Outcome::HostMismatch),
             ("/", vec!["a.example:"], Outcome::BadName),
             ("/", vec!["a.example:99999"], Outcome::BadName),
@@ -298,7 +304,10 @@ mod tests {
         }
         let upgrade = parts(
             "/",
-            &[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")],
+            &[
+                ("connection", "keep-alive, Upgrade"),
+                ("upgrade", "WebSocket"),
+            ],
         );
         assert!(is_websocket(&upgrade.headers));
         for odd in [

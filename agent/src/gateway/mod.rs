@@ -23,7 +23,11 @@ mod config;
 mod dial;
 mod flow;
 mod guard;
+mod head;
 mod hello;
+mod http;
+#[cfg(test)]
+mod http_tests;
 mod name;
 mod record;
 mod relay;

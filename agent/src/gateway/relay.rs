@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 
 use super::Outcome;
-use super::flow::{Flow, Upstream};
+use super::flow::Flow;
 use super::session::Ended;
 
 /// Bytes of a direction's buffer: one record of TLS fits.
@@ -13,7 +13,7 @@ const BUFFER: usize = 16 * 1024 + 512;
 /// one breaks off, so is the other broken off.
 pub(super) async fn relay(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    mut upstream: Upstream,
+    mut upstream: impl AsyncRead + AsyncWrite + Unpin,
     flow: &Flow,
 ) -> Result<(), Ended> {
     match copy_bidirectional_with_sizes(client, &mut upstream, BUFFER, BUFFER).await {

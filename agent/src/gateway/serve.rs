@@ -109,7 +109,9 @@ impl<B: Backend> Gateway<B> {
             let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else {
                 // Reset, and not ended: the program is to know at once.
                 let _ = stream.set_zero_linger();
-                self.tell(session.finish(Ended::new(Outcome::Busy)));
+                if let Some(draft) = session.finish(Ended::new(Outcome::Busy)) {
+                    self.tell(draft);
+                }
                 continue;
             };
             let stop = stop.clone();
@@ -119,7 +121,9 @@ impl<B: Backend> Gateway<B> {
                 let ended = session.run(stream, &stop).await;
                 gateway.stats.open.fetch_sub(1, Relaxed);
                 drop(permit);
-                let mut draft = session.finish(ended);
+                let Some(mut draft) = session.finish(ended) else {
+                    return;
+                };
                 if let Some(look) = draft.look.take() {
                     let seen = stop.run_until_cancelled(look.seen()).await;
                     let seen = seen.unwrap_or_default();

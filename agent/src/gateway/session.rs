@@ -15,6 +15,7 @@ use super::certificate::Look;
 use super::flow::{Flow, Socket};
 use super::serve::Gateway;
 use super::{Ask, Backend, Door, GatewayRecord, Grant, Judged, Kind, Outcome};
+use crate::leases::Name;
 
 /// Why a connection does not go on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,6 +67,8 @@ pub(super) struct Draft {
     pub(super) record: GatewayRecord,
     pub(super) look: Option<Look>,
     since: Duration,
+    /// Nothing happened since the record before it: there is nothing to tell.
+    blank: bool,
 }
 
 // A panic elsewhere leaves what is behind these locks as it was.
@@ -85,6 +88,7 @@ impl<B: Backend> Session<B> {
             record: blank(gateway.agent, door, peer),
             look: None,
             since: Duration::ZERO,
+            blank: false,
         };
         Self {
             gateway,
@@ -107,12 +111,19 @@ impl<B: Backend> Session<B> {
 
     /// Adds to the record under way.
     pub(super) fn note(&self, change: impl FnOnce(&mut GatewayRecord)) {
-        change(&mut lock(&self.draft).record);
+        let mut draft = lock(&self.draft);
+        draft.blank = false;
+        change(&mut draft.record);
     }
 
     /// The look at a certificate that belongs to the record under way.
     pub(super) fn note_look(&self, look: Look) {
         lock(&self.draft).look = Some(look);
+    }
+
+    /// The name under judgement.
+    pub(super) fn name(&self) -> Option<Name> {
+        lock(&self.draft).record.name.clone()
     }
 
     /// The address that the gateway connected to.
@@ -193,17 +204,22 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Closes the record under way and begins another.
-    pub(super) fn finish(&self, ended: Ended) -> Draft {
+    /// Closes the record under way and begins another. `None` when nothing happened since
+    /// the last one.
+    pub(super) fn finish(&self, ended: Ended) -> Option<Draft> {
         let fresh = Draft {
             record: blank(self.gateway.agent, self.door, self.peer),
             look: None,
             since: self.flow.elapsed(),
+            blank: true,
         };
         let mut draft = lock(&self.draft);
         let mut done = std::mem::replace(&mut *draft, fresh);
         draft.record.destination = done.record.destination;
         drop(draft);
+        if done.blank {
+            return None;
+        }
         let (sent, received) = self.flow.take_bytes();
         let stats = &self.gateway.stats;
         stats.sent.fetch_add(sent, Relaxed);
@@ -217,7 +233,7 @@ impl<B: Backend> Session<B> {
         record.denied = ended.denied;
         record.proxy_status = ended.proxy_status;
         record.detail = ended.detail;
-        done
+        Some(done)
     }
 
     /// Reads what is there of a connection that says nothing for a while.

@@ -44,6 +44,8 @@ impl<B: Backend> Session<B> {
         }
         match self.first_byte(&mut socket).await? {
             HANDSHAKE => self.tls(socket, target).await,
+            // A method of HTTP is letters in practice, and upper case.
+            byte if byte.is_ascii_uppercase() => self.http(socket, target).await,
             _ => Err(Ended::new(Outcome::NotTls)),
         }
     }

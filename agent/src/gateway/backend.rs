@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::Proxy;
 use crate::leases::{FailKind, Name};
 use agent_common::Reason;
 
@@ -72,6 +73,8 @@ pub struct Ask {
 pub enum Route {
     /// By the gateway's own sockets.
     Direct,
+    /// Through a proxy of the enterprise.
+    Proxy(Arc<Proxy>),
 }
 
 /// A connection that the policy allows.

@@ -8,10 +8,11 @@ pub struct GatewayConfig {
     /// The most connections of the agent at once, over all doors; more are closed as they
     /// come.
     pub connections: usize,
-    /// How long a connection may say nothing at its beginning. Programs connect ahead of
-    /// need, and seldom further ahead than this.
+    /// How long a connection may say nothing at its beginning or between two HTTP requests,
+    /// and how long the head of a request may take. Programs connect ahead of need, and
+    /// seldom further ahead than this.
     pub first_byte: Duration,
-    /// How long a ClientHello, the head of a request or the talk at a door may take.
+    /// How long a ClientHello or the talk at the SOCKS5 door may take.
     pub handshake: Duration,
     /// How long looking up a name may take, and connecting after that.
     pub connect: Duration,

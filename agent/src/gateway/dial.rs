@@ -27,6 +27,7 @@ impl<B: Backend> Session<B> {
         let limit = self.gateway.config.connect;
         let dialled = match &grant.route {
             Route::Direct => timeout(limit, self.direct(target, grant)).await,
+            Route::Proxy(proxy) => timeout(limit, self.tunnel(proxy, target)).await,
         };
         dialled.unwrap_or_else(|_| Err(Ended::new(Outcome::ConnectTimeout)))
     }

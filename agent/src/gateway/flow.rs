@@ -92,7 +92,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.flow.cut.load(Relaxed) {
+        // A panic cuts, too: it must not look like an end.
+        if self.flow.cut.load(Relaxed) || std::thread::panicking() {
             // It fails for a socket that is broken already, and then there is nothing to
             // throw away.
             let _ = self.stream.set_zero_linger();
@@ -165,8 +166,12 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(io: impl Io + 'static, flow: &Arc<Flow>) -> Self {
+        Self::boxed(Box::new(io), flow)
+    }
+
+    pub(super) fn boxed(io: Box<dyn Io>, flow: &Arc<Flow>) -> Self {
         Self {
-            io: Box::new(io),
+            io,
             flow: Arc::clone(flow),
         }
     }

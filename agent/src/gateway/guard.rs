@@ -4,6 +4,9 @@
 //! some servers go by the name in the last. So until the client's records show that its
 //! hellos are over, each is read, and none with another name leaves. Whatever came before
 //! the end of a hello is held back until it is known.
+//!
+//! Early data (0-RTT) may stand between two hellos: where it was offered, the records are
+//! followed to the end.
 
 use std::io;
 use std::pin::Pin;
@@ -31,11 +34,11 @@ pub(super) struct Guarded {
 }
 
 impl Guarded {
-    /// `name` and `ech` are those of the first hello.
-    pub(super) fn new(socket: Socket, name: Name, ech: bool) -> Self {
+    /// `name`, `ech` and `early` (early data is offered) are those of the first hello.
+    pub(super) fn new(socket: Socket, name: Name, ech: bool, early: bool) -> Self {
         Self {
             socket,
-            watch: Watch::new(name, ech),
+            watch: Watch::new(name, ech, early),
             refused: None,
         }
     }
@@ -97,6 +100,11 @@ impl AsyncWrite for Guarded {
 struct Watch {
     name: Name,
     ech: bool,
+    early: bool,
+    /// Encrypted records have left.
+    encrypted: bool,
+    /// Bytes of the encrypted record that is leaving, still to come.
+    leaving: usize,
     held: Vec<u8>,
     /// Bytes of `held` that may leave.
     free: usize,
@@ -107,10 +115,13 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(name: Name, ech: bool) -> Self {
+    fn new(name: Name, ech: bool, early: bool) -> Self {
         Self {
             name,
             ech,
+            early,
+            encrypted: false,
+            leaving: 0,
             held: Vec::new(),
             free: 0,
             reader: None,
@@ -148,9 +159,27 @@ impl Watch {
         let Some(&kind) = rest.first() else {
             return Ok(false);
         };
+        if self.leaving > 0 {
+            let len = self.leaving.min(rest.len());
+            self.free += len;
+            self.leaving -= len;
+            return Ok(true);
+        }
         match (kind, rest.get(HEADER)) {
-            (APPLICATION_DATA, _) => self.over = true,
+            // Before a server has answered it would take these for an error.
+            (APPLICATION_DATA, _) if !self.early => self.over = true,
+            (APPLICATION_DATA, _) => {
+                let Some(length) = record_length(rest) else {
+                    return Ok(false);
+                };
+                self.encrypted = true;
+                self.leaving = HEADER + length;
+            }
             (HANDSHAKE, Some(&CLIENT_HELLO)) => self.reader = Some(Reader::default()),
+            (HANDSHAKE, Some(_)) if self.encrypted => {
+                return Err(Ended::new(Outcome::Malformed)
+                    .because("a handshake in clear after encrypted records"));
+            }
             // The client goes on as TLS 1.2 has it, and is encrypted soon.
             (HANDSHAKE, Some(_)) => self.over = true,
             (HANDSHAKE, None) if record_length(rest) == Some(0) => {
@@ -186,11 +215,12 @@ impl Watch {
         };
         let same = hello.name.as_ref().is_ok_and(|name| *name == self.name);
         if !same || hello.ech && !self.ech {
-            let name = hello.name.map_or_else(|_| "no name".into(), |name| name);
+            let name = hello.name.unwrap_or_else(|_| "no name".into());
             return Err(Ended::new(Outcome::SecondHello)
                 .because(format!("after {} it shows {name}", self.name)));
         }
         self.free += hello.length;
+        self.early |= hello.early;
         self.reader = None;
         Ok(true)
     }

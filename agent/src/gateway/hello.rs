@@ -45,6 +45,7 @@ pub(super) const APPLICATION_DATA: u8 = 23;
 pub(super) const CLIENT_HELLO: u8 = 1;
 
 const SERVER_NAME: u16 = 0;
+const EARLY_DATA: u16 = 42;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 /// Its forerunner, encrypted SNI: an extension that hides a name just as well.
 const ENCRYPTED_SERVER_NAME: u16 = 0xffce;
@@ -57,6 +58,8 @@ pub(super) struct Hello {
     pub(super) alpn: Vec<Vec<u8>>,
     /// Whether it carries an encrypted name.
     pub(super) ech: bool,
+    /// Whether it offers early data (0-RTT).
+    pub(super) early: bool,
     /// How many bytes of the stream it took.
     pub(super) length: usize,
     accepted: Accepted,
@@ -189,6 +192,7 @@ impl Reader {
             name,
             alpn: alpn.map(<[u8]>::to_vec).collect(),
             ech: has(ENCRYPTED_CLIENT_HELLO) || has(ENCRYPTED_SERVER_NAME),
+            early: has(EARLY_DATA),
             length: self.read,
             accepted,
         })
@@ -264,4 +268,80 @@ fn extensions(message: &[u8]) -> Option<Vec<u16>> {
         left = left.checked_sub(4 + len)?;
     }
     take(1).is_none().then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{hello_bytes, in_records};
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    /// Name, length and outcome of what is read of a stream that comes in pieces.
+    fn read(stream: &[u8], pieces: &mut dyn Iterator<Item = usize>) -> Option<(String, usize)> {
+        let mut reader = Reader::default();
+        let mut end = 0;
+        while end < stream.len() {
+            end = (end + pieces.next().expect("endless")).min(stream.len());
+            match reader.read(&stream[..end]) {
+                Ok(Some(hello)) => {
+                    let name = match &hello.name {
+                        Ok(name) => name.to_string(),
+                        Err(ended) => ended.outcome.as_str().to_owned(),
+                    };
+                    return Some((name, hello.length));
+                }
+                Ok(None) => {}
+                Err(bad) => return Some((bad.ended.outcome.as_str().to_owned(), 0)),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn however_it_is_split_it_is_read_the_same_and_never_beyond_its_end() {
+        let hello = hello_bytes("a.example");
+        let good = Some(("a.example".to_owned(), hello.len()));
+        assert_eq!(read(&hello, &mut std::iter::repeat(1)), good);
+        let followed = [&hello[..], &hello_bytes("evil.example")].concat();
+        assert_eq!(read(&followed, &mut std::iter::repeat(7)), good);
+        assert_eq!(read(&followed, &mut std::iter::once(followed.len())), good);
+        for size in [20, 100, 1000] {
+            let split = in_records(&hello, size);
+            let good = Some(("a.example".to_owned(), split.len()));
+            assert_eq!(read(&split, &mut std::iter::repeat(3)), good);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_spoilt_hellos_show_no_other_name_and_break_nothing() {
+        let mut random = StdRng::seed_from_u64(5);
+        let hello = hello_bytes("a.example");
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..10_000 {
+            let mut spoilt = match random.random_range(0..4) {
+                0 => in_records(&hello, random.random_range(10..200)),
+                _ => hello.clone(),
+            };
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..spoilt.len());
+                match random.random_range(0..3) {
+                    0 => spoilt[at] = random.random(),
+                    1 => spoilt.insert(at, random.random()),
+                    _ => drop(spoilt.remove(at)),
+                }
+            }
+            let whole = read(&spoilt, &mut std::iter::once(spoilt.len()));
+            let mut pieces = std::iter::from_fn(|| Some(random.random_range(1..300)));
+            assert_eq!(read(&spoilt, &mut pieces), whole, "{spoilt:?}");
+            if let Some((name, length)) = whole {
+                assert!(length <= spoilt.len());
+                names.insert(name);
+            }
+        }
+        // It finds its way into the reader, and the reader finds what is wrong.
+        for expected in ["a.example", "malformed", "not_tls", "no_sni"] {
+            assert!(names.contains(expected), "{names:?}");
+        }
+    }
 }

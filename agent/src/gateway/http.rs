@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, PROXY_AUTHENTICATE};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{Either, Full};
@@ -22,6 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::auth;
 use super::flow::Socket;
 use super::head::{self, Form};
 use super::name::Target;
@@ -84,13 +86,13 @@ impl<B: Backend> Session<B> {
         };
         let mut http = server::Builder::new();
         http.timer(TokioTimer::new())
-            .header_read_timeout(None)
+            // It runs between two requests, too.
+            .header_read_timeout(self.gateway.config.first_byte)
             .max_buf_size(MAX_HEAD)
             .max_headers(MAX_HEADERS)
             .preserve_header_case(true)
             // The server's date is the server's.
             .auto_date_header(false);
-        http.header_read_timeout(self.gateway.config.handshake);
         let served = http
             .serve_connection(
                 TokioIo::new(socket),
@@ -99,13 +101,19 @@ impl<B: Backend> Session<B> {
             .with_upgrades()
             .await;
         if let Err(error) = served {
-            exchange.close_server().await;
-            let outcome = if error.is_parse_version_h2() {
-                Outcome::Http2
+            let outcome = if error.is_timeout() {
+                match exchange.server.lock().await.is_some() {
+                    true => Outcome::IdleTimeout,
+                    false => Outcome::HandshakeTimeout,
+                }
             } else if error.is_parse() {
-                Outcome::BadRequest
-            } else if error.is_timeout() {
-                Outcome::HandshakeTimeout
+                // It was told so by hyper, and has a record of its own.
+                exchange.close_server().await;
+                self.note(|record| record.kind = Some(Kind::Http));
+                match error.is_parse_version_h2() {
+                    true => Outcome::Http2,
+                    false => Outcome::BadRequest,
+                }
             } else {
                 Outcome::Reset
             };
@@ -238,15 +246,20 @@ impl<B: Backend> Exchange<'_, B> {
         let websocket = head::is_websocket(&parts.headers);
         head::strip(&mut parts.headers, websocket)?;
         parts.version = Version::HTTP_11;
-        parts.uri = match parts.uri.into_parts().path_and_query {
-            Some(path) => Uri::from(path),
-            None => Uri::from(PathAndQuery::from_static("/")),
-        };
+        let path = parts.uri.into_parts().path_and_query;
+        parts.uri = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        if let Route::Proxy(proxy) = &grant.route {
+            proxy.address(&mut parts, &target).await?;
+        }
         request = Request::from_parts(parts, body);
         let asked = websocket.then(|| on(&mut request));
         session.note(|record| record.requests += 1);
         session.gateway.stats.requests.fetch_add(1, Relaxed);
         let mut response = self.send(request, &target, &grant).await?;
+        if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            // A server has no business to ask for it, and the program none to answer.
+            return Err(super::proxy::refused(response.status()));
+        }
         let changed = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let changed = match (changed, asked) {
             (true, Some(asked)) if head::is_websocket(response.headers()) => {
@@ -266,12 +279,18 @@ impl<B: Backend> Exchange<'_, B> {
         Ok(response.map(Either::Left))
     }
 
-    fn target(&self, parts: &http::request::Parts) -> Result<Target, Ended> {
+    fn target(&self, parts: &Parts) -> Result<Target, Ended> {
+        if self.form == Form::Proxy {
+            auth::basic(self.session.backend().credentials(), &parts.headers)?;
+        }
         head::target(parts, &self.form)
     }
 
-    fn connect(&self, _: Request<Incoming>, _: Target) -> Result<Response<Body>, Ended> {
-        Err(Ended::new(Outcome::Connect))
+    /// A door's CONNECT: the tunnel begins behind the answer.
+    fn connect(&self, request: Request<Incoming>, target: Target) -> Result<Response<Body>, Ended> {
+        self.session.opens(&target)?;
+        self.becomes(Change::Tunnel(on(request), target));
+        Ok(Response::new(Either::Right(Full::default())))
     }
 
     fn becomes(&self, change: Change) {
@@ -317,7 +336,10 @@ impl<B: Backend> Exchange<'_, B> {
     }
 
     async fn open(&self, target: &Target, grant: &Grant) -> Result<Server, Ended> {
-        let upstream = self.session.dial(target, grant).await?;
+        let upstream = match &grant.route {
+            Route::Direct => self.session.dial(target, grant).await?,
+            Route::Proxy(proxy) => self.session.at_proxy(proxy).await?,
+        };
         let (send, connection) = client::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(MAX_HEAD)

@@ -100,7 +100,11 @@ async fn an_allowed_request_passes_as_it_was_but_for_its_connection() {
             .expect("a head")
             .starts_with("GET /z ")
     );
-    drop(stream);
+    // And one that nobody can read.
+    say(&mut stream, "\0\r\n\r\n").await;
+    let told = rest(&mut stream).await;
+    assert!(told.starts_with(b"HTTP/1.1 400 "), "{told:?}");
+    assert_eq!(rig.refusal().await.outcome, Outcome::BadRequest);
     let record = rig.flow().await;
     assert_eq!(record.outcome, Outcome::Closed, "{record:?}");
     assert_eq!((record.requests, record.kind), (2, Some(Kind::Http)));
@@ -402,7 +406,7 @@ async fn a_server_that_fails_is_a_502_and_one_that_closed_is_asked_anew() {
 #[tokio::test]
 async fn a_head_that_does_not_end_is_bounded_in_time_and_length() {
     let mut rig = Rig::with(GatewayConfig {
-        handshake: Duration::from_millis(60),
+        first_byte: Duration::from_millis(60),
         ..GatewayConfig::default()
     });
     let mut slow = rig.steer(80).await;

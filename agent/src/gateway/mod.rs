@@ -17,10 +17,14 @@
 //! A name that was judged is a name that was *shown*. Inside TLS nobody looks: a server that
 //! serves two names to one connection serves both.
 
+mod auth;
 mod backend;
 mod certificate;
 mod config;
 mod dial;
+mod door;
+#[cfg(test)]
+mod door_tests;
 mod flow;
 mod guard;
 mod head;
@@ -29,11 +33,15 @@ mod http;
 #[cfg(test)]
 mod http_tests;
 mod name;
+mod proxy;
+#[cfg(test)]
+mod proxy_tests;
 mod record;
 mod relay;
 mod serve;
 mod session;
 mod sockets;
+mod socks;
 mod stats;
 #[cfg(test)]
 mod testing;
@@ -43,6 +51,7 @@ mod tls_tests;
 
 pub use backend::{Ask, Backend, Credentials, Destination, Grant, Judged, Kind, Route};
 pub use config::GatewayConfig;
+pub use proxy::{Proxy, ProxyConfig, ProxyError};
 pub use record::{Certificate, Door, GatewayRecord, Outcome, Records};
 pub use sockets::{GatewayPorts, GatewaySockets, Listening};
 pub use stats::GatewayStats;

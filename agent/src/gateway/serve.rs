@@ -161,24 +161,29 @@ impl<B: Backend> Session<B> {
             }
             let socket = Socket::new(stream, &self.flow);
             let served = match self.door() {
-                Door::Steered | Door::Http | Door::Socks => self.steered(socket).await,
+                Door::Steered => self.steered(socket).await,
+                Door::Http => self.http_door(socket).await,
+                Door::Socks => self.socks_door(socket).await,
             };
             served.err().unwrap_or(Ended::new(Outcome::Closed))
         };
-        // Parsers read hostile bytes. Should one make a panic, that connection is closed
-        // and not the agent's gateway.
-        let serve = AssertUnwindSafe(serve).catch_unwind();
         let idle = self.gateway.config.idle;
         // The sockets are cut while they are still there: `serve` is dropped at the end.
-        tokio::select! {
-            biased;
-            ended = async { stop.cancelled().await; cut(Ended::new(Outcome::Stopped)) } => ended,
-            ended = async { cut(self.revoked(changes).await) } => ended,
-            ended = async {
-                self.flow.idle(idle).await;
-                cut(Ended::new(Outcome::IdleTimeout))
-            } => ended,
-            ended = serve => ended.unwrap_or_else(|_| cut(Ended::new(Outcome::Broken))),
-        }
+        let served = async {
+            tokio::select! {
+                biased;
+                ended = async { stop.cancelled().await; cut(Ended::new(Outcome::Stopped)) } => ended,
+                ended = async { cut(self.revoked(changes).await) } => ended,
+                ended = async {
+                    self.flow.idle(idle).await;
+                    cut(Ended::new(Outcome::IdleTimeout))
+                } => ended,
+                ended = serve => ended,
+            }
+        };
+        // Parsers read hostile bytes. Should one make a panic, that connection is closed
+        // and not the agent's gateway.
+        let served = AssertUnwindSafe(served).catch_unwind().await;
+        served.unwrap_or_else(|_| Ended::new(Outcome::Broken))
     }
 }

@@ -97,7 +97,7 @@ impl<B: Backend> Session<B> {
             .await
             .map_err(|error| Ended::new(Outcome::Reset).because(error))?;
         drop(stream);
-        let mut guarded = Guarded::new(socket, name, hello.ech);
+        let mut guarded = Guarded::new(socket, name, hello.ech, hello.early);
         drop(hello);
         let done = relay(&mut guarded, upstream, &self.flow).await;
         match guarded.refused() {

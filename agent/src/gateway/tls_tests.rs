@@ -146,6 +146,7 @@ async fn refused_bytes(bytes: &[u8]) -> (GatewayRecord, Vec<u8>) {
     // It may be closed before all of it is written.
     let _ = stream.write_all(bytes).await;
     let told = rest(&mut stream).await;
+    drop(stream);
     let record = rig.refusal().await;
     assert!(rig.backend.resolved().is_empty(), "nothing leaves");
     assert_eq!((record.sent, record.received), (0, 0));
@@ -190,7 +191,8 @@ async fn what_shows_no_allowed_name_is_refused_at_once() {
     let len = u16::try_from(two_hellos.len() - 5).expect("short");
     two_hellos[3..5].copy_from_slice(&len.to_be_bytes());
     let mut lying = own.clone();
-    lying[8] = lying[8].wrapping_sub(7);
+    // The session's: one byte more than may be.
+    lying[5 + 4 + 34] = 33;
     let mut server_hello = own.clone();
     server_hello[5] = 2;
     let cases: [(&str, Vec<u8>, Outcome, bool); 15] = [
@@ -309,6 +311,31 @@ async fn a_second_hello_with_another_name_never_leaves() {
         assert_eq!(record.outcome, expected, "{what}: {record:?}");
         rig.stop().await;
     }
+    // Early data stands between the hellos, in pieces and whole.
+    let offering = with_extension(&first, 42, b"");
+    let early = [&[23, 3, 3, 0x40, 0][..], &[0x16; 0x4000]].concat();
+    let evil = [&early[..], &early, &hello_bytes("evil.example")].concat();
+    let (port, listener) = plain().await;
+    let mut rig = Rig::new();
+    rig.backend.allow("a.example", Kind::Tls);
+    let mut stream = rig.steer(port).await;
+    stream.write_all(&offering).await.expect("write");
+    let (mut server, _) = within(listener.accept()).await.expect("accept");
+    let mut got = vec![0; offering.len()];
+    within(server.read_exact(&mut got))
+        .await
+        .expect("the first");
+    let all = tokio::spawn(async move {
+        // It is reset before or after all of it is written.
+        let _ = stream.write_all(&evil).await;
+        rest(&mut stream).await
+    });
+    let left = rest(&mut server).await;
+    assert!(left.len() <= 2 * early.len());
+    let name = b"evil.example";
+    assert!(!left.windows(name.len()).any(|at| at == name));
+    within(all).await.expect("ends");
+    assert_eq!(rig.refusal().await.outcome, Outcome::SecondHello);
     // The honest one: the same name again, as after a HelloRetryRequest.
     let (port, listener) = plain().await;
     let rig = Rig::new();
@@ -430,9 +457,13 @@ async fn bytes_unread_pass_only_to_an_address_that_the_policy_gives_for_them() {
 #[tokio::test]
 async fn a_connection_that_nobody_steered_is_closed() {
     let mut rig = Rig::new();
-    let mut stream = rig.connect(Listening::Steered4).await;
-    assert_eq!(rest(&mut stream).await, b"");
-    assert_eq!(rig.refusal().await.outcome, Outcome::NoOrigin);
+    for listening in [Listening::Steered4, Listening::Steered6] {
+        if rig.addresses.contains_key(&listening) {
+            let mut stream = rig.connect(listening).await;
+            assert_eq!(rest(&mut stream).await, b"");
+            assert_eq!(rig.refusal().await.outcome, Outcome::NoOrigin);
+        }
+    }
     rig.stop().await;
 }
 

@@ -41,6 +41,9 @@ const MAX_LOOKS: usize = 8;
 /// How long one may take.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
+/// The most bytes of protocols that are asked with.
+const MAX_ALPN: usize = 128;
+
 /// The longest issuer that is recorded.
 const MAX_ISSUER: usize = 256;
 
@@ -99,6 +102,10 @@ impl<B: Backend> Session<B> {
         let Some(addr) = self.connected().filter(|_| self.gateway.config.probe) else {
             return;
         };
+        // The list is the agent's and is kept: one that no client would send is not asked with.
+        if hello.alpn.iter().map(Vec::len).sum::<usize>() > MAX_ALPN {
+            return;
+        }
         let server = (name.clone(), addr.ip(), *port, hello.alpn.clone());
         let looks = &self.gateway.looks;
         if let Some(seen) = looks.kept.get(&server) {

@@ -89,7 +89,7 @@ pub struct Grant {
     /// same.
     pub ech: bool,
     /// Whether the name may stand for private addresses. The gateway only hands it back
-    /// to [`Backend::resolve`].
+    /// to [`Backend::may_reach`].
     pub private: bool,
 }
 
@@ -136,8 +136,13 @@ pub trait Backend: Send + Sync + 'static {
     /// name and is asked for again as [`Kind::Tls`] or [`Kind::Http`].
     fn judge(&self, ask: &Ask) -> Judged;
 
-    /// The addresses of a name that was allowed under `grant`, without those that the name
-    /// may not stand for (the gateway filters nothing: see [`crate::leases::canonical`]).
+    /// Whether a name that was allowed under `grant` may stand for an address: it is none
+    /// of this machine's or the network's own (see [`crate::leases::canonical`]), and no
+    /// deny rule names it. Asked for every address before the gateway connects, and again
+    /// when the policy changes.
+    fn may_reach(&self, name: &Name, addr: IpAddr, port: u16, grant: &Grant) -> bool;
+
+    /// The addresses of a name that was allowed under `grant`.
     fn resolve(
         &self,
         name: &Name,

@@ -35,11 +35,21 @@ impl<B: Backend> Session<B> {
     async fn direct(&self, target: &Target, grant: &Grant) -> Result<Upstream, Ended> {
         let addresses = match target {
             Target::Addr(to) => vec![to.addr],
-            Target::Name(name, _) => self
-                .backend()
-                .resolve(name, grant)
-                .await
-                .map_err(|kind| Ended::new(Outcome::Unresolved).because(kind.as_str()))?,
+            Target::Name(name, port) => {
+                let found = self
+                    .backend()
+                    .resolve(name, grant)
+                    .await
+                    .map_err(|kind| Ended::new(Outcome::Unresolved).because(kind.as_str()))?;
+                let all = found.len();
+                let mut addresses: Vec<_> = found.iter().map(IpAddr::to_canonical).collect();
+                addresses.retain(|addr| self.backend().may_reach(name, *addr, *port, grant));
+                if addresses.is_empty() && all > 0 {
+                    return Err(Ended::new(Outcome::Rebind)
+                        .because(format!("{name} stands for {}", found[0])));
+                }
+                addresses
+            }
         };
         let (socket, addr) = connect(addresses, target.port(), &self.flow).await?;
         self.note(|record| record.connected = Some(addr));

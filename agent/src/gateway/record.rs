@@ -99,6 +99,8 @@ outcomes! {
     /// A SOCKS command other than CONNECT, or broken SOCKS.
     BadSocks = "bad_socks",
 
+    /// The name stands for addresses that it may not stand for, and for no other.
+    Rebind = "rebind",
     /// The name could not be resolved.
     Unresolved = "unresolved",
     /// No address answered.
@@ -158,6 +160,7 @@ impl Outcome {
             | Self::Http2
             | Self::Unauthenticated
             | Self::BadSocks
+            | Self::Rebind
             | Self::PolicyChanged => true,
             Self::Closed
             | Self::Reset

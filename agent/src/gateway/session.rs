@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::certificate::Look;
 use super::flow::{Flow, Socket};
 use super::serve::Gateway;
-use super::{Ask, Backend, Door, GatewayRecord, Grant, Judged, Kind, Outcome};
+use super::{Ask, Backend, Door, GatewayRecord, Grant, Judged, Kind, Outcome, Route};
 use crate::leases::Name;
 
 /// Why a connection does not go on.
@@ -191,7 +191,8 @@ impl<B: Backend> Session<B> {
             match self.backend().judge(&standing.ask) {
                 Judged::Allow(grant) => {
                     let same = grant.route == standing.grant.route;
-                    if !same || standing.ech && !grant.ech {
+                    if !same || standing.ech && !grant.ech || !self.still_reaches(&standing, &grant)
+                    {
                         return Ended::new(Outcome::PolicyChanged);
                     }
                 }
@@ -201,6 +202,16 @@ impl<B: Backend> Session<B> {
                     return ended;
                 }
             }
+        }
+    }
+
+    /// Whether the name may still stand for the address that the connection goes to.
+    fn still_reaches(&self, standing: &Standing, grant: &Grant) -> bool {
+        match (&standing.ask.name, &grant.route, self.connected()) {
+            (Some(name), Route::Direct, Some(to)) => {
+                self.backend().may_reach(name, to.ip(), to.port(), grant)
+            }
+            _ => true,
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Fake {
     pub(super) allowed: Mutex<BTreeMap<(String, Kind), Grant>>,
     pub(super) resolved: Mutex<Vec<Name>>,
     pub(super) addresses: Mutex<Result<Vec<IpAddr>, FailKind>>,
+    /// Addresses that no name may stand for.
+    pub(super) walled: Mutex<Vec<IpAddr>>,
     pub(super) changes: watch::Sender<u64>,
     pub(super) credentials: Mutex<Option<Credentials>>,
 }
@@ -58,6 +60,7 @@ impl Fake {
             allowed: Mutex::default(),
             resolved: Mutex::default(),
             addresses: Mutex::new(Ok(vec![Ipv4Addr::LOCALHOST.into()])),
+            walled: Mutex::default(),
             changes: watch::Sender::new(0),
             credentials: Mutex::default(),
         })
@@ -102,6 +105,10 @@ impl Backend for Fake {
             Some(grant) => Judged::Allow(grant.clone()),
             None => Judged::Deny(Reason::NoRule),
         }
+    }
+
+    fn may_reach(&self, _name: &Name, addr: IpAddr, _port: u16, _grant: &Grant) -> bool {
+        !self.walled.lock().expect("lock").contains(&addr)
     }
 
     async fn resolve(&self, name: &Name, _grant: &Grant) -> Result<Vec<IpAddr>, FailKind> {

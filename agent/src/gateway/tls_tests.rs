@@ -427,6 +427,36 @@ async fn a_changed_policy_resets_what_it_no_longer_has_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_address_that_the_name_may_not_stand_for_is_neither_reached_nor_kept() {
+    let (port, listener) = plain().await;
+    let mut rig = Rig::with(GatewayConfig {
+        probe: false,
+        ..GatewayConfig::default()
+    });
+    rig.backend.allow("a.example", Kind::Tls);
+    let hello = hello_bytes("a.example");
+    let home = Ipv4Addr::LOCALHOST;
+    let here = [home.into(), home.to_ipv6_mapped().into()];
+    *rig.backend.addresses.lock().expect("lock") = Ok(here.into());
+    let mut open = rig.steer(port).await;
+    open.write_all(&hello).await.expect("write");
+    let (mut server, _) = within(listener.accept()).await.expect("accept");
+    let mut byte = [0];
+    within(server.read_exact(&mut byte)).await.expect("relays");
+    rig.backend.walled.lock().expect("lock").push(home.into());
+    rig.backend.changed();
+    rest(&mut open).await;
+    assert_eq!(rig.refusal().await.outcome, Outcome::PolicyChanged);
+    let mut late = rig.steer(port).await;
+    late.write_all(&hello).await.expect("write");
+    assert_eq!(rest(&mut late).await, b"");
+    let record = rig.refusal().await;
+    assert_eq!(record.outcome, Outcome::Rebind, "{record:?}");
+    assert_eq!(record.connected, None);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn bytes_unread_pass_only_to_an_address_that_the_policy_gives_for_them() {
     let (port, listener) = plain().await;
     let mut rig = Rig::new();

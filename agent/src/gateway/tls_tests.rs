@@ -16,15 +16,6 @@ use crate::leases::FailKind;
 /// The alert "access denied", in clear.
 const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
-fn quick() -> GatewayConfig {
-    GatewayConfig {
-        first_byte: Duration::from_millis(60),
-        handshake: Duration::from_millis(60),
-        connect: Duration::from_millis(60),
-        ..GatewayConfig::default()
-    }
-}
-
 /// An outer Encrypted ClientHello: suite, key and bytes of nobody's.
 fn encrypted() -> Vec<u8> {
     let mut body = vec![0, 0, 1, 0, 1, 7, 0, 32];
@@ -500,12 +491,20 @@ async fn a_connection_that_nobody_steered_is_closed() {
 #[tokio::test]
 async fn silence_is_bounded_at_every_step() {
     let hello = hello_bytes("a.example");
-    let mut rig = Rig::with(quick());
-    rig.backend.allow("a.example", Kind::Tls);
+    let short = Duration::from_millis(60);
+    let mut rig = Rig::with(GatewayConfig {
+        first_byte: short,
+        ..GatewayConfig::default()
+    });
     let mut silent = rig.steer(443).await;
     assert_eq!(rest(&mut silent).await, b"");
     assert_eq!(rig.flow().await.outcome, Outcome::FirstByteTimeout);
+    rig.stop().await;
 
+    let mut rig = Rig::with(GatewayConfig {
+        handshake: short,
+        ..GatewayConfig::default()
+    });
     let mut slow = rig.steer(443).await;
     slow.write_all(&hello[..20]).await.expect("write");
     assert_eq!(rest(&mut slow).await, b"");
@@ -513,7 +512,7 @@ async fn silence_is_bounded_at_every_step() {
     rig.stop().await;
 
     let mut rig = Rig::with(GatewayConfig {
-        idle: Duration::from_millis(60),
+        idle: Duration::from_millis(500),
         ..GatewayConfig::default()
     });
     rig.backend.allow("a.example", Kind::Tls);
@@ -556,7 +555,7 @@ async fn a_server_that_cannot_be_had_is_named_in_the_record() {
     let hello = hello_bytes("a.example");
     let (port, listener) = plain().await;
     drop(listener);
-    let mut rig = Rig::with(quick());
+    let mut rig = Rig::new();
     rig.backend.allow("a.example", Kind::Tls);
     let mut refused = rig.steer(port).await;
     refused.write_all(&hello).await.expect("write");

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod dns;
 mod error;
 pub mod flow;
+pub mod gateway;
 pub mod kernel;
 pub mod launch;
 pub mod leases;

@@ -1,7 +1,6 @@
 //! Behind one address are many hosts: which of them a TLS connection is for is read in the
 //! kernel, and nothing but the beginning of a handshake leaves before.
 
-mod clients;
 mod pieces;
 mod refused;
 mod reload;

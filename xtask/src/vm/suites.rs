@@ -14,11 +14,12 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 20] = [
+pub(super) const SUITES: [Suite; 21] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
     suite("attacks", true, 900),
+    suite("tls", true, 900),
     suite("world", false, 300),
     suite("gate", false, 900),
     suite("icmp", false, 300),
@@ -46,7 +47,7 @@ pub(super) const LEFT_OUT: [(&str, &str); 3] = [
     ),
     (
         "clients",
-        "resolvers differ, kernels do not in what they are shown (`dns`, `names`), and Node and Go \
+        "clients differ, kernels do not in what they are shown (`dns`, `names`, `tls`), and Node and Go \
          would make the userland five times as large",
     ),
     (

@@ -5,7 +5,6 @@
 //! wait, and a file of names. It asks all of them at once and says `served NAME`, or `refused
 //! NAME` and why, a line each.
 
-use super::{MAPPED, SHARED, SHARED_V6};
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::clients;
 use exeat_tests::http::{Authority, HttpHost};
@@ -16,6 +15,12 @@ use exeat_tests::world::open_to_all;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+
+/// The address that all of them share.
+const SHARED: &str = "203.0.113.30";
+const SHARED_V6: &str = "2001:db8::30";
+/// As an IPv6 socket says it.
+const MAPPED: &str = "::ffff:203.0.113.30";
 
 const COUNT: usize = 100;
 

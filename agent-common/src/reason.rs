@@ -88,6 +88,18 @@ closed! {
         TlsOrder = 25, "tls_order";
         /// Data that the program can still change after it was judged (zero copy).
         TlsShared = 26, "tls_shared";
+        /// The rule's way out is the gateway, and the connection was not steered there.
+        Unsteered = 27, "unsteered";
+        /// A plain HTTP request for a host that the policy does not allow, for none, or for two
+        /// (the gateway).
+        HttpHost = 28, "http_host";
+        /// What is no HTTP, or HTTP that two servers could read in two ways (the gateway).
+        HttpMalformed = 29, "http_malformed";
+        /// A proxy listener of the gateway was asked without the agent's token.
+        ProxyAuth = 30, "proxy_auth";
+        /// A request inside TLS whose method, path or content the rule does not allow (the
+        /// gateway).
+        HttpRequest = 31, "http_request";
     }
 }
 
@@ -124,6 +136,8 @@ closed! {
         Dns = 9, "dns";
         /// A packet that reaches a socket of the agent that listens.
         Ingress = 10, "ingress";
+        /// A connection at the gateway (user space).
+        Gateway = 11, "gateway";
     }
 }
 

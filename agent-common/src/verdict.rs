@@ -38,6 +38,10 @@ pub enum Check {
     /// The same, and the hello may hold an encrypted one (ECH), which only its outer name is
     /// known of.
     OuterName = 2,
+    /// The connection leaves by the gateway, which judges it by the name that it shows.
+    Gateway = 3,
+    /// The connection leaves by the gateway, and the address is enough there.
+    Relay = 4,
 }
 
 impl Check {
@@ -47,8 +51,16 @@ impl Check {
         match number {
             0 => Self::None,
             2 => Self::OuterName,
+            3 => Self::Gateway,
+            4 => Self::Relay,
             _ => Self::Name,
         }
+    }
+
+    /// Whether the connection is to leave by the gateway.
+    #[inline(always)]
+    pub const fn is_steered(self) -> bool {
+        matches!(self, Self::Gateway | Self::Relay)
     }
 }
 

@@ -81,7 +81,14 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
     let verdict = judge(&compiled, &query);
     let (Verdict::Allow { rule, .. } | Verdict::Deny { rule, .. }) = verdict;
     if let Verdict::Allow { check, .. } = verdict
-        && check != Check::None
+        && check.is_steered()
+    {
+        notes.push(
+            "the connection is steered to the agent's gateway, which connects itself".to_owned(),
+        );
+    }
+    if let Verdict::Allow { check, .. } = verdict
+        && matches!(check, Check::Name | Check::OuterName)
     {
         let name = match &flow.target {
             Target::Host(host) => format!("name `{host}`"),
@@ -89,7 +96,7 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
         };
         let ech = match check {
             Check::OuterName => ", and may hold an encrypted hello inside (ECH)",
-            Check::None | Check::Name => "",
+            _ => "",
         };
         notes.push(format!(
             "the connection must begin with a TLS hello; it must {name}{ech}"

@@ -36,6 +36,10 @@ pub const NO_AGENT: u32 = MAX_AGENTS;
 /// their 8-byte headers, which is 13 ms of a flood at a million a second.
 pub const RING_BYTES: u32 = 2 * 1024 * 1024;
 
+/// Steered connections of one agent whose origin the gateway has not yet asked for. The
+/// oldest is forgotten when one more comes, and is then closed by the gateway.
+pub const MAX_STEERED: u32 = 2048;
+
 /// Depth of an agent's cgroup below the cgroup2 root: `<slice>/<agent>/<run>`.
 pub const SLICE_LEVEL: i32 = 1;
 /// See [`SLICE_LEVEL`].
@@ -107,13 +111,21 @@ pub struct Bank {
     pub gate4_port: u16,
     /// UDP and TCP port of the agent's gate at `::1`, host order; 0 as above.
     pub gate6_port: u16,
+    /// TCP port of the agent's gateway at [`gate_v4`], host order; 0 means no gateway, and
+    /// then what would be steered there is refused.
+    pub gateway4_port: u16,
+    /// TCP port of the agent's gateway at `::1`, host order; 0 as above.
+    pub gateway6_port: u16,
+    /// TCP ports of the gateway's HTTP and SOCKS5 listeners at [`gate_v4`], host order; 0
+    /// where there is none.
+    pub proxy_ports: [u16; 2],
     #[doc(hidden)]
     pub _zero: [u16; 3],
     /// Every listen entry, for bind.
     pub listeners: SetRef,
 }
 
-const _: () = assert!(size_of::<Bank>() == 24, "no padding");
+const _: () = assert!(size_of::<Bank>() == 32, "no padding");
 
 /// Which side opened a TCP connection.
 #[repr(u8)]
@@ -226,8 +238,8 @@ impl Handshake {
     }
 }
 
-/// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket
-/// storage. Made only for sockets that were steered to the gate.
+/// Where a steered socket thinks that it talks to: value of the `ORIGINS` socket storage, and
+/// of the `STEERED` tables. Made only for sockets that were steered to the gate or the gateway.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
@@ -235,8 +247,8 @@ pub struct Origin {
     pub addr: Addr,
     /// Its port, network order.
     pub port_be: u16,
-    /// Port of the gate that the socket was steered to, network order: an address is
-    /// only turned back where it and this port are the gate's.
+    /// Port of the gate or gateway that the socket was steered to, network order: an address
+    /// is only turned back where it and this port are the gate's.
     pub gate_port_be: u16,
 }
 
@@ -288,7 +300,7 @@ pub const fn bucket_index(agent: u32, reason: crate::Reason) -> u32 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Bank, Bucket, NameKey, Stats};
+    use super::{Bank, Bucket, NameKey, Origin, Stats};
     use crate::{
         Addr,
         verdict::{Entry, SetRef},
@@ -303,6 +315,8 @@ mod pod {
     unsafe impl aya::Pod for Stats {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NameKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Origin {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Addr {}
     // SAFETY: as above.

@@ -125,13 +125,34 @@ impl Agent {
         };
         if port == 0 { None } else { Some((addr, port)) }
     }
+
+    /// The gateway's, in the same way.
+    #[inline(always)]
+    pub(crate) fn gateway(&self, towards: &Addr) -> Option<(Addr, u16)> {
+        let (addr, port) = match towards.as_v4() {
+            Some(_) => (Addr::from_v4(gate_v4(self.index)), self.info.gateway4_port),
+            None => (Addr::V6_LOOPBACK, self.info.gateway6_port),
+        };
+        if port == 0 { None } else { Some((addr, port)) }
+    }
+
+    /// Whether a port at the agent's gate address is one of its gate or gateway.
+    #[inline(always)]
+    fn serves_v4(&self, port: u16) -> bool {
+        let [http, socks] = self.info.proxy_ports;
+        port != 0
+            && (port == self.info.gate4_port
+                || port == self.info.gateway4_port
+                || port == http
+                || port == socks)
+    }
 }
 
-/// What a destination is to the gates.
+/// What a destination is to the gates and gateways.
 pub(crate) enum GateUse {
-    /// No gate.
+    /// Neither.
     None,
-    /// The agent's own gate.
+    /// The agent's own gate or gateway.
     Own,
     /// Another agent's gate, or an address of the gates' range that nobody has.
     Foreign,
@@ -141,10 +162,7 @@ pub(crate) enum GateUse {
 #[inline(always)]
 pub(crate) fn gate_use(agent: &Agent, addr: &Addr, port: u16) -> GateUse {
     if addr.is_gate_v4() {
-        return if *addr == Addr::from_v4(gate_v4(agent.index))
-            && port == agent.info.gate4_port
-            && port != 0
-        {
+        return if *addr == Addr::from_v4(gate_v4(agent.index)) && agent.serves_v4(port) {
             GateUse::Own
         } else {
             GateUse::Foreign

@@ -58,6 +58,8 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
             monitored = agent.mode() == Mode::Monitor;
             let (verdict, mut role) = decide(agent, &packet, opened);
             let named = matches!(verdict, Verdict::Allow { check, .. } if check != Check::None);
+            let steered = matches!(verdict, Verdict::Allow { check, .. } if check == Check::Relay
+                || check == Check::Gateway && packet.opens);
             if let (true, false, Some(socket)) = (packet.opens, named, socket) {
                 handshake::forget(socket);
             }
@@ -66,6 +68,14 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                     rule,
                     check: Check::None,
                 } => rule,
+                // The connect hook does not steer a monitored agent, and else would have.
+                Verdict::Allow { rule, check } if check.is_steered() && monitored => rule,
+                Verdict::Allow { rule, .. } if steered => {
+                    refusal = Some((Reason::Unsteered, rule));
+                    rule
+                }
+                // A connection from before its address got a name that leaves by the gateway
+                // goes on, if its own name does not.
                 Verdict::Allow { rule, .. } => match handshake::see(ctx, socket, agent, &packet) {
                     Seen::Open => {
                         role = Role::Nameless;

@@ -259,6 +259,7 @@ fn judge_name(state: &Handshake, bank: u32, port: u16) -> Verdict {
         {
             deny(Reason::TlsEncrypted)
         }
+        Verdict::Allow { check, .. } if check.is_steered() => deny(Reason::Unsteered),
         Verdict::Deny { .. } => deny(Reason::TlsName),
         allow => allow,
     }

@@ -3,14 +3,14 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, Handshake, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS, NameKey,
-        Origin, REASON_SLOTS, RING_BYTES, Stats,
+        Bank, Bucket, FlowState, Handshake, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
+        MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, Stats,
     },
     verdict::{Entry, SetRef},
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 
@@ -21,6 +21,7 @@ const TEMPLATE: usize = 1024;
 pub(crate) type Exact = HashMap<Addr, SetRef, TEMPLATE>;
 pub(crate) type Prefix = LpmTrie<Addr, SetRef, TEMPLATE>;
 pub(crate) type Names = HashMap<NameKey, SetRef, TEMPLATE, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Steered = LruHashMap<u64, Origin, { MAX_STEERED as usize }>;
 pub(crate) type Entries = Array<Entry, { MAX_ENTRIES as usize }>;
 
 /// Id of the slice's cgroup, alone. A map and no constant of the programs: a slice that was
@@ -76,6 +77,11 @@ pub(crate) static HANDSHAKES: SkStorage<Handshake> = SkStorage::new();
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<Origin> = SkStorage::new();
 
+/// The same for the gateway, which has only the far end of the connection: by agent, and then
+/// by the socket's cookie. A table an agent, so that none can push out another's.
+#[btf_map]
+pub(crate) static STEERED: ArrayOfMaps<Steered, { MAX_AGENTS as usize }> = ArrayOfMaps::new();
+
 /// Refused flows on their way to the daemon.
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<FlowEvent, { RING_BYTES as usize }> = RingBuf::new();
@@ -93,7 +99,7 @@ pub(crate) static BUCKETS: PerCpuArray<Bucket, { (MAX_AGENTS as usize + 1) * REA
 #[btf_map]
 pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Ports of every agent's gate at `::1`, host order → agent. An agent whose policy
-/// allows `::1` must still not ask another agent's gate.
+/// Ports of every agent's gate and gateway at `::1`, host order → agent. An agent whose policy
+/// allows `::1` must still not ask another agent's.
 #[btf_map]
-pub(crate) static GATES6: HashMap<u16, u32, { MAX_AGENTS as usize }> = HashMap::new();
+pub(crate) static GATES6: HashMap<u16, u32, { MAX_AGENTS as usize * 2 }> = HashMap::new();

@@ -1,5 +1,5 @@
 //! Connect and send: the fast refusal that the program sees as EPERM, and the steering of
-//! DNS to the gate.
+//! DNS to the gate and of connections to the gateway.
 
 use agent_common::{
     Addr, Hook, Protocol, Reason,
@@ -17,7 +17,7 @@ use crate::{
     agent::{Agent, GateUse, Owner, gate_use, index_of},
     ctx::{self, Family},
     judge,
-    maps::ORIGINS,
+    maps::{ORIGINS, STEERED},
     report::{self, Refused},
 };
 
@@ -102,41 +102,83 @@ fn decide(
     // A monitored agent is to behave as if Exeat were not there, so its DNS goes where it
     // went before.
     if port == DNS_PORT && protocol != Protocol::ICMP && agent.mode() == Mode::Enforce {
-        return steer(ctx, family, agent, asked);
+        return match agent.gate(&asked) {
+            Some(gate) => match steer(ctx, family, asked, DNS_PORT, gate) {
+                Some(_) => Verdict::FREE,
+                None => deny(Reason::Gate),
+            },
+            None => deny(Reason::Gate),
+        };
     }
-    judge::forward(
+    let verdict = judge::forward(
         agent,
         &Query {
             addr: dest,
             port,
             protocol,
         },
-    )
+    );
+    match verdict {
+        // Here too: what is not enforced is not in the way.
+        Verdict::Allow { check, .. } if check.is_steered() && agent.mode() == Mode::Enforce => {
+            steer_to_gateway(ctx, family, agent, (asked, dest, port), verdict)
+        }
+        verdict => verdict,
+    }
 }
 
-/// Sends the socket to the agent's gate and remembers whom it asked for.
+/// Sends the socket to the agent's gateway, and has the gateway know whom it asked for.
 #[inline(always)]
-fn steer(ctx: &SockAddrContext, family: Family, agent: &Agent, asked: Addr) -> Verdict {
-    let Some((gate, port)) = agent.gate(&asked) else {
-        return deny(Reason::Gate);
+fn steer_to_gateway(
+    ctx: &SockAddrContext,
+    family: Family,
+    agent: &Agent,
+    (asked, dest, port): (Addr, Addr, u16),
+    verdict: Verdict,
+) -> Verdict {
+    let Some(gateway) = agent.gateway(&asked) else {
+        return deny(Reason::Unsteered);
     };
+    let (Some(steered), Some(origin)) = (
+        STEERED.get(agent.index),
+        steer(ctx, family, asked, port, gateway),
+    ) else {
+        return deny(Reason::State);
+    };
+    // SAFETY: the helper takes the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let origin = Origin {
+        addr: dest,
+        ..origin
+    };
+    match steered.insert(&cookie, &origin, 0) {
+        Ok(()) => verdict,
+        Err(_) => deny(Reason::State),
+    }
+}
+
+/// Sends the socket somewhere else and remembers whom it asked for.
+#[inline(always)]
+fn steer(
+    ctx: &SockAddrContext,
+    family: Family,
+    asked: Addr,
+    asked_port: u16,
+    (gate, port): (Addr, u16),
+) -> Option<Origin> {
     let mut origin = Origin {
         addr: asked,
-        port_be: DNS_PORT.to_be(),
+        port_be: asked_port.to_be(),
         gate_port_be: port.to_be(),
     };
     // SAFETY: the storage belongs to the context's socket.
     let kept = unsafe { ORIGINS.get_or_insert_ptr_mut(ctx, Some(&mut origin)) };
     if kept.is_null() {
-        return deny(Reason::State);
+        return None;
     }
     // SAFETY: not null, so it points to a whole value.
     unsafe { *kept = origin };
-    if ctx::set_user_addr(ctx, family, &gate, port) {
-        Verdict::FREE
-    } else {
-        deny(Reason::Gate)
-    }
+    ctx::set_user_addr(ctx, family, &gate, port).then_some(origin)
 }
 
 /// Shows a steered socket the server that it asked, in place of the gate.

@@ -17,6 +17,7 @@ pub mod object;
 pub mod pins;
 pub mod probe;
 pub mod rejection;
+mod steered;
 mod sys;
 pub mod tables;
 pub mod trial;
@@ -25,6 +26,7 @@ use std::{io, path::PathBuf};
 
 pub use object::Kernel;
 pub use rejection::Rejection;
+pub use steered::Steered;
 
 /// What went wrong in the kernel room: the operation and the object.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ use super::{
     helpers::Helpers,
     links::{self, ATTACHMENTS, LinkState, Put},
     pins::Pins,
+    steered::{self, Steered},
     sys,
     tables::{
         self, Entries, Exact, Image, Leased, Names, Prefix, Tables, absent_is_fine, is_full,
@@ -43,6 +44,7 @@ const MAPS: &[&str] = &[
     "ENTRIES",
     "FLOWS",
     "ORIGINS",
+    "STEERED",
     "HANDSHAKES",
     "EVENTS",
     "STATS",
@@ -70,6 +72,7 @@ pub struct Kernel {
     names: ArrayOfMaps<MapData, Names>,
     entries: ArrayOfMaps<MapData, Entries>,
     gates6: HashMap<MapData, u16, u32>,
+    steered: ArrayOfMaps<MapData, steered::Table>,
     stats: PerCpuArray<MapData, Stats>,
     ring: Option<RingBuf<MapData>>,
     /// Tables in force, by index of the agent.
@@ -130,6 +133,7 @@ impl Kernel {
             names: take(&mut ebpf, "NAMES")?,
             entries: take(&mut ebpf, "ENTRIES")?,
             gates6: take(&mut ebpf, "GATES6")?,
+            steered: take(&mut ebpf, "STEERED")?,
             stats: take(&mut ebpf, "STATS")?,
             ring: Some(take(&mut ebpf, "EVENTS")?),
             live: BTreeMap::new(),
@@ -343,7 +347,20 @@ impl Kernel {
         Ok(leased)
     }
 
-    /// Makes known whose gate each port at `::1` is.
+    /// The steered connections of an agent: those that the maps hold, those that an earlier
+    /// daemon did not get to among them. The kernel steers none before this was called once.
+    pub fn steered(&mut self, agent: u32) -> Result<Steered, KernelError> {
+        if let Ok(held) = self.steered.get(&agent, 0) {
+            return Ok(Steered(held));
+        }
+        let fresh = Steered::create()?;
+        self.steered
+            .set(agent, &fresh.0, 0)
+            .map_err(KernelError::map("write to", "STEERED"))?;
+        Ok(fresh)
+    }
+
+    /// Makes known whose gate or gateway each port at `::1` is.
     pub fn set_gates6(&mut self, ports: &BTreeMap<u16, u32>) -> Result<(), KernelError> {
         let map = "GATES6";
         let old: Vec<u16> = self.gates6.keys().filter_map(Result::ok).collect();

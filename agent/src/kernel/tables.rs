@@ -9,7 +9,7 @@ use std::{
 
 use agent_common::{
     Addr,
-    layout::{Bank, MAX_BANKS, MAX_ENTRIES, NameKey},
+    layout::{Bank, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_STEERED, NameKey, Origin},
     verdict::{Entry, SetRef},
 };
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
@@ -291,6 +291,11 @@ fn fill<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V])
     }
 }
 
+/// A table of steered connections, [`Steered`].
+pub(super) fn steered_map() -> io::Result<OwnedFd> {
+    sys::map_create::<u64, Origin>(bpf_map_type::BPF_MAP_TYPE_LRU_HASH, MAX_STEERED, 0)
+}
+
 /// Makes and pins the maps of maps, unless they are pinned already.
 ///
 /// The loader would make them too, but with type information in the template of what they
@@ -299,27 +304,28 @@ fn fill<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V])
 pub(super) fn pin_banks(folder: &Path) -> Result<(), KernelError> {
     use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LPM_TRIE};
     type Template = fn() -> io::Result<OwnedFd>;
-    let banks: [(&'static str, Template); 4] = [
-        ("EXACT", || {
+    let outer: [(&'static str, u32, Template); 5] = [
+        ("EXACT", MAX_BANKS, || {
             sys::map_create::<Addr, SetRef>(BPF_MAP_TYPE_HASH, 1, 0)
         }),
-        ("PREFIX", || {
+        ("PREFIX", MAX_BANKS, || {
             sys::map_create::<PrefixKey, SetRef>(BPF_MAP_TYPE_LPM_TRIE, 1, BPF_F_NO_PREALLOC)
         }),
-        ("NAMES", || {
+        ("NAMES", MAX_BANKS, || {
             sys::map_create::<NameKey, SetRef>(BPF_MAP_TYPE_HASH, 1, BPF_F_NO_PREALLOC)
         }),
-        ("ENTRIES", || {
+        ("ENTRIES", MAX_BANKS, || {
             sys::map_create::<u32, Entry>(BPF_MAP_TYPE_ARRAY, MAX_ENTRIES, 0)
         }),
+        ("STEERED", MAX_AGENTS, steered_map),
     ];
-    for (map, template) in banks {
+    for (map, size, template) in outer {
         let path = folder.join(map);
         if path.exists() {
             continue;
         }
         template()
-            .and_then(|inner| sys::array_of_maps_create(map, inner.as_fd(), MAX_BANKS))
+            .and_then(|inner| sys::array_of_maps_create(map, inner.as_fd(), size))
             .and_then(|outer| sys::object_pin(outer.as_fd(), &path))
             .map_err(|source| KernelError::Map {
                 action: "create",

@@ -14,14 +14,7 @@ use std::{
     thread,
 };
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_sock_diag::{
-    SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP},
-    inet::{ExtensionFlags, InetRequest, SocketId, StateFlags},
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use nix::sched::{CloneFlags, setns};
 
 use super::{diag, tree};
@@ -98,41 +91,8 @@ fn end_elsewhere(connection: &Connection, home: &File) -> io::Result<()> {
 
 /// Ends a connection of the namespace that the thread is in.
 fn end(connection: &Connection) -> io::Result<()> {
-    let (from, to) = connection.ends;
-    let (family, any) = match to {
-        SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
-        SocketAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
-    };
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::all(),
-        socket_id: SocketId {
-            source_port: from.port(),
-            source_address: from.ip(),
-            destination_port: to.port(),
-            destination_address: to.ip(),
-            cookie: connection.cookie.to_ne_bytes(),
-            ..any
-        },
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK;
-    let mut question = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    question.finalize();
-    question.header.message_type = SOCK_DESTROY;
-    let mut bytes = vec![0; question.buffer_len()];
-    question.serialize(&mut bytes);
+    let request = diag::exact(connection.ends, connection.cookie.to_ne_bytes());
     let socket = diag::socket()?;
-    socket.send(&bytes, 0)?;
-    let mut buffer = [0; 512];
-    let length = socket.recv(&mut &mut buffer[..], 0)?;
-    let answer = buffer.get(..length).unwrap_or_default();
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
-        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-    match answer.payload {
-        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
-        _ => Ok(()),
-    }
+    let flags = NLM_F_REQUEST | NLM_F_ACK;
+    diag::ask(&socket, SOCK_DESTROY, flags, request).map(drop)
 }

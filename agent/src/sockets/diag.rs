@@ -38,6 +38,61 @@ pub(super) fn socket() -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// `INET_DIAG_NOCOOKIE`, twice: any socket.
+pub(super) const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// A question about one TCP socket, by its own end and the far one, neither v4-mapped.
+pub(super) fn exact(
+    (from, to): (std::net::SocketAddr, std::net::SocketAddr),
+    cookie: [u8; 8],
+) -> InetRequest {
+    let (family, any) = match to {
+        std::net::SocketAddr::V4(_) => (AF_INET, SocketId::new_v4()),
+        std::net::SocketAddr::V6(_) => (AF_INET6, SocketId::new_v6()),
+    };
+    InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: from.port(),
+            source_address: from.ip(),
+            destination_port: to.port(),
+            destination_address: to.ip(),
+            cookie,
+            ..any
+        },
+    }
+}
+
+/// Asks for one thing: the kernel's answer, or `None` where it only says that it is done.
+pub(super) fn ask(
+    socket: &Socket,
+    kind: u16,
+    flags: u16,
+    request: InetRequest,
+) -> io::Result<Option<SockDiagMessage>> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    let mut question = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    question.finalize();
+    question.header.message_type = kind;
+    let mut bytes = vec![0; question.buffer_len()];
+    question.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut &mut buffer[..], 0)?;
+    let answer = buffer.get(..length).unwrap_or_default();
+    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
+        .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+    match answer.payload {
+        NetlinkPayload::InnerMessage(answer) => Ok(Some(answer)),
+        NetlinkPayload::Error(error) if error.code.is_some() => Err(error.to_io()),
+        _ => Ok(None),
+    }
+}
+
 /// Tells of every TCP socket that has a peer, and of every connected UDP socket: the id of
 /// its cgroup and its peer's address, never a v4-mapped one.
 ///

@@ -12,6 +12,7 @@
 
 mod abort;
 mod diag;
+mod peers;
 mod tree;
 
 use std::{
@@ -30,6 +31,7 @@ use std::{
 use tokio::sync::oneshot;
 
 pub use abort::{Aborter, Connection};
+pub use peers::Peers;
 
 /// How long one question may take. Reading costs under a microsecond a socket, so this is
 /// millions of them; who has more gets no answer.

@@ -1,60 +1,89 @@
-//! The gates' sockets outlive the daemon in the service manager's file descriptor store
-//! (`FDSTORE=1` of sd_notify(3), `LISTEN_FDS` of sd_listen_fds(3)).
+//! Sockets of gates and gateways outlive the daemon in the service manager's file descriptor
+//! store (`FDSTORE=1` of sd_notify(3), `LISTEN_FDS` of sd_listen_fds(3)).
 //!
-//! A query that comes while no daemon runs waits in its socket, and the next daemon answers
-//! it: a restart or a kill costs an agent a moment, not a name. Without a store (another
+//! What comes while no daemon runs waits in its socket, and the next daemon takes it: a restart
+//! or a kill costs an agent a moment, not a name. Without a store (another
 //! service manager, `FileDescriptorStoreMax=0`) the sockets end with the daemon and agents
 //! are refused at once until the next one has opened its own.
 
 use std::{
     collections::BTreeMap,
-    os::fd::{FromRawFd as _, OwnedFd},
+    io,
+    os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use crate::{
-    dns::gate::{GatePorts, GateSockets, SocketKind},
-    error::chain,
-};
+use crate::error::chain;
 
-/// Where the names of our descriptors begin.
-const PREFIX: &str = "gate";
-
-/// What the store holds of us.
-#[derive(Debug, Default)]
-pub(super) struct FdStore {
-    handed_over: BTreeMap<Owner, BTreeMap<SocketKind, OwnedFd>>,
-    /// Whether there may be a store to speak to.
-    speaks: bool,
-}
-
-/// Whose gate: an index can be another agent's after a restart, and what one agent asked is
+/// Whose sockets: an index can be another agent's after a restart, and what one agent asked is
 /// not answered by the policy of another.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Owner {
-    agent: String,
-    index: u32,
+pub(super) struct Owner {
+    /// What they are for.
+    pub(super) service: Service,
+    /// Name of the agent.
+    pub(super) agent: String,
+    /// Its index.
+    pub(super) index: u32,
+}
+
+/// What sockets are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Service {
+    /// DNS.
+    Gate,
+    /// Connections.
+    Gateway,
+}
+
+/// Sockets of one owner, each with the word for its kind.
+pub(super) type Kept = BTreeMap<String, OwnedFd>;
+
+impl Service {
+    const ALL: [Self; 2] = [Self::Gate, Self::Gateway];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Gateway => "gateway",
+        }
+    }
 }
 
 impl Owner {
     /// The descriptor's name in the store: no `:` and no control character, 255 bytes at most
     /// (agents' names are short and of letters, digits, `-`, `_` and `.`).
-    fn name(&self, kind: SocketKind) -> String {
-        format!("{PREFIX}-{kind}-{}-{}", self.index, self.agent)
+    fn name(&self, kind: &str) -> String {
+        let service = self.service.word();
+        format!("{service}-{kind}-{}-{}", self.index, self.agent)
     }
 
-    fn parse(name: &str) -> Option<(Self, SocketKind)> {
+    fn parse(name: &str) -> Option<(Self, String)> {
         let mut parts = name.splitn(4, '-');
-        if parts.next()? != PREFIX {
-            return None;
-        }
-        let kind = parts.next()?.parse().ok()?;
+        let word = parts.next()?;
+        let service = Service::ALL.into_iter().find(|s| s.word() == word)?;
+        let kind = parts.next()?.to_owned();
         let index = parts.next()?.parse().ok()?;
         let agent = parts.next()?.to_owned();
-        Some((Self { agent, index }, kind))
+        let owner = Self {
+            service,
+            agent,
+            index,
+        };
+        Some((owner, kind))
     }
+}
+
+/// What the store holds of us.
+#[derive(Debug, Default)]
+pub(super) struct FdStore {
+    handed_over: BTreeMap<Owner, Kept>,
+    /// What was handed over and is not yet known to be gone, by its names.
+    held: BTreeMap<Owner, Vec<String>>,
+    /// Whether there may be a store to speak to.
+    speaks: bool,
 }
 
 impl FdStore {
@@ -66,8 +95,8 @@ impl FdStore {
     /// owns the descriptors that `LISTEN_FDS` counts.
     pub(super) unsafe fn take_over() -> Self {
         let mut store = Self {
-            handed_over: BTreeMap::new(),
             speaks: true,
+            ..Self::default()
         };
         // SAFETY: by this function's contract no other thread runs.
         let handed_over = match unsafe { sd_notify::listen_fds_with_names_and_unset_env() } {
@@ -82,51 +111,49 @@ impl FdStore {
             // checked by LISTEN_PID; by this function's contract nothing else owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(fd) };
             if let Some((owner, kind)) = Owner::parse(&name) {
+                let held = store.held.entry(owner.clone()).or_default();
+                held.push(kind.clone());
                 store.handed_over.entry(owner).or_default().insert(kind, fd);
             }
         }
         store
     }
 
-    /// The gate of an agent as the last daemon left it, with whatever has been asked since;
-    /// none when it was not kept, or is not the gate that it is said to be.
-    pub(super) fn take(
+    /// The sockets of an owner as the last daemon left them, with whatever has come since; none
+    /// where they were not kept. `open` makes of them what they are said to be.
+    pub(super) fn take<T>(
         &mut self,
-        agent: &str,
-        index: u32,
-        ports: GatePorts,
-    ) -> Option<GateSockets> {
-        let owner = Owner {
-            agent: agent.to_owned(),
-            index,
-        };
-        let sockets = self.handed_over.remove(&owner)?;
-        GateSockets::kept(index, ports, sockets)
+        owner: &Owner,
+        open: impl FnOnce(Kept) -> io::Result<T>,
+    ) -> Option<T> {
+        let sockets = self.handed_over.remove(owner)?;
+        open(sockets)
             .inspect_err(|error| {
                 warn!(
-                    agent,
+                    agent = owner.agent,
+                    service = owner.service.word(),
                     error = chain(error),
-                    "the kept gate cannot be used; a new one is opened"
+                    "what was kept cannot be used; a new one is opened"
                 );
-                self.remove(&owner);
+                self.forget(owner);
             })
             .ok()
     }
 
-    /// Has the service manager keep a gate's sockets.
-    pub(super) fn keep(&self, agent: &str, sockets: &GateSockets) {
+    /// Has the service manager keep an owner's sockets.
+    pub(super) fn keep<'a>(
+        &mut self,
+        owner: &Owner,
+        sockets: impl Iterator<Item = (String, BorrowedFd<'a>)>,
+    ) {
         if !self.speaks {
             return;
         }
-        let owner = Owner {
-            agent: agent.to_owned(),
-            index: sockets.agent(),
-        };
-        for (kind, fd) in sockets.each() {
+        for (kind, fd) in sockets {
             let told = sd_notify::notify_with_fds(
                 &[
                     NotifyState::FdStore,
-                    NotifyState::FdName(&owner.name(kind)),
+                    NotifyState::FdName(&owner.name(&kind)),
                     // By default it drops a descriptor whose poll says error, which a packet
                     // can bring about.
                     NotifyState::Custom("FDPOLL=0"),
@@ -134,33 +161,25 @@ impl FdStore {
                 &[fd],
             );
             if let Err(error) = told {
-                warn!(agent, %error, "the gate is not kept: a restart refuses this agent's names for a moment");
+                let (agent, service) = (&owner.agent, owner.service.word());
+                warn!(agent, service, %error, "its sockets are not kept: a restart refuses this agent for a moment");
                 return;
             }
+            self.held.entry(owner.clone()).or_default().push(kind);
         }
-    }
-
-    /// A gate is closed for good.
-    pub(super) fn forget(&self, agent: &str, index: u32) {
-        self.remove(&Owner {
-            agent: agent.to_owned(),
-            index,
-        });
     }
 
     /// Closes what no agent has taken.
     pub(super) fn close_rest(&mut self) {
         for owner in std::mem::take(&mut self.handed_over).into_keys() {
-            self.remove(&owner);
+            self.forget(&owner);
         }
     }
 
-    fn remove(&self, owner: &Owner) {
-        if !self.speaks {
-            return;
-        }
-        for kind in SocketKind::ALL {
-            let name = owner.name(kind);
+    /// Its sockets are closed for good.
+    pub(super) fn forget(&mut self, owner: &Owner) {
+        for kind in self.held.remove(owner).unwrap_or_default() {
+            let name = owner.name(&kind);
             // One that stays costs a descriptor, and the next daemon closes it.
             let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
         }
@@ -170,47 +189,44 @@ impl FdStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
+    fn owner(service: Service, agent: &str, index: u32) -> Owner {
+        Owner {
+            service,
+            agent: agent.to_owned(),
+            index,
+        }
+    }
 
     #[test]
     fn names_say_whose_and_what() {
-        let owner = Owner {
-            agent: "claude-code".to_owned(),
-            index: 7,
-        };
-        for kind in SocketKind::ALL {
-            assert_eq!(Owner::parse(&owner.name(kind)), Some((owner.clone(), kind)));
+        for service in Service::ALL {
+            let owner = owner(service, "claude-code", 7);
+            let name = owner.name("udp4");
+            assert_eq!(Owner::parse(&name), Some((owner, "udp4".to_owned())));
         }
-        for other in [
-            "",
-            "gate",
-            "gate-udp4-x-a",
-            "gate-raw-1-a",
-            "web-udp4-1-a",
-            "gate-udp4-1",
-        ] {
+        for other in ["", "gate", "gate-udp4-x-a", "web-udp4-1-a", "gate-udp4-1"] {
             assert_eq!(Owner::parse(other), None, "{other}");
         }
     }
 
     #[test]
-    fn a_gate_is_only_taken_by_the_agent_and_index_that_it_was_kept_for() {
-        let gate = || GateSockets::bind(0x1310, GatePorts::default()).expect("gate");
-        let first = gate();
-        let ports = first.ports();
+    fn what_is_kept_is_only_taken_by_its_owner_and_once() {
         let mut store = FdStore::default();
-        let owner = Owner {
-            agent: "a".to_owned(),
-            index: 0x1310,
-        };
-        let sockets = first
-            .each()
-            .map(|(kind, fd)| (kind, fd.try_clone_to_owned().expect("dup")))
-            .collect();
-        store.handed_over.insert(owner, sockets);
-        assert!(store.take("b", 0x1310, ports).is_none());
-        assert!(store.take("a", 0x1311, ports).is_none());
-        let taken = store.take("a", 0x1310, ports).expect("taken");
-        assert_eq!(taken.ports(), ports);
-        assert!(store.take("a", 0x1310, ports).is_none(), "only once");
+        let whose = owner(Service::Gate, "a", 7);
+        let file = File::open("/dev/null").expect("a descriptor");
+        let kept = Kept::from([("udp4".to_owned(), file.into())]);
+        store.handed_over.insert(whose.clone(), kept);
+        let taken = |store: &mut FdStore, owner: &Owner| store.take(owner, Ok);
+        for other in [
+            owner(Service::Gate, "b", 7),
+            owner(Service::Gate, "a", 8),
+            owner(Service::Gateway, "a", 7),
+        ] {
+            assert!(taken(&mut store, &other).is_none(), "{other:?}");
+        }
+        assert_eq!(taken(&mut store, &whose).expect("taken").len(), 1);
+        assert!(taken(&mut store, &whose).is_none(), "only once");
     }
 }

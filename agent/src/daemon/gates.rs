@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use hickory_proto::rr::RecordType;
 use tokio::{sync::SetOnce, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -18,7 +19,7 @@ use super::{
     containers::Namespace,
     directory::{Directory, Published},
     engine::Engine,
-    fd_store::FdStore,
+    fd_store::{FdStore, Owner, Service},
     watch,
 };
 use crate::{
@@ -26,11 +27,11 @@ use crate::{
         budget::{Budget, Spent},
         clock,
         gate::{Backend, GatePorts, GateSockets, Granted, NotGranted, Records},
-        resolver::{Answer, Failed, Prefetch, Question, Resolver},
+        resolver::{Answer, Failed, Found, Prefetch, Question, Resolver, addresses, merge},
         stats::DnsStats,
     },
     kernel::object::Throttle,
-    leases::{CLIENT_TTL, Name, canonical},
+    leases::{CLIENT_TTL, FailKind, Name, canonical},
     policy::{DnsPolicy, NameRule, NameRules, Refuse},
     sink::Hub,
 };
@@ -117,10 +118,65 @@ impl Desk {
         };
     }
 
+    /// The addresses of a name that the policy allows, paid for as a question at the gate is.
+    pub(super) async fn look_up(&self, name: &Name) -> Result<Vec<IpAddr>, FailKind> {
+        let rule = self.rule(name).ok_or(FailKind::Refused)?;
+        let known = match self.spend(name, &rule) {
+            Spent::Blocked(_) => return Err(FailKind::Refused),
+            Spent::Known => true,
+            Spent::Within | Spent::Reported(_) => false,
+        };
+        let ask = async |rtype| {
+            let question = Question {
+                name: Arc::clone(name),
+                rtype,
+                dnssec_ok: false,
+                validate: self.validate(),
+            };
+            if let Some(answer) = self.cached(&question, &rule) {
+                return addresses(&answer);
+            }
+            if known && let Spent::Blocked(_) = self.repeat(name, &rule) {
+                let ended = self.ended(&question).ok_or(FailKind::Refused)?;
+                return addresses(&ended);
+            }
+            match self.resolve(question).await {
+                Ok(answer) => addresses(&answer),
+                Err(failed) => Err(failed.kind),
+            }
+        };
+        both(ask).await
+    }
+
+    /// The addresses of a name that is no agent's business.
+    pub(super) async fn look_up_freely(&self, name: &Name) -> Result<Vec<IpAddr>, FailKind> {
+        let resolver = &self.means.resolver;
+        let ask = async |rtype| {
+            let question = Question {
+                name: Arc::clone(name),
+                rtype,
+                dnssec_ok: false,
+                validate: false,
+            };
+            match resolver.ask(&question).await {
+                Ok(answer) => addresses(&answer),
+                Err(failed) => Err(failed.kind),
+            }
+        };
+        both(ask).await
+    }
+
     /// What `domain` has used up in the last hour: names, bytes and bits.
     pub(super) fn spent(&self, domain: &str) -> (u64, u64, u64) {
         self.budget().spent(domain, clock::now())
     }
+}
+
+/// The addresses of both families.
+async fn both(ask: impl AsyncFn(RecordType) -> Found) -> Result<Vec<IpAddr>, FailKind> {
+    let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
+    let found = merge(v4, v6)?;
+    Ok(found.into_iter().map(|(addr, _)| addr).collect())
 }
 
 impl Backend for Desk {
@@ -225,6 +281,19 @@ impl Backend for Desk {
     }
 }
 
+/// What is behind these locks is whole between any two calls.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn owner(agent: &str, index: u32) -> Owner {
+    Owner {
+        service: Service::Gate,
+        agent: agent.to_owned(),
+        index,
+    }
+}
+
 /// Every gate that is open.
 pub(super) struct Gates {
     open: BTreeMap<u32, Gate>,
@@ -235,7 +304,7 @@ pub(super) struct Gates {
     means: Means,
     cancel: CancellationToken,
     tasks: Arc<Mutex<JoinSet<()>>>,
-    store: FdStore,
+    store: Arc<Mutex<FdStore>>,
 }
 
 impl Gates {
@@ -246,7 +315,7 @@ impl Gates {
         stats: Arc<DnsStats>,
         means: Means,
         cancel: CancellationToken,
-        store: FdStore,
+        store: Arc<Mutex<FdStore>>,
     ) -> Self {
         Self {
             open: BTreeMap::new(),
@@ -273,14 +342,23 @@ impl Gates {
         if let Some(gate) = self.open.get(&agent) {
             return Ok(gate.ports);
         }
-        let sockets = match self.store.take(name, agent, last) {
+        let owner = owner(name, agent);
+        let mut store = lock(&self.store);
+        let kept = store.take(&owner, |kept| {
+            let sockets = kept.into_iter();
+            let sockets = sockets.filter_map(|(kind, fd)| Some((kind.parse().ok()?, fd)));
+            GateSockets::kept(agent, last, sockets.collect())
+        });
+        let sockets = match kept {
             Some(kept) => kept,
             None => {
                 let fresh = GateSockets::bind(agent, last)?;
-                self.store.keep(name, &fresh);
+                let each = fresh.each().map(|(kind, fd)| (kind.to_string(), fd));
+                store.keep(&owner, each);
                 fresh
             }
         };
+        drop(store);
         let ports = sockets.ports();
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
@@ -310,7 +388,7 @@ impl Gates {
     pub(super) fn close(&mut self, agent: u32) {
         if let Some(gate) = self.open.remove(&agent) {
             gate.stop.cancel();
-            self.store.forget(&gate.name, agent);
+            lock(&self.store).forget(&owner(&gate.name, agent));
             self.stats.forget_gate(agent);
         }
     }
@@ -393,7 +471,7 @@ impl Gates {
 
     /// Every agent of the policy has its gate: what the last daemon had besides is closed.
     pub(super) fn settle(&mut self) {
-        self.store.close_rest();
+        lock(&self.store).close_rest();
     }
 
     /// Puts what an agent's policy says of names in force at its gate.
@@ -459,7 +537,7 @@ mod tests {
             stats,
             Means::new(Arc::new(resolver.expect("resolver"))),
             CancellationToken::new(),
-            FdStore::default(),
+            Arc::default(),
         );
         let tasks = gates.tasks();
         let kept = || tasks.lock().expect("lock").len();

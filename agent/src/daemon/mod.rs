@@ -208,7 +208,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&dns),
         means.clone(),
         cancel.clone(),
-        store,
+        Arc::new(Mutex::new(store)),
     );
     let gate_tasks = gates.tasks();
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);

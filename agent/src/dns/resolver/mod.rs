@@ -56,7 +56,7 @@ pub use config::{MAX_UPSTREAMS, MAX_ZONES, ResolverConfig, ResolverConfigError};
 pub use reduce::MAX_CHAIN;
 pub use refresh::{MAX_LOOKUPS, Pace, RefreshHandle, Refresher};
 pub use target::Upstream;
-pub use upstream::Upstreams;
+pub use upstream::{Upstreams, addresses, merge};
 pub use zone::{Zone, ZoneName};
 
 use crate::leases::{FailKind, Name};

@@ -47,7 +47,7 @@ impl Upstreams {
 
     async fn ask(&self, name: &Name, family: RecordType) -> (Found, Arc<str>) {
         match self.resolver.refresh(&plain(name, family)).await {
-            Ok(answer) => (found(&answer), answer.upstream),
+            Ok(answer) => (addresses(&answer), answer.upstream),
             Err(Failed { kind, upstream, .. }) => (Err(kind), upstream),
         }
     }
@@ -76,7 +76,7 @@ impl Lookup for Upstreams {
 }
 
 /// The addresses of an answer, each with the shortest TTL on its way.
-fn found(answer: &Answer) -> Found {
+pub fn addresses(answer: &Answer) -> Found {
     let is_alias = |data: &RData| match data {
         RData::CNAME(_) => true,
         RData::Unknown { code, .. } => *code == RecordType::DNAME,
@@ -105,7 +105,7 @@ fn found(answer: &Answer) -> Found {
 
 /// Both families: addresses of either are a success. Otherwise what is certain comes
 /// before what may pass, and what may pass before "no addresses".
-fn merge(v4: Found, v6: Found) -> Found {
+pub fn merge(v4: Found, v6: Found) -> Found {
     match (v4, v6) {
         (Ok(mut v4), Ok(v6)) => {
             v4.extend(v6);

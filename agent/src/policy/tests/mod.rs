@@ -2,6 +2,7 @@ mod dns;
 mod errors;
 mod files;
 mod fuzz;
+mod gateway;
 mod names;
 mod rule_errors;
 mod services;

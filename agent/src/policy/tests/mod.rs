@@ -4,6 +4,7 @@ mod files;
 mod fuzz;
 mod gateway;
 mod names;
+mod routes;
 mod rule_errors;
 mod services;
 mod stock;

@@ -13,6 +13,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod gateway;
+pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
+
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
 
@@ -80,6 +83,8 @@ pub struct AgentFile {
     /// Which sockets of local services the agent sees: paths below `/run`, or `all`. Without
     /// it the agent sees none but those of its user.
     pub services: Option<At<ServicesFile>>,
+    /// The agent's gateway, where programs may ask it for a way out themselves.
+    pub gateway: Option<At<GatewayFile>>,
 }
 
 /// Sockets of local services.
@@ -154,6 +159,12 @@ pub struct RuleFile {
     /// Of an allow rule with `host` for udp that has port 443: `unchecked` says that the
     /// address is enough there. It must be said: names in QUIC are not read.
     pub quic: Option<At<QuicFile>>,
+    /// Of an allow rule with `host` for tcp: `host` judges every plain HTTP request on its
+    /// ports by its host, `none` none; when not said, those on port 80.
+    pub http: Option<At<HttpFile>>,
+    /// Of an allow rule for tcp: `gateway` lets connections out through Exeat's gateway, which
+    /// may ask a proxy in its turn; when not said, they leave from the agent's own socket.
+    pub via: Option<At<ViaFile>>,
     /// Why the rule is there; shown in events.
     #[schemars(length(max = super::validate::MAX_REASON))]
     pub reason: Option<At<String>>,

@@ -19,3 +19,14 @@ pub enum Http {
     /// On none: the address is enough.
     None,
 }
+
+impl Http {
+    /// Whether the host counts on a port.
+    pub const fn covers(self, port: u16) -> bool {
+        match self {
+            Self::Every => true,
+            Self::None => false,
+            Self::Port80 => port == HTTP,
+        }
+    }
+}

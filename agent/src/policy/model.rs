@@ -3,7 +3,10 @@
 
 use super::diagnostic::Diagnostic;
 use super::dns::{Answers, DnsPolicy};
+use super::gateway::GatewayPolicy;
 use super::host::HostName;
+use super::http::{HTTP, Http};
+use super::inspect::Inspect;
 use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
@@ -11,9 +14,10 @@ use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
 use super::services::Services;
 use super::tls::Tls;
+use super::via::Via;
 use agent_common::Protocol;
 use agent_common::layout::Mode;
-use agent_common::verdict::Action;
+use agent_common::verdict::{Action, Check};
 use ipnet::IpNet;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -27,7 +31,7 @@ pub struct PolicySet {
     /// The policies, by agent.
     pub agents: BTreeMap<AgentName, Policy>,
     /// SHA-256 (hexadecimal) of what is enforced: agents, modes, what is said of
-    /// their DNS, and rules in order, with their reasons. Comments, layout and the names of files and groups do not count.
+    /// their DNS and gateway, and rules in order, with their reasons. Comments, layout and the names of files and groups do not count.
     pub digest: String,
     /// What is allowed to be written but is probably a mistake.
     pub warnings: Vec<Diagnostic>,
@@ -47,6 +51,8 @@ pub struct Policy {
     pub dns: DnsPolicy,
     /// Which sockets of local services it sees.
     pub services: Services,
+    /// At which doors its gateway waits.
+    pub gateway: GatewayPolicy,
 }
 
 /// One rule.
@@ -69,6 +75,13 @@ pub struct Rule {
     /// Where the name in the TLS ClientHello counts; [`Tls::None`] for everything but allow
     /// rules for a host and TCP.
     pub tls: Tls,
+    /// Where the host of a plain HTTP request counts; [`Http::None`] for everything but allow
+    /// rules for a host and TCP, and for those that look into TLS: they let nothing else out.
+    pub http: Http,
+    /// The way out; [`Via::Direct`] for everything but allow rules for TCP.
+    pub via: Via,
+    /// What is asked of requests inside TLS, where the gateway looks into it.
+    pub inspect: Option<Arc<Inspect>>,
     /// Why it is there.
     pub reason: Option<Arc<str>>,
     /// The group that it came from.
@@ -227,6 +240,16 @@ impl fmt::Display for Rule {
                 Tls::Every => f.write_str(", tls sni")?,
                 Tls::None => f.write_str(", tls none")?,
             }
+            match self.http {
+                Http::Port80 => {}
+                Http::Every => f.write_str(", http host")?,
+                Http::None if self.inspect.is_some() => {}
+                Http::None => f.write_str(", http none")?,
+            }
+        }
+        write!(f, "{}", self.via)?;
+        if self.inspect.is_some() {
+            f.write_str(", inspected")?;
         }
         match &self.reason {
             Some(reason) => write!(f, " ({reason})"),
@@ -241,6 +264,34 @@ impl Rule {
         self.action == Action::Allow
             && self.protocol == RuleProtocol::Tcp
             && matches!(self.selector, Selector::Host(_))
+    }
+
+    /// What must still be seen of a TCP connection to a port that this rule allows.
+    pub fn check(&self, port: u16) -> Check {
+        let http = self.http.covers(port);
+        let tls = self.tls.covers(port);
+        let outer = self
+            .answers
+            .as_ref()
+            .is_some_and(|answers| answers.keep_ech);
+        match &self.via {
+            _ if http => Check::Gateway,
+            Via::Direct if tls && outer => Check::OuterName,
+            Via::Direct if tls => Check::Name,
+            Via::Direct => Check::None,
+            Via::Gateway | Via::Proxy(_) if tls => Check::Gateway,
+            Via::Gateway | Via::Proxy(_) => Check::Relay,
+        }
+    }
+
+    /// Whether it lets connections out by the gateway on some port.
+    pub fn steers(&self) -> bool {
+        let some = |(low, high): &PortRange| match self.http {
+            Http::Every => true,
+            Http::Port80 => (*low..=*high).contains(&HTTP),
+            Http::None => false,
+        };
+        self.action == Action::Allow && (self.via != Via::Direct || self.ports.iter().any(some))
     }
 
     /// The same rule with its reason left out, for places that give the reason beside it.
@@ -286,6 +337,12 @@ impl Policy {
         NameRules::new(self)
     }
 
+    /// Whether the agent needs a gateway: a rule lets connections out by it, or programs may
+    /// ask it. While the agent is only monitored nothing is steered there.
+    pub fn uses_gateway(&self) -> bool {
+        self.gateway.is_open() || self.rules.iter().any(Rule::steers)
+    }
+
     /// Whether some allow rule has a wildcard, so that the budget is of use.
     pub fn has_wildcards(&self) -> bool {
         self.rules.iter().any(|rule| {
@@ -318,6 +375,7 @@ struct Canonical<'a> {
     budget: [u32; 4],
     over_budget: &'static str,
     services: &'a Services,
+    gateway: GatewayPolicy,
 }
 
 #[derive(Serialize)]
@@ -331,6 +389,9 @@ struct CanonicalRule<'a> {
     types: Option<&'a BTreeSet<u16>>,
     keep_ech: bool,
     tls: Option<Tls>,
+    http: Option<Http>,
+    via: &'a Via,
+    inspect: Option<&'a Inspect>,
     reason: Option<&'a str>,
 }
 
@@ -363,6 +424,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             ],
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
+            gateway: policy.gateway,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {
@@ -381,6 +443,9 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
                 types: answers.map(|answers| &answers.types),
                 keep_ech: answers.is_some_and(|answers| answers.keep_ech),
                 tls: rule.reads_names().then_some(rule.tls),
+                http: rule.reads_names().then_some(rule.http),
+                via: &rule.via,
+                inspect: rule.inspect.as_deref(),
                 reason: rule.reason.as_deref(),
             };
             put(&|line| serde_json::to_writer(line, &rule));

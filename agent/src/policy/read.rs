@@ -3,29 +3,36 @@
 
 use super::diagnostic::{Pos, Report, Source, near, shown};
 use super::file::{
-    AgentFile, At, EchFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, QuicFile,
-    RuleFile, TlsFile, VERSION,
+    AgentFile, At, EchFile, HttpFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile,
+    QuicFile, RuleFile, TlsFile, VERSION,
 };
 use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
 mod dns;
+mod gateway;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
-pub(crate) const AGENT_KEYS: &[&str] = &["mode", "allow", "deny", "listen", "dns", "services"];
+pub(crate) const AGENT_KEYS: &[&str] = &[
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway",
+];
 pub(crate) const RULE_KEYS: &[&str] = &[
-    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic",
-    "reason",
+    "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
+    "via", "reason",
 ];
 /// What only an allow rule for a host may say.
-pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls", "quic"];
+pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls", "quic", "http"];
+/// What only an allow rule for tcp may say.
+pub(crate) const WAY_KEYS: &[&str] = &["via"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
 pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budget"];
 pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "repeat_bits"];
+pub(crate) const PROXY_KEYS: &[&str] = &["proxy", "ca", "certificate", "key", "credentials"];
+pub(crate) const GATEWAY_KEYS: &[&str] = &["listen"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {
@@ -166,6 +173,11 @@ impl Reader<'_> {
         });
         let services = fields.take("services");
         let services = services.and_then(|node| self.services(node));
+        let gateway = fields.take("gateway").and_then(|node| {
+            let at = node.at;
+            let value = self.gateway(node, &what)?;
+            Some(At { value, at })
+        });
         Some(AgentFile {
             mode,
             allow,
@@ -173,6 +185,7 @@ impl Reader<'_> {
             listen,
             dns,
             services,
+            gateway,
         })
     }
 
@@ -206,6 +219,11 @@ impl Reader<'_> {
                 let words = [("unchecked", QuicFile::Unchecked)];
                 self.word(node, "quic", &words)
             }),
+            http: fields.take("http").and_then(|node| {
+                let words = [("host", HttpFile::Host), ("none", HttpFile::None)];
+                self.word(node, "http", &words)
+            }),
+            via: fields.take("via").and_then(|node| self.via(node)),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
         };

@@ -91,6 +91,8 @@ mod tests {
         assert_eq!(keys(&defs["listen_rule"]), known(read::LISTEN_KEYS));
         assert_eq!(keys(&defs["dns"]), known(read::DNS_KEYS));
         assert_eq!(keys(&defs["budget"]), known(read::BUDGET_KEYS));
+        assert_eq!(keys(&defs["gateway"]), known(read::GATEWAY_KEYS));
+        assert_eq!(keys(&defs["proxy"]), known(read::PROXY_KEYS));
         for node in [
             &schema,
             &defs["agent"],
@@ -98,6 +100,8 @@ mod tests {
             &defs["listen_rule"],
             &defs["dns"],
             &defs["budget"],
+            &defs["gateway"],
+            &defs["proxy"],
         ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }
@@ -106,7 +110,8 @@ mod tests {
             defs["listen_rule"]["required"],
             serde_json::json!(["cidr", "ports"])
         );
-        for optional in ["agent", "rule", "dns", "budget"] {
+        assert_eq!(defs["proxy"]["required"], serde_json::json!(["proxy"]));
+        for optional in ["agent", "rule", "dns", "budget", "gateway"] {
             assert!(defs[optional].get("required").is_none(), "{optional}");
         }
     }

@@ -3,15 +3,17 @@
 use super::diagnostic::{Diagnostic, Pos, Report, Source, near, shown};
 use super::dns::Answers;
 use super::file::{
-    AgentFile, At, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
+    AgentFile, At, HttpFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
     ServicesFile, TlsFile,
 };
+use super::http::Http;
 use super::lint;
 use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
 use super::services::Services;
 use super::tls::{HTTPS, Tls};
+use super::via::Via;
 use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
 use agent_common::verdict::Action;
@@ -19,7 +21,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 mod dns;
+mod gateway;
 use dns::dns_policy;
+use gateway::gateway_policy;
 
 /// The most characters of a reason: it travels with every event.
 pub(crate) const MAX_REASON: u32 = 256;
@@ -48,6 +52,8 @@ struct Draft {
     tls: Option<TlsFile>,
     /// `quic: unchecked`.
     quic: bool,
+    http: Option<HttpFile>,
+    via: Option<Via>,
     reason: Option<Arc<str>>,
 }
 
@@ -191,6 +197,12 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|dns| dns_policy(&dns.value))
                         .unwrap_or_default(),
+                    gateway: agent
+                        .value
+                        .gateway
+                        .as_ref()
+                        .map(|gateway| gateway_policy(&gateway.value))
+                        .unwrap_or_default(),
                 };
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };
@@ -243,6 +255,12 @@ impl Validator<'_> {
                         &rule.value,
                         "a deny rule",
                         "remove it: a name that is denied is not answered at all",
+                    );
+                    self.no_way(
+                        file,
+                        &rule.value,
+                        "a deny rule",
+                        "remove it: what is denied does not leave",
                     );
                 }
                 let Some(draft) = self.draft(file, rule, false) else {
@@ -327,6 +345,8 @@ impl Validator<'_> {
             ech: _,
             tls,
             quic,
+            http,
+            via,
             reason,
             broken,
         } = &rule.value;
@@ -386,22 +406,15 @@ impl Validator<'_> {
                     );
                 }
             }
-        }
-        if let (Some(tls), Some(other @ (ProtocolFile::Udp | ProtocolFile::Icmp))) =
-            (tls, protocol.as_ref().map(|protocol| protocol.value))
-        {
-            let other = match other {
-                ProtocolFile::Udp => "udp",
-                _ => "icmp",
-            };
-            self.error(
-                place(tls.at),
-                format!("a rule for {other} has `tls`"),
-                "remove it: the name is read of TLS over tcp",
+            self.no_way(
+                file,
+                &rule.value,
+                "a rule with `group`",
+                "remove it: each rule of the group says its own way out",
             );
-            return None;
         }
-        if *broken {
+        let via = via.as_ref().map(|via| self.via(file, via));
+        if self.of_tcp_alone(file, &rule.value) || *broken {
             return None;
         }
         let target = match (host, cidr, group) {
@@ -417,6 +430,11 @@ impl Validator<'_> {
             ports: ports.as_ref().map(|ports| ranges(&ports.value)),
             answers,
             quic: quic.is_some(),
+            http: http.as_ref().map(|http| http.value),
+            via: match via {
+                Some(via) => Some(via?),
+                None => None,
+            },
             tls: tls.as_ref().map(|tls| tls.value),
             reason,
         })
@@ -432,6 +450,8 @@ impl Validator<'_> {
             answers: None,
             tls: None,
             quic: false,
+            http: None,
+            via: None,
             reason,
         })
     }
@@ -452,6 +472,8 @@ impl Validator<'_> {
             answers,
             tls,
             quic,
+            http,
+            via,
             reason,
         } = draft
         else {
@@ -521,6 +543,13 @@ impl Validator<'_> {
             Some(TlsFile::Sni) => Tls::Every,
             Some(TlsFile::None) => Tls::None,
         };
+        let http = match http {
+            _ if !names => Http::None,
+            None => Http::Port80,
+            Some(HttpFile::Host) => Http::Every,
+            Some(HttpFile::None) => Http::None,
+        };
+        let goes_out = action == Action::Allow && protocol == RuleProtocol::Tcp;
         places.push(place);
         rules.push(Rule {
             number,
@@ -531,6 +560,9 @@ impl Validator<'_> {
             // A group may be used under deny too, where answers mean nothing.
             answers: answers.filter(|_| action == Action::Allow),
             tls,
+            http,
+            via: via.filter(|_| goes_out).unwrap_or_default(),
+            inspect: None,
             reason,
             group,
             origin: Origin {

@@ -5,7 +5,9 @@ use agent_common::layout::{Bank, Mode};
 use agent_common::verdict::Action;
 use anyhow::Context;
 use exeat::kernel::tables::Image;
-use exeat::policy::{Compiled, Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, Tls};
+use exeat::policy::{
+    Compiled, Http, Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, Tls, Via,
+};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -196,6 +198,9 @@ impl List {
                     ports: vec![(PORT, PORT)],
                     answers: None,
                     tls: Tls::None,
+                    http: Http::None,
+                    via: Via::Direct,
+                    inspect: None,
                     reason: None,
                     group: None,
                     origin: Origin {

@@ -11,9 +11,9 @@ mod sets;
 use super::host::HostName;
 use super::model::{Policy, RuleProtocol};
 use super::name::AgentName;
-use agent_common::Addr;
 use agent_common::layout::MAX_ENTRIES;
 use agent_common::verdict::{Action, Check, Entry, MAX_SET, SetRef, Tables};
+use agent_common::{Addr, Protocol};
 use hosts::Hosts;
 use nets::Nets;
 use sets::{Pool, Ruled, Shapes};
@@ -96,7 +96,7 @@ pub struct Change {
     /// Its set from now on; `None`: remove it from the exact addresses, and the networks
     /// speak for it again.
     pub set: Option<SetRef>,
-    /// The names that a TLS connection to the address may be for, each with its set, for those
+    /// The names that a connection to the address may be for where one counts, each with its set, for those
     /// that came; `None`: it may not any more.
     pub names: Vec<(HostName, Option<SetRef>)>,
     /// The indexes of [`Compiled::entries`] that are new.
@@ -112,7 +112,7 @@ pub struct Compiled {
     nets: Nets,
     hosts: Hosts,
     leases: BTreeMap<Addr, SetRef>,
-    /// The names of each leased address that a TLS connection may be for.
+    /// The names of each leased address that a connection may be for where one counts.
     named: BTreeMap<Addr, BTreeMap<HostName, SetRef>>,
     listeners: SetRef,
     icmp: bool,
@@ -245,7 +245,11 @@ impl Compiled {
         for host in hosts {
             let rules: Vec<u32> = self.hosts.rules_of(host).collect();
             let kept = self.shapes.resolve(&[], &rules);
-            if kept.iter().all(|(entry, _)| entry.check() == Check::None) {
+            let counts = |(entry, _): &Ruled| match entry.check() {
+                Check::Name | Check::OuterName | Check::Gateway => true,
+                Check::None | Check::Relay => false,
+            };
+            if !kept.iter().any(counts) {
                 continue;
             }
             let rule = rules.first().copied().unwrap_or_default();
@@ -280,7 +284,40 @@ impl Compiled {
         changed
     }
 
-    /// The names that TLS connections may be for, by address.
+    /// The rule by which TCP bytes to an address and port may pass unread, if one says so and
+    /// none denies it: what the gateway asks where a connection shows no name.
+    pub fn unread(&self, addr: Addr, port: u16) -> Option<u32> {
+        let mut free = None;
+        for (entry, rule) in self.tcp(addr, port) {
+            match (entry.action(), entry.check()) {
+                (Action::Deny, _) => return None,
+                (Action::Allow, Check::None | Check::Relay) => free = free.or(Some(rule)),
+                (Action::Allow, Check::Name | Check::OuterName | Check::Gateway)
+                | (Action::Listen, _) => {}
+            }
+        }
+        free
+    }
+
+    /// Whether a deny rule covers TCP to an address and port.
+    pub fn denies(&self, addr: Addr, port: u16) -> bool {
+        let mut entries = self.tcp(addr, port);
+        entries.any(|(entry, _)| entry.action() == Action::Deny)
+    }
+
+    /// The entries that speak of TCP to an address and port, with their rules, in order.
+    fn tcp(&self, addr: Addr, port: u16) -> impl Iterator<Item = (Entry, u32)> {
+        let set = Tables::exact(self, &addr).or_else(|| self.prefix(&addr));
+        let set = set.unwrap_or(SetRef::EMPTY);
+        let all = (0..set.len()).filter_map(move |index| self.entry(set.start() + index));
+        all.filter(move |entry| {
+            let (low, high) = entry.ports();
+            entry.protocol() == Protocol::TCP && (low..=high).contains(&port)
+        })
+        .map(move |entry| (entry, set.rule().wrapping_add(entry.rule())))
+    }
+
+    /// The names that connections may be for where one counts, by address.
     pub fn named(&self) -> impl Iterator<Item = (Addr, &HostName, SetRef)> {
         self.named.iter().flat_map(|(addr, names)| {
             let of_addr = names.iter();

@@ -1,8 +1,10 @@
 //! Sets of entries: which entries a destination leads to, and where they lie.
 
-use crate::policy::model::{Policy, RuleProtocol};
+use crate::policy::http::{HTTP, Http};
+use crate::policy::model::{Policy, Rule, RuleProtocol};
 use crate::policy::ports::PortRange;
-use crate::policy::tls::Tls;
+use crate::policy::tls::{HTTPS, Tls};
+use crate::policy::via::Via;
 use agent_common::layout::MAX_ENTRIES;
 use agent_common::verdict::{Action, Check, Entry, MAX_SET, SetRef};
 use std::collections::HashMap;
@@ -20,7 +22,14 @@ pub(super) struct Shapes {
 
 impl Shapes {
     pub(super) fn new(policy: &Policy) -> Self {
-        type Shape<'a> = (Action, RuleProtocol, &'a [PortRange], Tls, Check);
+        type Shape<'a> = (
+            Action,
+            RuleProtocol,
+            &'a [PortRange],
+            (Tls, bool),
+            Http,
+            bool,
+        );
         let mut known: HashMap<Shape<'_>, u32> = HashMap::new();
         let mut shapes = Vec::new();
         let of_rule = policy
@@ -28,18 +37,17 @@ impl Shapes {
             .iter()
             .map(|rule| {
                 let ports = rule.ports.as_slice();
-                let check = match &rule.answers {
-                    Some(answers) if answers.keep_ech => Check::OuterName,
-                    _ => Check::Name,
-                };
+                let outer = rule.answers.as_ref().is_some_and(|said| said.keep_ech);
+                let tls = (rule.tls, outer);
+                let steered = rule.via != Via::Direct;
                 *known
-                    .entry((rule.action, rule.protocol, ports, rule.tls, check))
+                    .entry((rule.action, rule.protocol, ports, tls, rule.http, steered))
                     .or_insert_with(|| {
-                        let ranges = rule.tls.split(ports);
+                        let ranges = pieces(rule);
                         let entries = rule.protocol.protocols(ports).iter().flat_map(|protocol| {
-                            ranges.iter().map(|((low, high), named)| {
+                            ranges.iter().map(|((low, high), check)| {
                                 let entry = Entry::new(rule.action, *protocol, *low, *high, 0);
-                                entry.checked(if *named { check } else { Check::None })
+                                entry.checked(*check)
                             })
                         });
                         shapes.push(entries.collect());
@@ -54,11 +62,19 @@ impl Shapes {
         &self.shapes[self.of_rule[rule as usize] as usize]
     }
 
-    /// The order in which a set holds entries: deny before allow before listen, what needs no
-    /// name before what does, then the lower rule. So the deciding rule is the first that
-    /// matches, and of two that allow it is the one that asks for less.
-    fn order((entry, rule): &Ruled) -> (Action, bool, u32) {
-        (entry.action(), entry.check() != Check::None, *rule)
+    /// The order in which a set holds entries: deny before allow before listen; what leaves by
+    /// the gateway before what does not, because a connection that was not steered cannot be
+    /// later, and the gateway lets pass what any rule allows; then what needs no name before
+    /// what does; then the lower rule. So the deciding rule is the first that matches, and of
+    /// two that allow from the agent's own socket it is the one that asks for less.
+    fn order((entry, rule): &Ruled) -> (Action, u8, u32) {
+        let check = match entry.check() {
+            Check::Gateway => 0,
+            Check::Relay => 1,
+            Check::None => 2,
+            Check::Name | Check::OuterName => 3,
+        };
+        (entry.action(), check, *rule)
     }
 
     /// What `base` (already resolved) and more rules come to: in order, without entries
@@ -82,10 +98,31 @@ impl Shapes {
     }
 }
 
+/// The ports of a rule in order, in ranges of one check each.
+fn pieces(rule: &Rule) -> Vec<(PortRange, Check)> {
+    // Where a rule may say something else than for the port before.
+    const CUTS: [u16; 4] = [HTTP, HTTP + 1, HTTPS, HTTPS + 1];
+    let mut pieces = Vec::with_capacity(rule.ports.len());
+    for (low, high) in &rule.ports {
+        let mut from = *low;
+        for cut in CUTS.into_iter().filter(|cut| low < cut && cut <= high) {
+            if rule.check(cut) != rule.check(cut - 1) {
+                pieces.push(((from, cut - 1), rule.check(from)));
+                from = cut;
+            }
+        }
+        pieces.push(((from, *high), rule.check(from)));
+    }
+    pieces
+}
+
 fn covers(outer: &Entry, inner: &Entry) -> bool {
     let (outer_ports, inner_ports) = (outer.ports(), inner.ports());
     outer.action() == inner.action()
-        && (outer.check() == Check::None || outer.check() == inner.check())
+        && match (outer.check(), inner.check()) {
+            (Check::None, Check::Name | Check::OuterName) => true,
+            (outer, inner) => outer == inner,
+        }
         && outer.protocol() == inner.protocol()
         && outer_ports.0 <= inner_ports.0
         && inner_ports.1 <= outer_ports.1

@@ -1,6 +1,6 @@
 //! Words that are not known here: what to write instead.
 
-use super::{ANSWER_KEYS, LISTEN_KEYS, near, shown};
+use super::{ANSWER_KEYS, LISTEN_KEYS, PROXY_KEYS, WAY_KEYS, near, shown};
 
 /// Words that people bring from other tools, and what they are called here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -30,6 +30,10 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("entropy", "entropy_bits"),
     ("repeats", "repeat_bits"),
     ("validate", "dnssec"),
+    ("route", "via"),
+    ("url", "proxy"),
+    ("cert", "certificate"),
+    ("cacert", "ca"),
 ];
 
 /// What to write for a key instead of a word that is none of its words.
@@ -97,6 +101,10 @@ pub(super) fn unknown_key(key: &str, what: &str, known: &[&str]) -> (String, Str
         "a listen rule is for TCP and names peers by address: `cidr:` and `ports:`".to_owned()
     } else if known == LISTEN_KEYS && ANSWER_KEYS.contains(&key) {
         format!("`{key}` is for allow rules with `host`")
+    } else if known == LISTEN_KEYS && WAY_KEYS.contains(&key) {
+        format!("`{key}` is for allow rules: it is a way out")
+    } else if known == PROXY_KEYS && matches!(&*lower, "user" | "username" | "password") {
+        "write `credentials:` with the path of a file that holds `user:password`".to_owned()
     } else if let Some(word) = translated.or_else(|| near(&lower, known.iter().copied())) {
         format!("did you mean `{word}`?")
     } else {

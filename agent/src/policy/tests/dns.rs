@@ -278,6 +278,7 @@ fn answers_are_for_allow_rules_with_a_host() {
         ("ech", "keep"),
         ("tls", "sni"),
         ("quic", "unchecked"),
+        ("http", "host"),
     ] {
         let column = |before: &str| 8 + before.len() as u32 + key.len() as u32 + 2;
         let with = |list: &str, before: &str| {

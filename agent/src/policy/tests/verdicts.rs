@@ -2,8 +2,8 @@
 
 use super::tables::allowed;
 use crate::policy::{
-    ALL_PORTS, AgentName, Compiled, DnsPolicy, HostName, HostPattern, Origin, Policy, Rule,
-    RuleProtocol, Selector, Tls,
+    ALL_PORTS, AgentName, Compiled, DnsPolicy, HostName, HostPattern, Http, Origin, Policy, Rule,
+    RuleProtocol, Selector, Tls, Via,
 };
 use agent_common::layout::Mode;
 use agent_common::verdict::{
@@ -125,7 +125,7 @@ fn ports(random: &mut Random) -> Vec<(u16, u16)> {
     crate::policy::ports::merge(ranges)
 }
 
-fn policy(random: &mut Random) -> Policy {
+pub(super) fn policy(random: &mut Random) -> Policy {
     let rules = (0..random.below(9))
         .map(|number| {
             let action = [Action::Allow, Action::Allow, Action::Deny, Action::Listen]
@@ -158,6 +158,17 @@ fn policy(random: &mut Random) -> Policy {
                 1 => Tls::Every,
                 _ => Tls::Https,
             };
+            let http = match random.below(4) {
+                _ if !names => Http::None,
+                0 => Http::Port80,
+                1 => Http::Every,
+                _ => Http::None,
+            };
+            let goes_out = action == Action::Allow && protocol == RuleProtocol::Tcp;
+            let via = match random.below(5) {
+                0 if goes_out => Via::Gateway,
+                _ => Via::Direct,
+            };
             Rule {
                 number,
                 action,
@@ -166,6 +177,9 @@ fn policy(random: &mut Random) -> Policy {
                 ports,
                 answers: None,
                 tls,
+                http,
+                via,
+                inspect: None,
                 reason: None,
                 group: None,
                 origin: Origin {
@@ -180,6 +194,7 @@ fn policy(random: &mut Random) -> Policy {
         mode: Mode::Enforce,
         rules,
         services: Default::default(),
+        gateway: Default::default(),
         dns: DnsPolicy::default(),
     }
 }
@@ -265,14 +280,36 @@ impl Words<'_> {
         }
     }
 
-    /// The first rule that asks for no name, or else the first.
+    /// The first rule whose way out is the gateway, by a name rather than without; then the
+    /// first that asks for no name, or else the first.
     fn allowed(&self, port: u16, hit: impl Fn(&Rule) -> bool) -> Option<Verdict> {
-        let free = |rule: &Rule| hit(rule) && !rule.tls.covers(port);
-        let (rule, check) = match self.first(Action::Allow, free) {
-            Some(rule) => (rule, Check::None),
-            None => (self.first(Action::Allow, &hit)?, Check::Name),
+        let named = |rule: &Rule| Self::named(rule, port);
+        let steered = |rule: &Rule| rule.via != Via::Direct || rule.http.covers(port);
+        let first = |wanted: &dyn Fn(&Rule) -> bool, check| {
+            let rule = self.first(Action::Allow, |rule| hit(rule) && wanted(rule))?;
+            Some(Verdict::Allow { rule, check })
         };
-        Some(Verdict::Allow { rule, check })
+        first(&|rule| steered(rule) && named(rule), Check::Gateway)
+            .or_else(|| first(&steered, Check::Relay))
+            .or_else(|| first(&|rule| !named(rule), Check::None))
+            .or_else(|| first(&|_| true, Check::Name))
+    }
+
+    fn named(rule: &Rule, port: u16) -> bool {
+        rule.tls.covers(port) || rule.http.covers(port)
+    }
+
+    /// The first rule by which bytes may pass unread: without the gateway only where there is
+    /// none with it.
+    fn unread(&self, dest: IpAddr, port: u16) -> Option<u32> {
+        let hit =
+            |rule: &Rule| self.names(rule, dest) && Self::speaks_of(rule, Protocol::TCP, port);
+        let free = |rule: &Rule| hit(rule) && !Self::named(rule, port);
+        if self.first(Action::Deny, hit).is_some() {
+            return None;
+        }
+        self.first(Action::Allow, |rule| free(rule) && rule.via != Via::Direct)
+            .or_else(|| self.first(Action::Allow, free))
     }
 
     /// What a connection to a port of any address that the host stands for may do once it
@@ -286,7 +323,7 @@ impl Words<'_> {
     fn counts(&self, host: &HostName, port: u16) -> bool {
         let hit =
             |rule: &Rule| Self::of_host(rule, host) && Self::speaks_of(rule, Protocol::TCP, port);
-        let free = |rule: &Rule| hit(rule) && !rule.tls.covers(port);
+        let free = |rule: &Rule| hit(rule) && !Self::named(rule, port);
         self.first(Action::Allow, free).is_none() && self.judge_name(host, Protocol::TCP, port)
     }
 
@@ -365,6 +402,19 @@ fn compare(
             context()
         );
         allowed += u32::from(verdict.is_allow());
+        let tcp = |words: &Words<'_>| {
+            let hit = |rule: &Rule| {
+                words.names(rule, canonical) && Words::speaks_of(rule, Protocol::TCP, port)
+            };
+            words.first(Action::Deny, hit).is_some()
+        };
+        let addr = Addr::from(dest);
+        assert_eq!(
+            (compiled.unread(addr, port), compiled.denies(addr, port)),
+            (words.unread(canonical, port), tcp(&words)),
+            "unread {}",
+            context()
+        );
         assert_eq!(
             judge_reply(compiled, &query),
             words.judge_reply(canonical, protocol, port),

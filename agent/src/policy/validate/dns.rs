@@ -70,6 +70,7 @@ impl Validator<'_> {
             (rule.ech.as_ref().map(|ech| ech.at), "ech"),
             (rule.tls.as_ref().map(|tls| tls.at), "tls"),
             (rule.quic.as_ref().map(|quic| quic.at), "quic"),
+            (rule.http.as_ref().map(|http| http.at), "http"),
         ] {
             if let Some(at) = at {
                 self.error(Place { file, at }, format!("{what} has `{key}`"), help);

@@ -3,6 +3,8 @@
 //!
 //! Pure: no clock and no `/proc`; what they know is an argument.
 
+mod connection;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +16,8 @@ use agent_common::protocol::ProtocolClass;
 use agent_common::{Addr, Hook, Protocol, Reason};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
+
+pub use connection::{ConnectionRecord, GatewayFlow, ServerCertificate};
 
 /// One flow that was refused (in monitor mode: would have been), or one question that the
 /// gate answered.
@@ -59,6 +63,9 @@ pub struct FlowRecord {
     /// The question at the gate, and what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<DnsQuestion>,
+    /// The connection at the gateway, and what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionRecord>,
     /// The rule that decided; none when the default did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleText>,
@@ -120,6 +127,15 @@ impl Endpoint {
         }
         let ip = IpAddr::from(addr);
         Some(Self { ip, port })
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(end: SocketAddr) -> Self {
+        Self {
+            ip: end.ip().to_canonical(),
+            port: end.port(),
+        }
     }
 }
 
@@ -304,6 +320,7 @@ impl FlowRecord {
             names: known.names,
             server_name: said.name().map(|name| name.escape_ascii().to_string()),
             dns: None,
+            connection: None,
             rule: known.rule,
             generation: event.generation,
             process,
@@ -332,14 +349,12 @@ impl FlowRecord {
             hook: Hook::Dns,
             protocol: protocol.class(),
             protocol_number: protocol.number(),
-            source: flow.source.map(|s| Endpoint {
-                ip: s.ip().to_canonical(),
-                port: s.port(),
-            }),
+            source: flow.source.map(Into::into),
             dest: None,
             names: Vec::new(),
             server_name: None,
             dns: Some(flow.question),
+            connection: None,
             rule: None,
             generation: flow.generation,
             process: None,
@@ -369,6 +384,9 @@ impl FlowRecord {
         let mut line = format!("{time} {agent}  {verdict}  {protocol} ");
         // Writing to a String cannot fail.
         let _ = self.write_ends(&mut line);
+        if let Some(connection) = &self.connection {
+            let _ = connection.write(&mut line);
+        }
         if let Some(reason) = self.reason {
             let _ = write!(line, "  {}", reason.as_str());
         }

@@ -46,10 +46,15 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                     "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
                 );
             }
+            let proxies = ticket.proxies.iter();
+            let variables: Vec<_> = proxies
+                .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
+                .collect();
             match launch::execute(
                 &ticket.cgroup,
                 args.user.as_deref(),
                 &ticket.services,
+                &variables,
                 &args.command,
             ) {
                 Ok(never) => match never {},

@@ -28,6 +28,8 @@ pub const LOCK_NAME: &str = "daemon.lock";
 pub use client::{Client, ClientError};
 pub use dns::{DnsRecord, DnsRemoved, DnsReport};
 pub use peer::{CgroupReader, Peer, Standing};
-pub use protocol::{Code, Lease, Problem, ReloadReport, Request, Response, RunTicket};
+pub use protocol::{
+    Code, Lease, Problem, ProxyAddress, ReloadReport, Request, Response, RunTicket,
+};
 pub use server::{DaemonLock, Handler, Server, ServerCounts, StartError};
 pub use status::Status;

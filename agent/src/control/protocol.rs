@@ -283,6 +283,26 @@ pub struct RunTicket {
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The agent's proxy listeners, with what opens them.
+    #[serde(default)]
+    pub proxies: Vec<ProxyAddress>,
+}
+
+/// A proxy listener of an agent's gateway.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyAddress {
+    /// The environment variable that is to hold the URL.
+    pub variable: String,
+    /// The URL, with the agent's token in it.
+    pub url: String,
+}
+
+impl fmt::Debug for ProxyAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyAddress")
+            .field("variable", &self.variable)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An address that a name stands for.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    io,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -14,9 +15,13 @@ use tracing::warn;
 use super::{
     directory::Published,
     engine::{Engine, EngineError},
+    gateway_desk,
+    gateways::Wanted,
+    state::GatewayState,
 };
 use crate::{
     dns::gate::GatePorts,
+    gateway::Listening,
     kernel::tables::Image,
     leases::{Name, canonical},
     policy::{Compiled, HostName, NameRules, Policy},
@@ -86,6 +91,8 @@ pub(super) struct Candidate {
     pub(super) held: BTreeMap<Addr, BTreeSet<HostName>>,
     /// Addresses that found no room, with their names.
     pub(super) overflow: BTreeMap<Addr, BTreeSet<HostName>>,
+    /// Rules for the gateway that it has already.
+    pub(super) gateway: Option<gateway_desk::Rules>,
     pub(super) image: Image,
 }
 
@@ -130,7 +137,7 @@ impl Engine {
             .last
             .agents
             .get(policy.name.as_str())
-            .copied()
+            .cloned()
             .unwrap_or_default();
         let last = GatePorts {
             v4: remembered.gate4,
@@ -143,6 +150,8 @@ impl Engine {
                 agent: policy.name.to_string(),
                 source,
             })?;
+        let gateway = self.open_gateway(index, &policy, generation, remembered.gateway)?;
+        let proxy = |on: bool, kind| on.then(|| self.gateway_port(index, kind)).unwrap_or(0);
         // As many as its leases can be, so that the kernel's table is not what is full first.
         let config = self.leases.config();
         let most = match names.allows_wildcards() {
@@ -158,6 +167,12 @@ impl Engine {
             mode: policy.mode as u8,
             gate4_port: ports.v4,
             gate6_port: ports.v6,
+            gateway4_port: proxy(policy.uses_gateway(), Listening::Steered4),
+            gateway6_port: proxy(policy.uses_gateway(), Listening::Steered6),
+            proxy_ports: [
+                proxy(policy.gateway.http, Listening::Http),
+                proxy(policy.gateway.socks5, Listening::Socks),
+            ],
             ..Bank::default()
         };
         let image = Image::new(&compiled, bank, room);
@@ -168,8 +183,60 @@ impl Engine {
             compiled,
             held,
             overflow,
+            gateway,
             image,
         })
+    }
+
+    /// Opens the gateway that a policy needs, with the rules of it. Rules for one that is open
+    /// already are put in force with the policy.
+    fn open_gateway(
+        &mut self,
+        index: u32,
+        policy: &Arc<Policy>,
+        generation: u32,
+        last: Option<GatewayState>,
+    ) -> Result<Option<gateway_desk::Rules>, EngineError> {
+        let open = self.gateways.ports(index).is_some();
+        let in_force = self.agent(index).map(|agent| agent.generation);
+        if open && in_force == Some(generation) || !open && !policy.uses_gateway() {
+            return Ok(None);
+        }
+        let name = policy.name.as_str();
+        let rules =
+            gateway_desk::Rules::new(policy, generation).map_err(|source| EngineError::Proxy {
+                agent: name.to_owned(),
+                source,
+            })?;
+        if open {
+            return Ok(Some(rules));
+        }
+        let failed = |source| EngineError::Gateway {
+            agent: name.to_owned(),
+            source,
+        };
+        let steered = self.kernel.steered(index)?;
+        let gate = self
+            .gates
+            .desk(index)
+            .ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let wanted = Wanted {
+            agent: index,
+            name,
+            last,
+            rules,
+            gate,
+        };
+        self.gateways.open(wanted, steered).map_err(failed)?;
+        Ok(None)
+    }
+
+    fn gateway_port(&self, index: u32, kind: Listening) -> u16 {
+        let ports = self.gateways.ports(index);
+        ports
+            .and_then(|ports| ports.get(&kind))
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Makes a candidate that is in force the agent. Leases that found no room in it end.
@@ -181,6 +248,7 @@ impl Engine {
             compiled,
             held,
             overflow,
+            gateway,
             ..
         } = candidate;
         let config = self.leases.config();
@@ -198,6 +266,9 @@ impl Engine {
         let published = self.gates.published(index);
         let hosts = policy.hosts();
         self.gates.set_rules(index, &names, policy.dns);
+        if let Some(rules) = gateway {
+            self.gateways.set_rules(index, rules);
+        }
         self.directory.update(index, |agent| {
             agent.name = policy.name.as_str().to_owned();
             agent.generation = generation;

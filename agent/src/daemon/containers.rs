@@ -1,8 +1,8 @@
-//! Gates in the network namespaces that agents bring along, as containers do.
+//! Gates and gateways in the network namespaces that agents bring along, as containers do.
 //!
-//! A gate's addresses are loopback, and every namespace has a loopback of its own. The hooks
-//! steer there whatever namespace a program is in, so each agent's gate is opened, at the same
-//! address and port, in every namespace that a process of the agent is in. That is looked for
+//! Their addresses are loopback, and every namespace has a loopback of its own. The hooks
+//! steer there whatever namespace a program is in, so each agent's gate and gateway are opened,
+//! at the same address and ports, in every namespace that a process of the agent is in. That is looked for
 //! five times a second: until then, and while its loopback is down, questions from there are
 //! refused at once. The sockets would keep a namespace alive, so they are closed when no
 //! process of the agent is in it any more.
@@ -26,7 +26,8 @@ use super::{Shared, engine::Engine};
 use crate::{
     dns::gate::{GatePorts, GateSockets},
     error::chain,
-    sockets::processes_below,
+    gateway::{GatewayPorts, GatewaySockets},
+    sockets::{Peers, processes_below},
 };
 
 /// How often namespaces are looked for.
@@ -53,8 +54,24 @@ pub(super) struct Visit {
     agent: u32,
     name: String,
     cgroup: PathBuf,
-    ports: GatePorts,
-    open: BTreeSet<Namespace>,
+    gate: GatePorts,
+    gateway: Option<GatewayPorts>,
+    /// Where the gate answers, and where the gateway.
+    open: (BTreeSet<Namespace>, BTreeSet<Namespace>),
+}
+
+impl Visit {
+    fn wants(&self, namespace: Namespace) -> (bool, bool) {
+        let gateway = self.gateway.is_some() && !self.open.1.contains(&namespace);
+        (!self.open.0.contains(&namespace), gateway)
+    }
+}
+
+/// What was opened in a namespace.
+#[derive(Default)]
+struct Opened {
+    gate: Option<GateSockets>,
+    gateway: Option<(GatewaySockets, Peers)>,
 }
 
 /// What was found.
@@ -62,7 +79,7 @@ struct Found {
     agent: u32,
     /// Where its processes are.
     present: BTreeSet<Namespace>,
-    opened: BTreeMap<Namespace, io::Result<GateSockets>>,
+    opened: BTreeMap<Namespace, io::Result<Opened>>,
 }
 
 impl Engine {
@@ -73,13 +90,15 @@ impl Engine {
             .keys()
             .filter_map(|name| {
                 let agent = self.agents.get(name)?.index;
-                let (ports, open) = self.gates.abroad(agent)?;
+                let (gate, open) = self.gates.abroad(agent)?;
+                let (gateway, open_gateway) = self.gateways.abroad(agent).unzip();
                 Some(Visit {
                     agent,
                     name: name.clone(),
                     cgroup: slice.join(name),
-                    ports,
-                    open,
+                    gate,
+                    gateway,
+                    open: (open, open_gateway.unwrap_or_default()),
                 })
             })
             .collect()
@@ -124,15 +143,29 @@ pub(super) async fn watch(shared: Arc<Shared>, cancel: CancellationToken) {
 
 fn settle(engine: &mut Engine, visit: &Visit, found: Found, told: &mut HashSet<(u32, Namespace)>) {
     engine.gates.leave(found.agent, &found.present);
+    engine.gateways.leave(found.agent, &found.present);
     told.retain(|(agent, namespace)| *agent != found.agent || found.present.contains(namespace));
     for (namespace, opened) in found.opened {
         match opened {
-            // Only where the gate is still the one that was asked for.
-            Ok(sockets) => {
-                if engine.gates.serve_abroad(found.agent, namespace, sockets) {
+            // Only where they are still those that were asked for.
+            Ok(Opened { gate, gateway }) => {
+                let (agent, name) = (found.agent, &visit.name);
+                if let Some(sockets) = gate
+                    && engine.gates.serve_abroad(agent, namespace, sockets)
+                {
                     info!(
-                        agent = visit.name,
+                        agent = name,
                         "names resolve in a network namespace of its own"
+                    );
+                }
+                if let Some((sockets, peers)) = gateway
+                    && engine
+                        .gateways
+                        .serve_abroad(agent, namespace, sockets, peers)
+                {
+                    info!(
+                        agent = name,
+                        "its gateway is in a network namespace of its own"
                     );
                 }
             }
@@ -167,11 +200,11 @@ fn look(visit: &Visit, own: Namespace) -> Found {
         if namespace == own || found.present.contains(&namespace) {
             continue;
         }
-        if found.present.len() == MOST && !visit.open.contains(&namespace) {
+        if found.present.len() == MOST && !visit.open.0.contains(&namespace) {
             continue;
         }
         found.present.insert(namespace);
-        if !visit.open.contains(&namespace) {
+        if visit.wants(namespace) != (false, false) {
             let opened = open(&path, namespace, visit);
             found.opened.insert(namespace, opened);
         }
@@ -179,17 +212,26 @@ fn look(visit: &Visit, own: Namespace) -> Found {
     found
 }
 
-/// Sockets of a gate in another namespace, made by a thread of their own, because it enters it.
-fn open(path: &Path, namespace: Namespace, visit: &Visit) -> io::Result<GateSockets> {
+/// Sockets in another namespace, made by a thread of their own, because it enters it.
+fn open(path: &Path, namespace: Namespace, visit: &Visit) -> io::Result<Opened> {
     let file = File::open(path)?;
     // The process may be another one by now, or have moved.
     if Namespace::file(&file)? != namespace {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     }
-    let (agent, ports) = (visit.agent, visit.ports);
+    let (agent, ports) = (visit.agent, visit.gate);
+    let (gate, gateway) = visit.wants(namespace);
+    let gateway = visit.gateway.clone().filter(|_| gateway);
     let bind = move || {
         setns(&file, CloneFlags::CLONE_NEWNET)?;
-        GateSockets::bind_at(agent, ports)
+        let mut opened = Opened::default();
+        if gate {
+            opened.gate = Some(GateSockets::bind_at(agent, ports)?);
+        }
+        if let Some(ports) = gateway {
+            opened.gateway = Some((GatewaySockets::bind_at(agent, &ports)?, Peers::here()?));
+        }
+        Ok(opened)
     };
     let thread = thread::Builder::new().name("container".to_owned());
     let opened = thread.spawn(bind)?.join();

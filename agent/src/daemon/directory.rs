@@ -13,7 +13,7 @@ use agent_common::{Addr, FlowEvent};
 use crate::{
     flow::{Known, RuleText},
     leases::Name,
-    policy::{HostName, Policy},
+    policy::{HostName, Policy, Rule},
     process,
 };
 
@@ -75,6 +75,13 @@ impl Directory {
         }
     }
 
+    /// A rule of the policy that an agent has now.
+    pub(super) fn rule(&self, index: u32, number: u32) -> Option<RuleText> {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let policy = agents.get(&index)?.policy.as_ref()?;
+        policy.rule(number).map(text_of)
+    }
+
     /// Everything that is known of an event; `paths` are those of its process.
     pub(super) fn known(&self, event: &FlowEvent, paths: process::Paths) -> Known {
         let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
@@ -89,11 +96,7 @@ impl Directory {
             .and_then(|agent| agent.policy.as_ref())
             .zip(event.rule())
             .and_then(|(policy, number)| policy.rule(number))
-            .map(|rule| RuleText {
-                number: rule.number,
-                text: rule.without_reason().to_string(),
-                reason: rule.reason.as_deref().map(str::to_owned),
-            });
+            .map(text_of);
         let name = agent.map_or_else(|| UNKNOWN.to_owned(), |agent| agent.name.clone());
         drop(agents);
         Known {
@@ -102,6 +105,14 @@ impl Directory {
             rule,
             paths,
         }
+    }
+}
+
+fn text_of(rule: &Rule) -> RuleText {
+    RuleText {
+        number: rule.number,
+        text: rule.without_reason().to_string(),
+        reason: rule.reason.as_deref().map(str::to_owned),
     }
 }
 

@@ -17,12 +17,14 @@ use super::{
     agents::{self, Agent},
     directory::Directory,
     gates::Gates,
+    gateways::Gateways,
     names::Unsaved,
     state::{AgentState, Keeper, State},
 };
 use crate::{
     control::protocol::ReloadReport,
     error::chain,
+    gateway::ProxyError,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name, Snapshot},
     policy::{self, PolicyErrors, PolicySet},
@@ -47,6 +49,22 @@ pub enum EngineError {
         agent: String,
         /// Why not.
         source: io::Error,
+    },
+    /// A gateway's sockets could not be made.
+    #[error("cannot open the gateway of agent {agent}")]
+    Gateway {
+        /// The agent.
+        agent: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A proxy of the policy cannot be used.
+    #[error("agent {agent}: a proxy of its policy cannot be used")]
+    Proxy {
+        /// The agent.
+        agent: String,
+        /// Why not.
+        source: ProxyError,
     },
 }
 
@@ -80,6 +98,7 @@ pub(super) struct Engine {
     /// When it was last asked which addresses live sockets use.
     pub(super) asked: Duration,
     pub(super) gates: Gates,
+    pub(super) gateways: Gateways,
     pub(super) directory: Arc<Directory>,
     pub(super) keeper: Keeper,
     pub(super) last: State,
@@ -102,6 +121,7 @@ impl Engine {
         leases: LeaseConfig,
         keeper: Keeper,
         gates: Gates,
+        gateways: Gateways,
         directory: Arc<Directory>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
@@ -121,6 +141,7 @@ impl Engine {
             journal: None,
             asked: Duration::ZERO,
             gates,
+            gateways,
             directory,
             keeper,
             generation,
@@ -183,11 +204,13 @@ impl Engine {
             }
             Err(error) => {
                 let count = match error {
-                    EngineError::Policy(_) => &mut self.loads_failed.invalid,
-                    EngineError::Compile(_) => &mut self.loads_failed.too_large,
-                    EngineError::Kernel(_) | EngineError::Gate { .. } => {
-                        &mut self.loads_failed.kernel
+                    EngineError::Policy(_) | EngineError::Proxy { .. } => {
+                        &mut self.loads_failed.invalid
                     }
+                    EngineError::Compile(_) => &mut self.loads_failed.too_large,
+                    EngineError::Kernel(_)
+                    | EngineError::Gate { .. }
+                    | EngineError::Gateway { .. } => &mut self.loads_failed.kernel,
                 };
                 *count += 1;
                 self.close_idle_gates();
@@ -246,7 +269,7 @@ impl Engine {
         for candidate in &candidates {
             prepared.push(self.kernel.prepare(candidate.index, &candidate.image)?);
         }
-        self.kernel.set_gates6(&self.gates.ports6())?;
+        self.kernel.set_gates6(&self.ports6())?;
         for tables in prepared {
             self.kernel.flip(tables)?;
         }
@@ -323,6 +346,23 @@ impl Engine {
                 self.gates.close(*index);
             }
         }
+        for index in self.gateways.agents() {
+            if !used.contains(&index) {
+                self.gateways.close(index);
+            }
+        }
+    }
+
+    /// The agent of an index.
+    pub(super) fn agent(&self, index: u32) -> Option<&Agent> {
+        self.agents.get(self.owners.get(&index)?)
+    }
+
+    /// Agents by the ports of their gate and gateway at `::1`.
+    pub(super) fn ports6(&self) -> BTreeMap<u16, u32> {
+        let mut ports = self.gates.ports6();
+        ports.extend(self.gateways.ports6());
+        ports
     }
 
     /// An agent that the policy no longer has: whatever still runs is refused everything.
@@ -330,6 +370,7 @@ impl Engine {
         if let Some(agent) = self.agents.get(name) {
             self.kernel.uninstall(agent.index)?;
             self.gates.close(agent.index);
+            self.gateways.close(agent.index);
             self.leases.forget(agent.index);
             if self.admitted.contains_key(name) {
                 self.retired.insert(name.to_owned(), agent.index);
@@ -389,6 +430,7 @@ impl Engine {
                     index: agent.index,
                     gate4: ports.v4,
                     gate6: ports.v6,
+                    gateway: self.gateways.remembered(agent.index),
                 };
                 (name.clone(), state)
             })

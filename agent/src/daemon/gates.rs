@@ -65,6 +65,16 @@ impl Means {
         }
     }
 
+    /// The daemon's parts, once it runs; none once it has ended.
+    pub(super) fn shared(&self) -> Option<Arc<Shared>> {
+        self.shared.get().and_then(Weak::upgrade)
+    }
+
+    /// Waits until the daemon runs.
+    pub(super) async fn ready(&self) {
+        self.shared.wait().await;
+    }
+
     /// From now on addresses can be granted, and gates serve.
     pub(super) fn connect(&self, shared: &Arc<Shared>) {
         // Said once, at the start.
@@ -126,44 +136,35 @@ impl Desk {
             Spent::Known => true,
             Spent::Within | Spent::Reported(_) => false,
         };
-        let ask = async |rtype| {
-            let question = Question {
-                name: Arc::clone(name),
-                rtype,
-                dnssec_ok: false,
-                validate: self.validate(),
-            };
-            if let Some(answer) = self.cached(&question, &rule) {
-                return addresses(&answer);
-            }
-            if known && let Spent::Blocked(_) = self.repeat(name, &rule) {
-                let ended = self.ended(&question).ok_or(FailKind::Refused)?;
-                return addresses(&ended);
-            }
-            match self.resolve(question).await {
-                Ok(answer) => addresses(&answer),
-                Err(failed) => Err(failed.kind),
-            }
-        };
-        both(ask).await
+        let (v4, v6) = tokio::join!(
+            self.paid(name, &rule, known, RecordType::A),
+            self.paid(name, &rule, known, RecordType::AAAA),
+        );
+        without_ttl(merge(v4, v6))
+    }
+
+    /// The addresses of one family; `known`: the name was paid for before.
+    async fn paid(&self, name: &Name, rule: &NameRule, known: bool, rtype: RecordType) -> Found {
+        let question = plain(name, rtype, self.validate());
+        if let Some(answer) = self.cached(&question, rule) {
+            return addresses(&answer);
+        }
+        if known && let Spent::Blocked(_) = self.repeat(name, rule) {
+            let ended = self.ended(&question).ok_or(FailKind::Refused)?;
+            return addresses(&ended);
+        }
+        found(self.resolve(question).await)
     }
 
     /// The addresses of a name that is no agent's business.
     pub(super) async fn look_up_freely(&self, name: &Name) -> Result<Vec<IpAddr>, FailKind> {
         let resolver = &self.means.resolver;
-        let ask = async |rtype| {
-            let question = Question {
-                name: Arc::clone(name),
-                rtype,
-                dnssec_ok: false,
-                validate: false,
-            };
-            match resolver.ask(&question).await {
-                Ok(answer) => addresses(&answer),
-                Err(failed) => Err(failed.kind),
-            }
-        };
-        both(ask).await
+        let (v4, v6) = (
+            plain(name, RecordType::A, false),
+            plain(name, RecordType::AAAA, false),
+        );
+        let (v4, v6) = tokio::join!(resolver.ask(&v4), resolver.ask(&v6));
+        without_ttl(merge(found(v4), found(v6)))
     }
 
     /// What `domain` has used up in the last hour: names, bytes and bits.
@@ -172,11 +173,21 @@ impl Desk {
     }
 }
 
-/// The addresses of both families.
-async fn both(ask: impl AsyncFn(RecordType) -> Found) -> Result<Vec<IpAddr>, FailKind> {
-    let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
-    let found = merge(v4, v6)?;
-    Ok(found.into_iter().map(|(addr, _)| addr).collect())
+fn plain(name: &Name, rtype: RecordType, validate: bool) -> Question {
+    Question {
+        name: Arc::clone(name),
+        rtype,
+        dnssec_ok: false,
+        validate,
+    }
+}
+
+fn found(answer: Result<Answer, Failed>) -> Found {
+    addresses(&answer.map_err(|failed| failed.kind)?)
+}
+
+fn without_ttl(found: Found) -> Result<Vec<IpAddr>, FailKind> {
+    Ok(found?.into_iter().map(|(addr, _)| addr).collect())
 }
 
 impl Backend for Desk {
@@ -247,7 +258,7 @@ impl Backend for Desk {
             granted.held.push((addr, left));
         }
         if !granted.rebound.is_empty()
-            && let Some(shared) = self.means.shared.get().and_then(Weak::upgrade)
+            && let Some(shared) = self.means.shared()
         {
             // What goes by the engine is counted by the leases.
             let dropped = granted.rebound.len() as u64;
@@ -262,8 +273,7 @@ impl Backend for Desk {
         addresses: &[(IpAddr, u32)],
         _rule: &NameRule,
     ) -> Result<Granted, NotGranted> {
-        let shared = self.means.shared.get().and_then(Weak::upgrade);
-        let Some(shared) = shared else {
+        let Some(shared) = self.means.shared() else {
             return Err(NotGranted {
                 why: "the daemon is starting or stopping".to_owned(),
             });
@@ -436,10 +446,10 @@ impl Gates {
             self.stats.gate(agent),
             stop.clone(),
         );
-        let shared = Arc::clone(&self.means.shared);
+        let means = self.means.clone();
         self.spawn(async move {
             tokio::select! {
-                _ = shared.wait() => {}
+                () = means.ready() => {}
                 () = stop.cancelled() => return,
             }
             if let Err(error) = serve.await {

@@ -84,8 +84,12 @@ impl Handler for Handle {
         let result = self.shared.reload();
         result.map_err(|error| {
             let code = match &error {
-                EngineError::Policy(_) | EngineError::Compile(_) => Code::Policy,
-                EngineError::Kernel(_) | EngineError::Gate { .. } => Code::Internal,
+                EngineError::Policy(_) | EngineError::Compile(_) | EngineError::Proxy { .. } => {
+                    Code::Policy
+                }
+                EngineError::Kernel(_) | EngineError::Gate { .. } | EngineError::Gateway { .. } => {
+                    Code::Internal
+                }
             };
             Problem::new(
                 code,

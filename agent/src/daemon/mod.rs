@@ -13,6 +13,9 @@ mod directory;
 mod engine;
 mod fd_store;
 mod gates;
+mod gateway_desk;
+mod gateway_records;
+mod gateways;
 mod handle;
 mod lookup;
 mod names;
@@ -42,6 +45,7 @@ use self::{
     engine::Engine,
     fd_store::FdStore,
     gates::{Gates, Means},
+    gateways::Gateways,
     handle::{Handle, Launches},
     state::Keeper,
     watch::EventCounts,
@@ -57,6 +61,7 @@ use crate::{
         stats::DnsStats,
     },
     error::chain,
+    gateway::GatewayConfig,
     kernel::{
         Kernel,
         cgroup::{Slice, cgroup2_root},
@@ -201,6 +206,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let hub = Arc::new(Hub::new(config.events.keep as usize, file));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
+    let store = Arc::new(Mutex::new(store));
     let gates = Gates::new(
         Arc::clone(&directory),
         Arc::clone(&hub),
@@ -208,9 +214,19 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&dns),
         means.clone(),
         cancel.clone(),
-        Arc::new(Mutex::new(store)),
+        Arc::clone(&store),
     );
     let gate_tasks = gates.tasks();
+    let gateways = Gateways::new(
+        Arc::clone(&directory),
+        Arc::clone(&hub),
+        throttle,
+        GatewayConfig::default(),
+        means.clone(),
+        cancel.clone(),
+        Arc::clone(&gate_tasks),
+        store,
+    );
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
@@ -218,6 +234,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         leases.clone(),
         keeper.clone(),
         gates,
+        gateways,
         Arc::clone(&directory),
         names,
     )?;

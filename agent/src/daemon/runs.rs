@@ -87,6 +87,7 @@ impl Engine {
             // It changes nothing for the program.
             Mode::Monitor => Services::All,
         };
+        let proxies = self.gateways.proxies(index, &agent.policy.gateway);
         let fallen = fallen(self);
         if !fallen.is_empty() {
             return Err(Problem::new(
@@ -124,6 +125,7 @@ impl Engine {
             generation,
             services,
             warnings: Vec::new(),
+            proxies,
         })
     }
 

@@ -15,11 +15,12 @@ use crate::{
         resolver::MAX_CACHE_BYTES,
         stats::{GateStats, Transport, UpstreamStats},
     },
+    gateway::{GatewayStats, Outcome},
     leases::FailKind,
     metrics::{
-        AgentSample, CacheSample, DnsSample, DnsVerdict, GateDrop, GateSample, Launch, LoadFailure,
-        LossStage, MapSample, ProcessSample, Rcode, RuleKind, Snapshot, UpstreamFailure,
-        UpstreamSample,
+        AgentSample, CacheSample, DnsSample, DnsVerdict, GateDrop, GateSample, GatewaySample,
+        Launch, LoadFailure, LossStage, MapSample, ProcessSample, Rcode, RuleKind, Snapshot,
+        UpstreamFailure, UpstreamSample,
     },
 };
 
@@ -78,6 +79,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
 
 fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
     let gates: BTreeMap<u32, _> = shared.dns.gates().into_iter().collect();
+    let gateways: BTreeMap<u32, _> = engine.gateways.stats().collect();
     let mut samples: Vec<AgentSample> = engine
         .agents
         .iter()
@@ -91,6 +93,9 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
             if let Some(counts) = gates.get(&agent.index) {
                 sample.gate = gate_sample(counts);
             }
+            if let Some(counts) = gateways.get(&agent.index) {
+                sample.gateway = gateway_sample(counts);
+            }
             sample
         })
         .collect();
@@ -100,6 +105,21 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
         ..AgentSample::default()
     });
     samples
+}
+
+fn gateway_sample(counts: &GatewayStats) -> GatewaySample {
+    let mut sample = GatewaySample {
+        open: counts.open.load(Relaxed),
+        sent: counts.sent.load(Relaxed),
+        received: counts.received.load(Relaxed),
+        requests: counts.requests.load(Relaxed),
+        records_lost: counts.records_lost.load(Relaxed),
+        ..GatewaySample::default()
+    };
+    for (count, outcome) in sample.outcomes.iter_mut().zip(Outcome::ALL) {
+        *count = counts.outcomes(*outcome);
+    }
+    sample
 }
 
 fn gate_sample(counts: &GateStats) -> GateSample {

@@ -7,9 +7,10 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -29,7 +30,7 @@ const OLD_JOURNAL: &str = "leases.log.old";
 const LAST_GOOD: &str = "last-good-policy.json";
 
 /// One agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AgentState {
     /// Index in the maps.
     pub(super) index: u32,
@@ -37,6 +38,26 @@ pub(super) struct AgentState {
     pub(super) gate4: u16,
     /// Port of its gate at `::1`.
     pub(super) gate6: u16,
+    /// Its gateway, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) gateway: Option<GatewayState>,
+}
+
+/// An agent's gateway.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GatewayState {
+    /// Ports, by the words for what listens there.
+    pub(super) ports: BTreeMap<String, u16>,
+    /// What opens its proxy listeners: programs that run have it in their environment.
+    pub(super) token: String,
+}
+
+impl fmt::Debug for GatewayState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayState")
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is kept.
@@ -151,7 +172,18 @@ impl Keeper {
     /// tmpfs, and a power cut ends the boot that it is about.
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let beside = self.folder.join(format!(".{name}.new"));
-        File::create(&beside)?.write_all(bytes)?;
+        // A file that is there keeps its mode.
+        match fs::remove_file(&beside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // It may hold tokens.
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(bytes)?;
         fs::rename(&beside, self.folder.join(name))
     }
 }
@@ -159,6 +191,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn comes_back_and_rubbish_is_nothing() {
@@ -173,12 +206,19 @@ mod tests {
                     index: 3,
                     gate4: 1000,
                     gate6: 2000,
+                    gateway: Some(GatewayState {
+                        ports: [("http".to_owned(), 3000)].into(),
+                        token: "secret".to_owned(),
+                    }),
                 },
             )]
             .into(),
         };
         keeper.save(&state).expect("save");
         assert_eq!(keeper.load(), state);
+        assert!(!format!("{state:?}").contains("secret"));
+        let kept = fs::metadata(folder.path().join(FILE)).expect("kept");
+        assert_eq!(kept.permissions().mode() & 0o777, 0o600, "it holds tokens");
         fs::write(folder.path().join(FILE), b"{").expect("write");
         assert_eq!(keeper.load(), State::default());
     }

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::{FlowEvent, Reason, event::COMM_BYTES};
+use agent_common::{FlowEvent, Hook, Reason, event::COMM_BYTES};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -154,7 +154,8 @@ pub(super) async fn events(
 /// program would wait for a time-out.
 fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
     let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
-    let refused = event.reason().is_of_tls() && !event.monitored();
+    let of_data = event.reason().is_of_tls() || event.reason() == Reason::Unsteered;
+    let refused = of_data && event.hook() == Hook::Egress && !event.monitored();
     refused.then(|| Connection {
         ends: (
             end(event.source, event.source_port),
@@ -165,17 +166,17 @@ fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
     })
 }
 
-/// The throttles of one gate, at the rate that the kernel keeps for an agent and a reason:
+/// The throttles of one gate or gateway, at the rate that the kernel keeps for an agent and a reason:
 /// one for each reason, so that names that are refused cannot
 /// hide a budget that is crossed, and one for what is allowed, at a quarter of the rate.
-struct Buckets {
+pub(super) struct Buckets {
     refusals: HashMap<Reason, Bucket>,
     answers: Bucket,
     throttle: Throttle,
 }
 
 impl Buckets {
-    fn new(throttle: Throttle) -> Self {
+    pub(super) fn new(throttle: Throttle) -> Self {
         let slow = Throttle {
             per_second: (throttle.per_second / 4).max(1),
             burst: (throttle.burst / 4).max(1),
@@ -187,7 +188,7 @@ impl Buckets {
         }
     }
 
-    fn of(&mut self, reason: Option<Reason>) -> &mut Bucket {
+    pub(super) fn of(&mut self, reason: Option<Reason>) -> &mut Bucket {
         match reason {
             Some(reason) => self
                 .refusals

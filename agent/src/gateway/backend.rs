@@ -80,6 +80,8 @@ pub enum Route {
 /// A connection that the policy allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grant {
+    /// The number of the rule.
+    pub number: u32,
     /// The rule, in words for people and records.
     pub rule: Arc<str>,
     /// The way out.

@@ -222,7 +222,9 @@ pub struct GatewayRecord {
     pub alpn_chosen: Option<String>,
     /// The server's certificate.
     pub certificate: Option<Certificate>,
-    /// The rule that allowed it.
+    /// The number of the rule that allowed it.
+    pub rule_number: Option<u32>,
+    /// That rule.
     pub rule: Option<Arc<str>>,
     /// Why the policy refused it.
     pub denied: Option<Reason>,

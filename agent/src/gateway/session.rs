@@ -140,6 +140,7 @@ impl<B: Backend> Session<B> {
                     record.kind = Some(ask.kind);
                     record.name = ask.name.clone();
                     record.port = ask.port;
+                    record.rule_number = Some(grant.number);
                     record.rule = Some(Arc::clone(&grant.rule));
                 });
                 *lock(&self.standing) = Some(Standing {
@@ -276,6 +277,7 @@ fn blank(agent: u32, door: Door, peer: SocketAddr) -> GatewayRecord {
         alpn: Vec::new(),
         alpn_chosen: None,
         certificate: None,
+        rule_number: None,
         rule: None,
         denied: None,
         connected: None,

@@ -46,6 +46,7 @@ pub(super) struct Fake {
 
 pub(super) fn grant(route: Route) -> Grant {
     Grant {
+        number: 1,
         rule: "rule 1".into(),
         route,
         ech: false,

@@ -140,6 +140,7 @@ pub fn execute(
     cgroup: &Path,
     user: Option<&str>,
     services: &Services,
+    variables: &[(&str, &str)],
     command: &[OsString],
 ) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
@@ -150,6 +151,10 @@ pub fn execute(
         .map_err(step("close inherited descriptors"))?;
     if let Some(user) = &user {
         become_user(user)?;
+    }
+    for (variable, value) in variables {
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var(variable, value) };
     }
     services::hide(services)?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;

@@ -6,6 +6,7 @@
 //! addresses or pids.
 
 mod dns;
+mod gateway;
 mod reference;
 mod server;
 mod snapshot;
@@ -18,6 +19,7 @@ use prometheus::{
 };
 
 pub use dns::{CacheSample, DnsSample, GateDrop, GateSample, HistogramSample, UpstreamSample};
+pub use gateway::GatewaySample;
 pub use reference::reference;
 pub use server::{Page, PageError};
 pub use snapshot::{
@@ -38,6 +40,7 @@ fn registry(s: &Snapshot) -> Result<Registry> {
     daemon(&r, s)?;
     agents(&r, s)?;
     dns::register(&r, s)?;
+    gateway::register(&r, s)?;
     policy(&r, s)?;
     kernel(&r, s)?;
     events(&r, s)?;

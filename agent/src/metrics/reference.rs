@@ -9,6 +9,7 @@ use super::dns::{DnsSample, GateDrop, HistogramSample, UpstreamSample};
 use super::snapshot::{AgentSample, MapSample, ProcessSample, Snapshot};
 use crate::control::status::{Wall, WallState};
 use crate::dns::{gate::Verdict, stats::Transport};
+use crate::gateway::Outcome;
 
 /// The text of `docs/metrics.md`.
 pub fn reference() -> Result<String> {
@@ -74,6 +75,10 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
             DnsVerdict::ALL.map(|v| v.as_str()).into(),
         ),
         ("`rcode`", Rcode::ALL.map(|v| v.as_str()).into()),
+        (
+            "`outcome` of `exeat_gateway_connections_total`",
+            Outcome::ALL.iter().map(|o| o.as_str()).collect(),
+        ),
         (
             "`outcome` of `exeat_dns_outcomes_total`",
             Verdict::ALL.map(|v| v.as_str()).into(),

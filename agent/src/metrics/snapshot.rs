@@ -3,6 +3,7 @@
 use agent_common::layout::Stats;
 
 use super::dns::{DnsSample, GateSample};
+use super::gateway::GatewaySample;
 use crate::control::status::Wall;
 use crate::sink::HubCounts;
 
@@ -179,6 +180,8 @@ pub struct AgentSample {
     pub stats: Stats,
     /// What its gate counted.
     pub gate: GateSample,
+    /// What its gateway counted.
+    pub gateway: GatewaySample,
     /// Leases in force.
     pub leases: u64,
 }

@@ -42,6 +42,20 @@ pub struct RouteRule {
     pub inspect: Option<Arc<Inspect>>,
 }
 
+impl From<&Rule> for RouteRule {
+    fn from(rule: &Rule) -> Self {
+        let answers = rule.answers.as_deref();
+        Self {
+            rule: rule.number,
+            text: rule.without_reason().to_string().into(),
+            via: rule.via.clone(),
+            ech: answers.is_some_and(|answers| answers.keep_ech),
+            private: answers.is_some_and(|answers| answers.private),
+            inspect: rule.inspect.clone(),
+        }
+    }
+}
+
 /// The names of a policy as the gateway judges them. A look-up costs one step for the name and
 /// one for each label above it. A clone shares everything.
 #[derive(Clone, Debug, Default)]
@@ -70,21 +84,13 @@ struct Route {
 impl Route {
     fn new(rule: &Rule) -> Self {
         let protocols = rule.protocol.protocols(&rule.ports);
-        let answers = rule.answers.as_deref();
         Self {
             action: rule.action,
             tcp: protocols.contains(&Protocol::TCP),
             ports: rule.ports.as_slice().into(),
             tls: rule.tls,
             http: rule.http,
-            rule: RouteRule {
-                rule: rule.number,
-                text: rule.without_reason().to_string().into(),
-                via: rule.via.clone(),
-                ech: answers.is_some_and(|answers| answers.keep_ech),
-                private: answers.is_some_and(|answers| answers.private),
-                inspect: rule.inspect.clone(),
-            },
+            rule: rule.into(),
         }
     }
 

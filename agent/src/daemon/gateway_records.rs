@@ -1,0 +1,123 @@
+//! From what gateways record to records of flows.
+
+use std::sync::Arc;
+
+use agent_common::Reason;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{directory::Directory, watch::Buckets};
+use crate::{
+    dns::clock,
+    flow::{ConnectionRecord, FlowRecord, FlowVerdict, GatewayFlow, ServerCertificate},
+    gateway::{GatewayRecord, Kind, Outcome},
+    kernel::object::Throttle,
+    sink::Hub,
+};
+
+/// Why what ended so was refused; `None` where it was not.
+fn reason(record: &GatewayRecord) -> Option<Reason> {
+    let of_http = record.kind == Some(Kind::Http);
+    let reason = match record.outcome {
+        Outcome::NameNotAllowed => record.denied.unwrap_or(Reason::TlsName),
+        Outcome::HostNotAllowed => match record.denied {
+            Some(Reason::TlsName) | None => Reason::HttpHost,
+            Some(reason) => reason,
+        },
+        Outcome::TunnelNotAllowed | Outcome::PolicyChanged => {
+            record.denied.unwrap_or(Reason::NoRule)
+        }
+        Outcome::NoOrigin => Reason::Unsteered,
+        Outcome::NoSni => Reason::TlsNoName,
+        Outcome::IpLiteral | Outcome::BadName if of_http => Reason::HttpHost,
+        Outcome::IpLiteral => Reason::TlsAddress,
+        Outcome::BadName => Reason::TlsBadName,
+        Outcome::NotTls => Reason::NotTls,
+        Outcome::Malformed | Outcome::Oversize => Reason::TlsMalformed,
+        Outcome::SecondHello => Reason::TlsTrailing,
+        Outcome::Ech => Reason::TlsEncrypted,
+        Outcome::NameMismatch => Reason::TlsName,
+        Outcome::NoHost | Outcome::HostMismatch => Reason::HttpHost,
+        Outcome::BadRequest | Outcome::Connect | Outcome::Http2 => Reason::HttpMalformed,
+        Outcome::Unauthenticated | Outcome::BadSocks => Reason::ProxyAuth,
+        Outcome::Rebind => Reason::Rebind,
+        outcome if outcome.is_refusal() => Reason::NoRule,
+        _ => return None,
+    };
+    Some(reason)
+}
+
+fn connection(record: &GatewayRecord) -> ConnectionRecord {
+    ConnectionRecord {
+        door: record.door.as_str().to_owned(),
+        kind: record.kind.map(|kind| kind.as_str().to_owned()),
+        port: record.port,
+        outcome: record.outcome.as_str().to_owned(),
+        alpn: record.alpn.clone(),
+        alpn_chosen: record.alpn_chosen.clone(),
+        certificate: record
+            .certificate
+            .as_ref()
+            .map(|certificate| ServerCertificate {
+                sha256: data_encoding::HEXLOWER.encode(&certificate.sha256),
+                issuer: certificate.issuer.clone(),
+            }),
+        connected: record.connected.map(Into::into),
+        proxy: record.proxy.as_deref().map(str::to_owned),
+        proxy_status: record.proxy_status,
+        sent_bytes: record.sent,
+        received_bytes: record.received,
+        requests: record.requests,
+        took_ms: u64::try_from(record.elapsed.as_millis()).unwrap_or(u64::MAX),
+        detail: record.detail.clone(),
+    }
+}
+
+/// Tells of the connections at one gateway until cancelled, refusals first.
+pub(super) async fn tell(
+    mut refusals: mpsc::Receiver<GatewayRecord>,
+    mut flows: mpsc::Receiver<GatewayRecord>,
+    throttle: Throttle,
+    directory: Arc<Directory>,
+    hub: Arc<Hub>,
+    cancel: CancellationToken,
+) {
+    let mut buckets = Buckets::new(throttle);
+    loop {
+        let record = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            record = refusals.recv() => record,
+            record = flows.recv() => record,
+        };
+        let Some(record) = record else { return };
+        let reason = reason(&record);
+        let Some(suppressed) = buckets.of(reason).pass(clock::now()) else {
+            continue;
+        };
+        let (agent, generation) = directory.agent(record.agent);
+        let rule = record
+            .rule_number
+            .and_then(|number| directory.rule(record.agent, number));
+        hub.publish(FlowRecord::from_gateway(GatewayFlow {
+            time: jiff::Timestamp::now(),
+            agent,
+            source: record.peer,
+            dest: record.destination.map(Into::into),
+            name: record.name.as_ref().map(ToString::to_string),
+            server_name: match &record.sni {
+                Some(name) => Some(name.to_string()),
+                None => record.shown.clone(),
+            },
+            rule,
+            generation,
+            verdict: match reason {
+                Some(_) => FlowVerdict::Deny,
+                None => FlowVerdict::Allow,
+            },
+            reason,
+            connection: connection(&record),
+            suppressed,
+        }));
+    }
+}

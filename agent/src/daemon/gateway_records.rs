@@ -42,9 +42,27 @@ fn reason(record: &GatewayRecord) -> Option<Reason> {
         Outcome::Unauthenticated | Outcome::BadSocks => Reason::ProxyAuth,
         Outcome::Rebind => Reason::Rebind,
         outcome if outcome.is_refusal() => Reason::NoRule,
+        // Late is refused too.
+        Outcome::FirstByteTimeout | Outcome::HandshakeTimeout if record.rule_number.is_none() => {
+            match record.kind {
+                Some(Kind::Http) => Reason::HttpMalformed,
+                Some(Kind::Tls) => Reason::TlsMalformed,
+                Some(Kind::Tunnel) | None => Reason::NotTls,
+            }
+        }
+        Outcome::Busy | Outcome::Broken => Reason::State,
         _ => return None,
     };
     Some(reason)
+}
+
+/// Whether there is nothing to tell: it was neither let out nor refused. It is counted.
+fn said_nothing(record: &GatewayRecord) -> bool {
+    let left = matches!(
+        record.outcome,
+        Outcome::Left | Outcome::Reset | Outcome::Stopped
+    );
+    left && record.rule_number.is_none()
 }
 
 fn connection(record: &GatewayRecord) -> ConnectionRecord {
@@ -91,6 +109,9 @@ pub(super) async fn tell(
             record = flows.recv() => record,
         };
         let Some(record) = record else { return };
+        if said_nothing(&record) {
+            continue;
+        }
         let reason = reason(&record);
         let Some(suppressed) = buckets.of(reason).pass(clock::now()) else {
             continue;

@@ -17,6 +17,9 @@ use super::serve::Gateway;
 use super::{Ask, Backend, Door, GatewayRecord, Grant, Judged, Kind, Outcome, Route};
 use crate::leases::Name;
 
+/// The most that is read to see what a connection is. A ClientHello fits.
+const FIRST_BYTES: usize = 2048;
+
 /// Why a connection does not go on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Ended {
@@ -248,16 +251,21 @@ impl<B: Backend> Session<B> {
         Some(done)
     }
 
-    /// Reads what is there of a connection that says nothing for a while.
+    /// The first byte of a connection that says nothing for a while. All that came with it is
+    /// put back together: hyper reads a head that begins with a single byte only when it is
+    /// whole, and what is none would wait for its time-out.
     pub(super) async fn first_byte(&self, socket: &mut Socket) -> Result<u8, Ended> {
-        let mut byte = [0];
-        match timeout(self.gateway.config.first_byte, socket.read(&mut byte)).await {
+        let mut bytes = Vec::with_capacity(FIRST_BYTES);
+        match timeout(self.gateway.config.first_byte, socket.read_buf(&mut bytes)).await {
             Err(_) => Err(Ended::new(Outcome::FirstByteTimeout)),
             Ok(Err(error)) => Err(Ended::new(Outcome::Reset).because(error)),
-            Ok(Ok(0)) => Err(Ended::new(Outcome::Left)),
             Ok(Ok(_)) => {
-                socket.put_back(byte.to_vec());
-                Ok(byte[0])
+                let first = bytes
+                    .first()
+                    .copied()
+                    .ok_or_else(|| Ended::new(Outcome::Left))?;
+                socket.put_back(bytes);
+                Ok(first)
             }
         }
     }

@@ -37,7 +37,7 @@ def http(address, host, port=80):
     try:
         with tcp(address, port) as s:
             s.settimeout(20)
-            s.sendall(request(host))
+            s.sendall(request(host, more="Connection: close\r\n"))
             return body_of(text_of(s))
     except OSError as error:
         return f"{type(error).__name__}: {error}"

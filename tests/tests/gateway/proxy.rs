@@ -79,7 +79,7 @@ fn pass(
 
 #[test]
 fn names_leave_through_it_with_the_credentials_of_a_file() {
-    let mut scene = Scene::new(&[]);
+    let mut scene = Scene::new(&["host: unused.example, ports: [443]"]);
     let enterprise = Enterprise::new(&scene.stage, "203.0.113.30:443");
     let file = scene.stage.world.folder().join("proxy-password");
     std::fs::write(&file, "anna:secret\n").expect("write");

@@ -7,6 +7,7 @@ use super::file::{
     ServicesFile, TlsFile,
 };
 use super::http::Http;
+use super::inspect::Inspect;
 use super::lint;
 use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 mod dns;
 mod gateway;
+mod inspect;
 use dns::dns_policy;
 use gateway::gateway_policy;
 
@@ -54,6 +56,7 @@ struct Draft {
     quic: bool,
     http: Option<HttpFile>,
     via: Option<Via>,
+    inspect: Option<Arc<Inspect>>,
     reason: Option<Arc<str>>,
 }
 
@@ -347,6 +350,7 @@ impl Validator<'_> {
             quic,
             http,
             via,
+            inspect,
             reason,
             broken,
         } = &rule.value;
@@ -414,9 +418,21 @@ impl Validator<'_> {
             );
         }
         let via = via.as_ref().map(|via| self.via(file, via));
-        if self.of_tcp_alone(file, &rule.value) || *broken {
+        let not_tcp = self.of_tcp_alone(file, &rule.value);
+        let inspect = match inspect {
+            Some(inspect) if host.is_some() && !not_tcp => {
+                Some(self.inspect(file, &rule.value, inspect))
+            }
+            _ => None,
+        };
+        if not_tcp || *broken {
             return None;
         }
+        // Of what is not sound there is an error.
+        let (via, inspect) = match (via, inspect) {
+            (Some(None), _) | (_, Some(None)) => return None,
+            (via, inspect) => (via.flatten(), inspect.flatten()),
+        };
         let target = match (host, cidr, group) {
             (Some(host), None, None) => Target::Selector(host?),
             (None, Some(cidr), None) => Target::Selector(cidr?),
@@ -431,10 +447,8 @@ impl Validator<'_> {
             answers,
             quic: quic.is_some(),
             http: http.as_ref().map(|http| http.value),
-            via: match via {
-                Some(via) => Some(via?),
-                None => None,
-            },
+            via,
+            inspect,
             tls: tls.as_ref().map(|tls| tls.value),
             reason,
         })
@@ -452,6 +466,7 @@ impl Validator<'_> {
             quic: false,
             http: None,
             via: None,
+            inspect: None,
             reason,
         })
     }
@@ -474,6 +489,7 @@ impl Validator<'_> {
             quic,
             http,
             via,
+            inspect,
             reason,
         } = draft
         else {
@@ -544,12 +560,19 @@ impl Validator<'_> {
             Some(TlsFile::None) => Tls::None,
         };
         let http = match http {
-            _ if !names => Http::None,
+            _ if !names || inspect.is_some() => Http::None,
             None => Http::Port80,
             Some(HttpFile::Host) => Http::Every,
             Some(HttpFile::None) => Http::None,
         };
+        // A group may be used under deny too, where this means nothing.
         let goes_out = action == Action::Allow && protocol == RuleProtocol::Tcp;
+        let inspect = inspect.filter(|_| names);
+        let via = match via {
+            _ if !goes_out => Via::Direct,
+            None if inspect.is_some() => Via::Gateway,
+            via => via.unwrap_or_default(),
+        };
         places.push(place);
         rules.push(Rule {
             number,
@@ -561,8 +584,8 @@ impl Validator<'_> {
             answers: answers.filter(|_| action == Action::Allow),
             tls,
             http,
-            via: via.filter(|_| goes_out).unwrap_or_default(),
-            inspect: None,
+            via,
+            inspect,
             reason,
             group,
             origin: Origin {

@@ -113,7 +113,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech|tls|quic|http|via", value in "\\PC{0,40}") {
+    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech|tls|quic|http|via|inspect", value in "\\PC{0,40}") {
         try_it(&format!("version: 1\nagents:\n  a:\n    allow:\n    - {key}: {value}\n"));
     }
 

@@ -3,7 +3,7 @@
 use super::Output;
 use crate::policy::{
     self, Compiled, Diagnostic, DnsPolicy, HostPattern, Policy, PolicyErrors, PolicySet, Rule,
-    Selector, Services, mode_str,
+    Selector, Services, Via, mode_str,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -48,6 +48,7 @@ struct AgentReport<'a> {
     wildcards: Vec<String>,
     dns: DnsReport,
     services: ServicesReport<'a>,
+    gateway: GatewayReport,
     addresses: usize,
     entries: usize,
 }
@@ -67,6 +68,12 @@ impl<'a> From<&'a Services> for ServicesReport<'a> {
             Services::Only(paths) => Self::Only(paths),
         }
     }
+}
+
+/// What the agent's gateway speaks to programs that ask for a proxy themselves.
+#[derive(Serialize)]
+struct GatewayReport {
+    listen: Vec<&'static str>,
 }
 
 /// How the gate answers the agent.
@@ -188,6 +195,9 @@ fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
                 wildcards: wildcards(policy).iter().map(ToString::to_string).collect(),
                 dns: DnsReport::from(&policy.dns),
                 services: ServicesReport::from(&policy.services),
+                gateway: GatewayReport {
+                    listen: policy.gateway.words().collect(),
+                },
                 addresses: compiled.len(),
                 entries: compiled.entries().len(),
             })
@@ -256,12 +266,12 @@ fn wildcards(policy: &Policy) -> BTreeSet<&HostPattern> {
     patterns.filter(|pattern| pattern.is_wildcard()).collect()
 }
 
-/// The rules that mean more than one name or say something about answers, and how the
-/// gate answers the agent where that is not the default or there is a budget to know of.
+/// The rules that mean more than one name, say something about answers or have a way out of
+/// their own, and how the gate answers the agent where that is not the default or there is a budget to know of.
 fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
     let special = |rule: &&Rule| {
         let wildcard = matches!(&rule.selector, Selector::Host(pattern) if pattern.is_wildcard());
-        wildcard || rule.answers.is_some()
+        wildcard || rule.answers.is_some() || rule.via != Via::Direct
     };
     for rule in policy.rules.iter().filter(special).take(MOST_SHOWN) {
         writeln!(out, "  {}", rule.without_reason())?;
@@ -283,6 +293,14 @@ fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
             "  dns: {validate}other names are {}; below wildcards {budget} an hour and domain, then {}",
             refuse.as_str(),
             over_budget.as_str(),
+        )?;
+    }
+    if policy.gateway.is_open() {
+        let doors: Vec<&str> = policy.gateway.words().collect();
+        writeln!(
+            out,
+            "  gateway: programs may ask it as a proxy over {}",
+            doors.join(" and ")
         )?;
     }
     match &policy.services {
@@ -420,6 +438,24 @@ sound: ";
         assert_eq!(agent["dns"]["dnssec"], "validate");
         assert_eq!(agent["dns"]["names_an_hour"], 7);
         assert_eq!(agent["dns"]["over_budget"], "report");
+    }
+
+    #[test]
+    fn ways_out_are_shown() {
+        let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443], via: gateway, reason: r}\n    - {cidr: 10.0.0.1, ports: [22], via: {proxy: \"http://p.example:1\"}}\n    - {host: b.example, ports: [443], inspect: {}}\n    - {host: c.example, ports: [443]}\n    gateway: {listen: [socks5, http]}\n";
+        let (code, shown) = check(text, Output::Text);
+        assert_eq!(code, 0, "{shown}");
+        let want = "a: enforce, 4 rules, 3 hosts, 1 address or network
+  allow tcp a.example:443, via gateway
+  allow tcp 10.0.0.1:22, via http://p.example:1
+  allow tcp b.example:443, via gateway, inspected
+  gateway: programs may ask it as a proxy over http and socks5
+sound: ";
+        assert!(shown.contains(want), "{shown}");
+        let (_, json) = check(text, Output::Json);
+        let report: Value = serde_json::from_str(&json).expect("json");
+        let listen = &report["agents"][0]["gateway"]["listen"];
+        assert_eq!(*listen, serde_json::json!(["http", "socks5"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod flow;
 mod name;
+mod way;
 
 use super::Output;
 use super::check::EXIT_POLICY;
@@ -80,12 +81,8 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
     };
     let verdict = judge(&compiled, &query);
     let (Verdict::Allow { rule, .. } | Verdict::Deny { rule, .. }) = verdict;
-    if let Verdict::Allow { check, .. } = verdict
-        && check.is_steered()
-    {
-        notes.push(
-            "the connection is steered to the agent's gateway, which connects itself".to_owned(),
-        );
+    if let Verdict::Allow { check, rule } = verdict {
+        notes.extend(way::notes(policy, &compiled, flow, addr, (check, rule)));
     }
     if let Verdict::Allow { check, .. } = verdict
         && matches!(check, Check::Name | Check::OuterName)

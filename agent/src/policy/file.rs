@@ -14,7 +14,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
+mod inspect;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
+pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -165,6 +167,9 @@ pub struct RuleFile {
     /// Of an allow rule for tcp: `gateway` lets connections out through Exeat's gateway, which
     /// may ask a proxy in its turn; when not said, they leave from the agent's own socket.
     pub via: Option<At<ViaFile>>,
+    /// Of an allow rule with `host` for tcp on ports where the name in TLS counts: TLS ends at
+    /// the gateway, which judges each request. Programs must trust the machine's own authority.
+    pub inspect: Option<At<InspectFile>>,
     /// Why the rule is there; shown in events.
     #[schemars(length(max = super::validate::MAX_REASON))]
     pub reason: Option<At<String>>,

@@ -3,13 +3,16 @@
 use super::diagnostic::Pos;
 use super::file::{At, ServicesFile};
 use super::host::HostName;
+use super::http::{HTTP, Http};
 use super::model::{Policy, Rule, RuleProtocol, Selector};
 use super::pattern::HostPattern;
 use super::ports::{self, PortRange};
 use super::suffix::{Below, below};
 use super::tls::{HTTPS, Tls};
 use super::validate::Place;
+use super::via::Via;
 use agent_common::Protocol;
+use agent_common::layout::Mode;
 use agent_common::verdict::Action;
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
@@ -72,17 +75,17 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
         }
         if let Selector::Host(pattern) = &rule.selector {
             about_names(rule, pattern, &mut warn);
-            let https = |range: &PortRange| (range.0..=range.1).contains(&HTTPS);
-            if rule.reads_names() && rule.tls == Tls::None && rule.ports.iter().any(https) {
+            if let Some(help) = by_address(rule) {
                 warn(
                     format!(
                         "`{}` goes by the address alone: whoever shares it with `{pattern}` can be reached too, and a CDN has thousands behind one",
                         Bare(rule)
                     ),
-                    "remove `tls: none` if the program speaks TLS there",
+                    help,
                 );
             }
         }
+        about_the_way(policy, rule, &mut warn);
         if let Some(deny) = denies.name(rule) {
             warn(
                 format!(
@@ -145,6 +148,51 @@ pub(crate) fn services(policy: &Policy, services: &At<ServicesFile>) -> Vec<(Pos
                 ))
             })
             .collect(),
+    }
+}
+
+/// What to do about a rule for a host that lets out TLS or plain HTTP by the address alone, on
+/// the ports that are known for them.
+fn by_address(rule: &Rule) -> Option<&'static str> {
+    let holds = |port| {
+        let inside = |range: &PortRange| (range.0..=range.1).contains(&port);
+        rule.reads_names() && rule.ports.iter().any(inside)
+    };
+    let tls = rule.tls == Tls::None && holds(HTTPS);
+    let http = rule.http == Http::None && !rule.tls.covers(HTTP) && holds(HTTP);
+    match (tls, http) {
+        (true, true) => {
+            Some("remove `tls: none` and `http: none` if the program speaks TLS and HTTP there")
+        }
+        (true, false) => Some("remove `tls: none` if the program speaks TLS there"),
+        (false, true) => Some("remove `http: none` if the program speaks HTTP there"),
+        (false, false) => None,
+    }
+}
+
+/// Ways out that are not what they seem.
+fn about_the_way(policy: &Policy, rule: &Rule, warn: &mut impl FnMut(String, &str)) {
+    if rule.via != Via::Direct && policy.mode == Mode::Monitor {
+        warn(
+            format!(
+                "`{}` leaves without the gateway: agent `{}` is in monitor mode, where nothing is steered",
+                Bare(rule),
+                policy.name
+            ),
+            "write `mode: enforce` when the gateway is to carry it",
+        );
+    }
+    if let Via::Proxy(proxy) = &rule.via
+        && proxy.credentials.is_some()
+        && proxy.url.starts_with("http://")
+    {
+        warn(
+            format!(
+                "user and password go to {} in clear, where the network can read them",
+                proxy.url
+            ),
+            "write `https://` if the proxy speaks TLS",
+        );
     }
 }
 

@@ -42,7 +42,7 @@ pub use dns::{Answers, BudgetLimits, DnsPolicy, OverBudget, Refuse};
 pub use gateway::GatewayPolicy;
 pub use host::{HostError, HostName};
 pub use http::Http;
-pub use inspect::{DataPattern, Inspect, RequestRule};
+pub use inspect::{DataPattern, Inspect, RequestRule, path_glob};
 pub use load::{PolicyText, load, load_with_texts, parse, parse_all};
 pub use model::{Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, action_str, mode_str};
 pub use name::{AgentName, NameError};

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 mod dns;
 mod gateway;
+mod inspect;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
@@ -22,10 +23,11 @@ pub(crate) const AGENT_KEYS: &[&str] = &[
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
-    "via", "reason",
+    "via", "inspect", "reason",
 ];
 /// What only an allow rule for a host may say.
-pub(crate) const ANSWER_KEYS: &[&str] = &["private", "types", "ech", "tls", "quic", "http"];
+pub(crate) const ANSWER_KEYS: &[&str] =
+    &["private", "types", "ech", "tls", "quic", "http", "inspect"];
 /// What only an allow rule for tcp may say.
 pub(crate) const WAY_KEYS: &[&str] = &["via"];
 pub(crate) const LISTEN_KEYS: &[&str] = &["cidr", "ports", "reason"];
@@ -33,6 +35,9 @@ pub(crate) const DNS_KEYS: &[&str] = &["refuse", "dnssec", "budget", "over_budge
 pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "repeat_bits"];
 pub(crate) const PROXY_KEYS: &[&str] = &["proxy", "ca", "certificate", "key", "credentials"];
 pub(crate) const GATEWAY_KEYS: &[&str] = &["listen"];
+pub(crate) const INSPECT_KEYS: &[&str] = &["requests", "strip", "max_body", "patterns", "pins"];
+pub(crate) const REQUEST_KEYS: &[&str] = &["methods", "path"];
+pub(crate) const PATTERN_KEYS: &[&str] = &["name", "regex", "action"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {
@@ -224,6 +229,7 @@ impl Reader<'_> {
                 self.word(node, "http", &words)
             }),
             via: fields.take("via").and_then(|node| self.via(node)),
+            inspect: fields.take("inspect").and_then(|node| self.inspect(node)),
             reason: self.text_field(&mut fields, "reason", "reason: \"model endpoint\""),
             broken: false,
         };

@@ -93,6 +93,9 @@ mod tests {
         assert_eq!(keys(&defs["budget"]), known(read::BUDGET_KEYS));
         assert_eq!(keys(&defs["gateway"]), known(read::GATEWAY_KEYS));
         assert_eq!(keys(&defs["proxy"]), known(read::PROXY_KEYS));
+        assert_eq!(keys(&defs["inspect"]), known(read::INSPECT_KEYS));
+        assert_eq!(keys(&defs["request"]), known(read::REQUEST_KEYS));
+        assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         for node in [
             &schema,
             &defs["agent"],
@@ -102,6 +105,9 @@ mod tests {
             &defs["budget"],
             &defs["gateway"],
             &defs["proxy"],
+            &defs["inspect"],
+            &defs["request"],
+            &defs["data_pattern"],
         ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }
@@ -111,7 +117,9 @@ mod tests {
             serde_json::json!(["cidr", "ports"])
         );
         assert_eq!(defs["proxy"]["required"], serde_json::json!(["proxy"]));
-        for optional in ["agent", "rule", "dns", "budget", "gateway"] {
+        for optional in [
+            "agent", "rule", "dns", "budget", "gateway", "inspect", "request",
+        ] {
             assert!(defs[optional].get("required").is_none(), "{optional}");
         }
     }

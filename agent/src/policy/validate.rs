@@ -6,13 +6,12 @@ use super::file::{
     AgentFile, At, HttpFile, ListenFile, ModeFile, PolicyFile, PortsFile, ProtocolFile, RuleFile,
     ServicesFile, TlsFile,
 };
-use super::http::Http;
+use super::inspect::Inspect;
 use super::lint;
-use super::model::{Origin, Policy, Rule, RuleProtocol, Selector};
+use super::model::{Policy, Rule, Selector};
 use super::name::{AgentName, MAX_NAME, is_name, nearest_name};
 use super::ports::{self, ALL_PORTS, PortRange};
 use super::services::Services;
-use super::tls::{HTTPS, Tls};
 use super::via::Via;
 use super::{net, pattern::HostPattern};
 use agent_common::layout::{MAX_AGENTS, Mode};
@@ -21,7 +20,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 mod dns;
+mod finish;
 mod gateway;
+mod inspect;
 use dns::dns_policy;
 use gateway::gateway_policy;
 
@@ -54,6 +55,7 @@ struct Draft {
     quic: bool,
     http: Option<HttpFile>,
     via: Option<Via>,
+    inspect: Option<Arc<Inspect>>,
     reason: Option<Arc<str>>,
 }
 
@@ -347,6 +349,7 @@ impl Validator<'_> {
             quic,
             http,
             via,
+            inspect,
             reason,
             broken,
         } = &rule.value;
@@ -414,9 +417,21 @@ impl Validator<'_> {
             );
         }
         let via = via.as_ref().map(|via| self.via(file, via));
-        if self.of_tcp_alone(file, &rule.value) || *broken {
+        let not_tcp = self.of_tcp_alone(file, &rule.value);
+        let inspect = match inspect {
+            Some(inspect) if host.is_some() && !not_tcp => {
+                Some(self.inspect(file, &rule.value, inspect))
+            }
+            _ => None,
+        };
+        if not_tcp || *broken {
             return None;
         }
+        // Of what is not sound there is an error.
+        let (via, inspect) = match (via, inspect) {
+            (Some(None), _) | (_, Some(None)) => return None,
+            (via, inspect) => (via.flatten(), inspect.flatten()),
+        };
         let target = match (host, cidr, group) {
             (Some(host), None, None) => Target::Selector(host?),
             (None, Some(cidr), None) => Target::Selector(cidr?),
@@ -431,10 +446,8 @@ impl Validator<'_> {
             answers,
             quic: quic.is_some(),
             http: http.as_ref().map(|http| http.value),
-            via: match via {
-                Some(via) => Some(via?),
-                None => None,
-            },
+            via,
+            inspect,
             tls: tls.as_ref().map(|tls| tls.value),
             reason,
         })
@@ -452,124 +465,9 @@ impl Validator<'_> {
             quic: false,
             http: None,
             via: None,
-            reason,
-        })
-    }
-
-    fn finish(
-        &mut self,
-        draft: Draft,
-        action: Action,
-        group: Option<Arc<str>>,
-        rules: &mut Vec<Rule>,
-        places: &mut Vec<Place>,
-    ) {
-        let Draft {
-            place,
-            target: Target::Selector(selector),
-            protocol,
-            ports,
-            answers,
-            tls,
-            quic,
-            http,
-            via,
-            reason,
-        } = draft
-        else {
-            return;
-        };
-        let protocol = match (protocol, action) {
-            (Some(ProtocolFile::Tcp), _) | (None, Action::Allow | Action::Listen) => {
-                RuleProtocol::Tcp
-            }
-            (Some(ProtocolFile::Udp), _) => RuleProtocol::Udp,
-            (Some(ProtocolFile::Icmp), _) => RuleProtocol::Icmp,
-            (None, Action::Deny) => RuleProtocol::Any,
-        };
-        let ports = match ports {
-            // Nobody who denies every port means to leave port 0 open, and only a deny
-            // that covers all of them holds for replies of accepted connections.
-            Some(ports) if action == Action::Deny && ports == [(1, u16::MAX)] => vec![ALL_PORTS],
-            Some(ports) => ports,
-            None if action == Action::Deny || protocol == RuleProtocol::Icmp => vec![ALL_PORTS],
-            None => {
-                if group.is_none() || self.without_ports.insert(place) {
-                    let message = format!("the rule for {selector} names no ports");
-                    self.error(
-                        place,
-                        message,
-                        "write `ports: [443]`, or `ports: all` for every port",
-                    );
-                }
-                return;
-            }
-        };
-        let Ok(number) = u32::try_from(rules.len()) else {
-            return self.error(
-                place,
-                "more rules than a number can count",
-                "remove some rules",
-            );
-        };
-        let holds_https = |range: &PortRange| (range.0..=range.1).contains(&HTTPS);
-        let to_quic = protocol == RuleProtocol::Udp && ports.iter().any(holds_https);
-        let wrong = match (to_quic, quic) {
-            _ if action != Action::Allow || !matches!(selector, Selector::Host(_)) => None,
-            (true, false) => Some((
-                format!(
-                    "the rule for {selector} lets QUIC (udp port 443) out, and names in it are not read"
-                ),
-                "leave udp port 443 out: programs then use TCP, where the name counts; or write `quic: unchecked`, and every host at the same address can be reached",
-            )),
-            (false, true) => Some((
-                format!("the rule for {selector} has `quic`, and no udp port 443"),
-                "remove it: QUIC is udp, and its port is 443",
-            )),
-            (true, true) | (false, false) => None,
-        };
-        if let Some((message, help)) = wrong {
-            if group.is_none() || self.wrong_quic.insert(place) {
-                self.error(place, message, help);
-            }
-            return;
-        }
-        let names = action == Action::Allow
-            && protocol == RuleProtocol::Tcp
-            && matches!(selector, Selector::Host(_));
-        let tls = match tls {
-            _ if !names => Tls::None,
-            None => Tls::Https,
-            Some(TlsFile::Sni) => Tls::Every,
-            Some(TlsFile::None) => Tls::None,
-        };
-        let http = match http {
-            _ if !names => Http::None,
-            None => Http::Port80,
-            Some(HttpFile::Host) => Http::Every,
-            Some(HttpFile::None) => Http::None,
-        };
-        let goes_out = action == Action::Allow && protocol == RuleProtocol::Tcp;
-        places.push(place);
-        rules.push(Rule {
-            number,
-            action,
-            selector,
-            protocol,
-            ports,
-            // A group may be used under deny too, where answers mean nothing.
-            answers: answers.filter(|_| action == Action::Allow),
-            tls,
-            http,
-            via: via.filter(|_| goes_out).unwrap_or_default(),
             inspect: None,
             reason,
-            group,
-            origin: Origin {
-                file: Arc::clone(&self.files[place.file].source.name),
-                line: place.at.line,
-            },
-        });
+        })
     }
 
     fn host(&mut self, file: usize, host: &At<String>) -> Option<Selector> {

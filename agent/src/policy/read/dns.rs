@@ -160,7 +160,7 @@ impl Reader<'_> {
 }
 
 /// `8KiB`, `1 MiB`.
-fn with_unit(text: &str) -> Option<i128> {
+pub(super) fn with_unit(text: &str) -> Option<i128> {
     let (digits, unit) = match text.strip_suffix("KiB") {
         Some(digits) => (digits, 1024),
         None => (text.strip_suffix("MiB")?, 1024 * 1024),

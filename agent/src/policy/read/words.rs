@@ -34,6 +34,10 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("url", "proxy"),
     ("cert", "certificate"),
     ("cacert", "ca"),
+    ("mitm", "inspect"),
+    ("headers", "strip"),
+    ("max_size", "max_body"),
+    ("dlp", "patterns"),
 ];
 
 /// What to write for a key instead of a word that is none of its words.

@@ -279,6 +279,7 @@ fn answers_are_for_allow_rules_with_a_host() {
         ("tls", "sni"),
         ("quic", "unchecked"),
         ("http", "host"),
+        ("inspect", "{}"),
     ] {
         let column = |before: &str| 8 + before.len() as u32 + key.len() as u32 + 2;
         let with = |list: &str, before: &str| {

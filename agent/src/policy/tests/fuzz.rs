@@ -23,10 +23,14 @@ agents:
         types: [TXT, MX, 65400]
         ech: keep
         tls: sni
+      - {host: w.example, ports: all, http: host, via: gateway}
+      - {host: v.example, ports: [443], via: {proxy: "https://p.example:1", ca: /a, certificate: /b, key: /c, credentials: /d}}
+      - {host: u.example, ports: [443], inspect: {requests: [{methods: [GET], path: /v1/**}], strip: [cookie], max_body: 1MiB, patterns: [{name: k, regex: "A[0-9]{4}", action: report}]}}
     deny:
       - cidr: 169.254.169.254/32
       - {host: "*.bad.corp.example"}
     dns: {refuse: nxdomain, dnssec: validate, over_budget: report, budget: {names: 5, bytes: 8KiB}}
+    gateway: {listen: [http, socks5]}
     listen:
       - {cidr: "::1", ports: 80}
 groups:
@@ -113,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech|tls|quic|http|via", value in "\\PC{0,40}") {
+    fn any_value_of_a_key_is_read_without_panic(key in "host|cidr|ports|protocol|reason|group|private|types|ech|tls|quic|http|via|inspect", value in "\\PC{0,40}") {
         try_it(&format!("version: 1\nagents:\n  a:\n    allow:\n    - {key}: {value}\n"));
     }
 

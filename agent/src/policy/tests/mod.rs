@@ -3,6 +3,7 @@ mod errors;
 mod files;
 mod fuzz;
 mod gateway;
+mod inspect;
 mod names;
 mod routes;
 mod rule_errors;

@@ -267,6 +267,26 @@ fn probable_mistakes_are_warned_of() {
             "`allow tcp a.example:443, tls none` goes by the address alone",
         ),
         (
+            "    allow:\n    - {host: a.example, ports: [\"70-90\"], http: none}\n    - {host: b.example, ports: [443], http: none}\n    - {host: c.example, ports: [80], tls: sni, http: none}\n",
+            "p.yaml:5:7: ",
+            "`allow tcp a.example:70-90, http none` goes by the address alone",
+        ),
+        (
+            "    allow:\n    - {host: a.example, ports: all, tls: none, http: none}\n",
+            "p.yaml:5:7: ",
+            "remove `tls: none` and `http: none` if",
+        ),
+        (
+            "    mode: monitor\n    allow:\n    - {host: a.example, ports: [80]}\n    - {host: b.example, ports: [443], inspect: {}}\n",
+            "p.yaml:7:7: ",
+            "`allow tcp b.example:443, via gateway, inspected` leaves without the gateway: agent `a` is in monitor mode",
+        ),
+        (
+            "    allow:\n    - {cidr: 10.0.0.1, ports: [1], via: {proxy: \"http://p.example:3128\", credentials: /c}}\n    - {cidr: 10.0.0.2, ports: [1], via: {proxy: \"https://p.example:3128\", credentials: /c}}\n",
+            "p.yaml:5:7: ",
+            "user and password go to http://p.example:3128 in clear",
+        ),
+        (
             "    allow:\n    - {host: a.example, ports: [80]}\n    deny:\n    - {host: a.example, ports: [25]}\n",
             "p.yaml:5:7: ",
             "`deny any a.example:25` in p.yaml:7 refuses the name, whatever the port",

@@ -71,6 +71,7 @@ impl Validator<'_> {
             (rule.tls.as_ref().map(|tls| tls.at), "tls"),
             (rule.quic.as_ref().map(|quic| quic.at), "quic"),
             (rule.http.as_ref().map(|http| http.at), "http"),
+            (rule.inspect.as_ref().map(|inspect| inspect.at), "inspect"),
         ] {
             if let Some(at) = at {
                 self.error(Place { file, at }, format!("{what} has `{key}`"), help);

@@ -50,6 +50,11 @@ impl Validator<'_> {
                 "via",
                 "remove it: the gateway carries tcp alone",
             ),
+            (
+                rule.inspect.as_ref().map(|inspect| inspect.at),
+                "inspect",
+                "remove it: requests are read inside TLS over tcp",
+            ),
         ];
         let mut found = false;
         for (at, key, help) in said {

@@ -58,8 +58,6 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
             monitored = agent.mode() == Mode::Monitor;
             let (verdict, mut role) = decide(agent, &packet, opened);
             let named = matches!(verdict, Verdict::Allow { check, .. } if check != Check::None);
-            let steered = matches!(verdict, Verdict::Allow { check, .. } if check == Check::Relay
-                || check == Check::Gateway && packet.opens);
             if let (true, false, Some(socket)) = (packet.opens, named, socket) {
                 handshake::forget(socket);
             }
@@ -68,14 +66,6 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                     rule,
                     check: Check::None,
                 } => rule,
-                // The connect hook does not steer a monitored agent, and else would have.
-                Verdict::Allow { rule, check } if check.is_steered() && monitored => rule,
-                Verdict::Allow { rule, .. } if steered => {
-                    refusal = Some((Reason::Unsteered, rule));
-                    rule
-                }
-                // A connection from before its address got a name that leaves by the gateway
-                // goes on, if its own name does not.
                 Verdict::Allow { rule, .. } => match handshake::see(ctx, socket, agent, &packet) {
                     Seen::Open => {
                         role = Role::Nameless;
@@ -183,6 +173,26 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
                 protocol: packet.protocol,
             },
         )
+    };
+    let forward = match forward {
+        // The connect hook does not steer a monitored agent.
+        Verdict::Allow { rule, check } if check.is_steered() && agent.mode() == Mode::Monitor => {
+            Verdict::Allow {
+                rule,
+                check: Check::None,
+            }
+        }
+        // It would have come by the gateway, but for one that is older than the rule: that one
+        // goes on if the name that it has said does not leave by the gateway.
+        Verdict::Allow { rule, check }
+            if check == Check::Relay || check == Check::Gateway && packet.opens =>
+        {
+            Verdict::Deny {
+                reason: Reason::Unsteered,
+                rule,
+            }
+        }
+        forward => forward,
     };
     let free = matches!(forward, Verdict::Allow { check, .. } if check == Check::None);
     if free || packet.opens || opened || packet.protocol != Protocol::TCP {

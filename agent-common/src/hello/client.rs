@@ -5,7 +5,7 @@
 //! follow are read until one comes that only a client sends that is past that point.
 
 use super::fields::{CLIENT_HELLO, HANDSHAKE_RECORD, MAJOR_VERSION};
-use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress, VERSIONS};
+use super::{Bytes, EARLY_DATA, FIELD, Fault, Hello, NAME_BYTES, Progress, VERSIONS, Zeroed, zero};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -76,6 +76,9 @@ const _: () = assert!(size_of::<Client>() == 352, "no padding");
 // SAFETY: repr(C), without padding, and integers all through.
 unsafe impl aya::Pod for Client {}
 
+// SAFETY: integers all through, and no padding (see the size's assertion).
+unsafe impl Zeroed for Client {}
+
 /// What follows a hello.
 enum Between {
     More,
@@ -110,10 +113,7 @@ impl Client {
     /// Makes this a stream of which nothing has been read.
     #[inline(always)]
     pub fn reset(&mut self) {
-        self.hello.reset();
-        (self.skip, self.passed) = (0, 0);
-        (self.phase, self.filled, self.named) = (FIRST, 0, 0);
-        (self.fault, self.ciphered) = (0, 0);
+        zero(self);
     }
 
     /// Reads on in the bytes `at..end` of a piece, which must follow what was read before

@@ -189,6 +189,27 @@ impl Default for Hello {
     }
 }
 
+/// Writes zeroes to a state. Volatile, because LLVM makes a call to `memset` of anything else:
+/// for BPF a loop over bytes, and a function, which takes 32 bytes of the stack of all that
+/// calls it (5.10).
+#[inline(always)]
+fn zero<T: Zeroed>(state: &mut T) {
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
+    let words: *mut u64 = core::ptr::from_mut(state).cast();
+    for word in 0..size_of::<T>() / 8 {
+        // SAFETY: inside of the state, which is aligned and made of whole words; zeroes are a
+        // value of it.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+}
+
+/// # Safety
+/// Zeroes are a value of it, and it has no padding.
+unsafe trait Zeroed {}
+
+// SAFETY: integers all through, and no padding (see the size's assertion).
+unsafe impl Zeroed for Hello {}
+
 impl Hello {
     /// A stream of which nothing has been read.
     pub const fn new() -> Self {
@@ -215,34 +236,7 @@ impl Hello {
     /// that was told to retry.
     #[inline(always)]
     pub fn reset(&mut self) {
-        let Self {
-            bytes,
-            seen,
-            at,
-            skip,
-            left,
-            taken,
-            want,
-            filled,
-            server_name,
-            name_len,
-            phase,
-            extensions,
-            flags,
-            outcome,
-            _zero,
-        } = self;
-        let words: *mut u64 = bytes.as_mut_ptr().cast();
-        for word in 0..size_of::<Buffer>() / 8 {
-            // SAFETY: inside of the buffer, which lies at the beginning of a structure that
-            // is aligned to 8. Volatile, because LLVM makes a call to `memset` of anything
-            // else, which for BPF is a loop over bytes.
-            unsafe { words.add(word).write_volatile(0) };
-        }
-        (*seen, *at, *skip, *left, *taken) = (0, 0, 0, 0, 0);
-        (*want, *filled, *server_name) = (0, 0, 0);
-        (*name_len, *phase, *extensions, *flags) = (0, RECORD, 0, 0);
-        *outcome = OUTCOME_MORE;
+        zero(self);
     }
 
     /// Reads on in the bytes `at..end` of a piece, which must follow what was read before

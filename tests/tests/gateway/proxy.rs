@@ -4,6 +4,7 @@ use super::{SHARED, Scene};
 use exeat_tests::service::Service;
 use exeat_tests::sink::{accept_each, listen};
 use exeat_tests::stage::Stage;
+use nix::sched::{CloneFlags, setns};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -23,9 +24,11 @@ impl Enterprise {
         let ns = &stage.world.internet;
         let listener = listen(ns, PROXY.parse().expect("an address")).expect("listen");
         let sends: SocketAddr = sends.parse().expect("an address");
+        let inside = std::fs::File::open(ns.net_path()).expect("a namespace");
         let heads = Arc::new(Mutex::new(Vec::new()));
         let theirs = Arc::clone(&heads);
         let service = Service::spawn("enterprise proxy", move |stop| {
+            setns(&inside, CloneFlags::CLONE_NEWNET).expect("enter");
             accept_each(&stop, &listener, |stream, _, _| {
                 let heads = Arc::clone(&theirs);
                 let server = TcpStream::connect(sends);

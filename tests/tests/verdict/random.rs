@@ -123,8 +123,12 @@ pub(crate) fn random_policy(random: &mut Random) -> String {
                         && selector.starts_with("host")
                         && holds_https.contains(&ports.as_str());
                     let quic = if to_quic { ", quic: unchecked" } else { "" };
+                    let via = match key == "allow" && protocol == "tcp" && random.chance(10) {
+                        true => ", via: gateway",
+                        false => "",
+                    };
                     format!(
-                        "      - {{ {selector}, protocol: {protocol}, ports: {ports}{quic} }}\n"
+                        "      - {{ {selector}, protocol: {protocol}, ports: {ports}{quic}{via} }}\n"
                     )
                 }
             };

@@ -32,7 +32,9 @@ mod hello;
 mod http;
 #[cfg(test)]
 mod http_tests;
+mod inspect;
 mod name;
+mod private;
 mod proxy;
 #[cfg(test)]
 mod proxy_tests;
@@ -51,6 +53,7 @@ mod tls_tests;
 
 pub use backend::{Ask, Backend, Credentials, Destination, Grant, Judged, Kind, Route};
 pub use config::GatewayConfig;
+pub use inspect::{Authority, AuthorityError};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
 pub use record::{Certificate, Door, GatewayRecord, Outcome, Records};
 pub use sockets::{GatewayPorts, GatewaySockets, Listening};

@@ -116,6 +116,11 @@ impl<B: Backend> Session<B> {
         change(&mut draft.record);
     }
 
+    /// The record under way as it is.
+    pub(super) fn noted(&self) -> GatewayRecord {
+        lock(&self.draft).record.clone()
+    }
+
     /// The look at a certificate that belongs to the record under way.
     pub(super) fn note_look(&self, look: Look) {
         lock(&self.draft).look = Some(look);
@@ -171,6 +176,11 @@ impl<B: Backend> Session<B> {
         matches!(self.backend().judge(ask), Judged::Allow(_))
     }
 
+    /// Whether bytes may pass that nobody looks at.
+    pub(super) fn allows_unread(&self, ask: &Ask) -> bool {
+        matches!(self.backend().judge(ask), Judged::Allow(grant) if grant.inspect.is_none())
+    }
+
     /// An encrypted name went through under what stands.
     pub(super) fn stands_on_ech(&self) {
         if let Some(standing) = &mut *lock(&self.standing) {
@@ -190,7 +200,8 @@ impl<B: Backend> Session<B> {
             };
             match self.backend().judge(&standing.ask) {
                 Judged::Allow(grant) => {
-                    let same = grant.route == standing.grant.route;
+                    let same = grant.route == standing.grant.route
+                        && grant.inspect == standing.grant.inspect;
                     if !same || standing.ech && !grant.ech || !self.still_reaches(&standing, &grant)
                     {
                         return Ended::new(Outcome::PolicyChanged);
@@ -285,6 +296,7 @@ fn blank(agent: u32, door: Door, peer: SocketAddr) -> GatewayRecord {
         received: 0,
         requests: 0,
         elapsed: Duration::ZERO,
+        request: None,
         outcome: Outcome::Broken,
         detail: None,
     }

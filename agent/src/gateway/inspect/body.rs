@@ -175,7 +175,8 @@ impl Body for Watched {
                 return this.stop(ended);
             }
             if !out.is_empty() {
-                this.waiting &= this.scan.waits();
+                // What still waits has just begun to.
+                this.waiting = false;
                 this.ticket.sent(out.len());
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }

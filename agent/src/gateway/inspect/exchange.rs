@@ -1,9 +1,9 @@
 //! Request by request.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use http::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue};
 use http::request::Parts;
@@ -145,7 +145,32 @@ pub(super) struct Exchange {
     pub(super) spawner: Spawner,
 }
 
+/// What can be told of an exchange from outside.
+pub(super) struct Seen {
+    requests: Arc<AtomicU64>,
+    like: Weak<GatewayRecord>,
+}
+
+impl Seen {
+    /// Whether a request was passed on.
+    pub(super) fn asked(&self) -> bool {
+        self.requests.load(Relaxed) > 0
+    }
+
+    /// Whether no request is under way: each holds what its record begins with.
+    pub(super) fn idle(&self) -> bool {
+        self.like.strong_count() <= 1
+    }
+}
+
 impl Exchange {
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            requests: Arc::clone(&self.requests),
+            like: Arc::downgrade(&self.like),
+        }
+    }
+
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Result<Response<Told>, Gone> {
         let (parts, body) = request.into_parts();
         let version = parts.version;

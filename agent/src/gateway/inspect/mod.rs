@@ -29,6 +29,8 @@ mod body_tests;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod way_tests;
 
 pub use authority::{Authority, AuthorityError};
 pub(super) use upstream::Servers;

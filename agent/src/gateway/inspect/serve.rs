@@ -203,14 +203,14 @@ impl<B: Backend> Session<B> {
             .max_headers(MAX_HEADERS)
             .preserve_header_case(true)
             .auto_date_header(false);
-        let requests = Arc::clone(&exchange.requests);
+        let seen = exchange.seen();
         let answer = move |request| {
             let exchange = Arc::clone(&exchange);
             async move { exchange.answer(request).await }
         };
         let served = http.serve_connection(TokioIo::new(client), service_fn(answer));
         let served = driven!(served, gone, tasks);
-        served.or_else(|error| ended(&error, requests.load(Relaxed) > 0))
+        served.or_else(|error| ended(&error, seen.asked(), seen.idle()))
     }
 
     async fn h2(
@@ -229,29 +229,31 @@ impl<B: Backend> Session<B> {
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEAD as u32)
             .auto_date_header(false);
-        let requests = Arc::clone(&exchange.requests);
+        let seen = exchange.seen();
         let answer = move |request| {
             let exchange = Arc::clone(&exchange);
             async move { exchange.answer(request).await }
         };
         let served = http.serve_connection(TokioIo::new(client), service_fn(answer));
         let served = driven!(served, gone, tasks);
-        served.or_else(|error| ended(&error, requests.load(Relaxed) > 0))
+        served.or_else(|error| ended(&error, seen.asked(), seen.idle()))
     }
 }
 
 /// How the program's side ended, where it did not end well.
-fn ended(error: &hyper::Error, asked: bool) -> Result<(), Ended> {
+fn ended(error: &hyper::Error, asked: bool, idle: bool) -> Result<(), Ended> {
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         // The program was told so: it is no error of its own.
         if inner.is::<Gone>() {
             return Ok(());
         }
-        // Many programs leave without TLS's last word.
-        if let Some(inner) = inner.downcast_ref::<io::Error>()
-            && inner.kind() == io::ErrorKind::UnexpectedEof
-        {
+        let io = match inner.downcast_ref::<h2::Error>() {
+            Some(error) => error.get_io(),
+            None => inner.downcast_ref::<io::Error>(),
+        };
+        // Many programs leave without TLS's last word, or TCP's.
+        if io.is_some() && idle {
             return Ok(());
         }
         source = inner.source();

@@ -19,8 +19,10 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
 
 use super::super::testing::{Pki, Rig, grant, server_name, within};
 use super::super::*;
@@ -70,13 +72,21 @@ pub(super) struct Got {
 /// A site over TLS. It answers each request with `ok`, and to `/echo` sends back each piece of
 /// the body as it comes.
 pub(super) async fn site(config: ServerConfig) -> (u16, mpsc::UnboundedReceiver<Got>) {
+    site_until(config, CancellationToken::new()).await
+}
+
+/// One that ends its connections as servers do, once it is told to.
+pub(super) async fn site_until(
+    config: ServerConfig,
+    stop: CancellationToken,
+) -> (u16, mpsc::UnboundedReceiver<Got>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let port = listener.local_addr().expect("addr").port();
     let (tell, got) = mpsc::unbounded_channel();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (acceptor, tell) = (acceptor.clone(), tell.clone());
+            let (acceptor, tell, stop) = (acceptor.clone(), tell.clone(), stop.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
@@ -84,17 +94,25 @@ pub(super) async fn site(config: ServerConfig) -> (u16, mpsc::UnboundedReceiver<
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let io = TokioIo::new(stream);
                 let service = service_fn(move |request| answered(request, tell.clone()));
-                // Gateways break off, too.
-                let _ = match h2 {
-                    true => {
-                        let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                        http.serve_connection(io, service).await
-                    }
-                    false => {
-                        let http = hyper::server::conn::http1::Builder::new();
-                        http.serve_connection(io, service).await
-                    }
-                };
+                macro_rules! served {
+                    ($http:expr) => {{
+                        let mut served = std::pin::pin!($http.serve_connection(io, service));
+                        // Gateways break off, too.
+                        tokio::select! {
+                            _ = &mut served => {}
+                            () = stop.cancelled() => {
+                                served.as_mut().graceful_shutdown();
+                                let _ = served.await;
+                            }
+                        }
+                    }};
+                }
+                match h2 {
+                    true => served!(hyper::server::conn::http2::Builder::new(
+                        TokioExecutor::new()
+                    )),
+                    false => served!(hyper::server::conn::http1::Builder::new()),
+                }
             });
         }
     });
@@ -187,8 +205,16 @@ impl Place {
         port: u16,
         alpn: &[&str],
     ) -> std::io::Result<TlsStream<TcpStream>> {
-        let root = CertificateDer::from_pem_slice(self.authority.certificate_pem().as_bytes());
         let stream = self.rig.steer(port).await;
+        self.tls_over(stream, alpn).await
+    }
+
+    pub(super) async fn tls_over(
+        &self,
+        stream: TcpStream,
+        alpn: &[&str],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let root = CertificateDer::from_pem_slice(self.authority.certificate_pem().as_bytes());
         let connector = trusting(root.expect("certificate"), alpn);
         within(connector.connect(server_name("a.example"), stream)).await
     }
@@ -233,29 +259,39 @@ pub(super) fn trusting(root: CertificateDer<'static>, alpn: &[&str]) -> TlsConne
 }
 
 /// A program with one connection, in the protocol that it was given.
-pub(super) enum Program {
+pub(super) struct Program {
+    asker: Asker,
+    ended: JoinHandle<hyper::Result<()>>,
+}
+
+enum Asker {
     H1(http1::SendRequest<AnyBody>),
     H2(http2::SendRequest<AnyBody>),
 }
 
 impl Program {
-    async fn new(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) async fn new(stream: TlsStream<TcpStream>) -> Self {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
-        match h2 {
+        let (asker, ended) = match h2 {
             true => {
                 let (send, connection) = http2::handshake(TokioExecutor::new(), io)
                     .await
                     .expect("handshake");
-                tokio::spawn(connection);
-                Self::H2(send)
+                (Asker::H2(send), tokio::spawn(connection))
             }
             false => {
                 let (send, connection) = http1::handshake(io).await.expect("handshake");
-                tokio::spawn(connection);
-                Self::H1(send)
+                (Asker::H1(send), tokio::spawn(connection))
             }
-        }
+        };
+        Self { asker, ended }
+    }
+
+    /// Waits until its connection ends in peace.
+    pub(super) async fn ended(self) {
+        let ended = within(self.ended).await.expect("joins");
+        ended.expect("without an error");
     }
 
     pub(super) async fn send(
@@ -263,12 +299,12 @@ impl Program {
         request: Request<AnyBody>,
     ) -> hyper::Result<Response<Incoming>> {
         within(async {
-            match self {
-                Self::H1(send) => {
+            match &mut self.asker {
+                Asker::H1(send) => {
                     send.ready().await?;
                     send.send_request(request).await
                 }
-                Self::H2(send) => {
+                Asker::H2(send) => {
                     send.ready().await?;
                     send.send_request(request).await
                 }
@@ -294,9 +330,9 @@ impl Program {
         headers: &[(&str, &str)],
     ) -> Request<()> {
         let mut request = Request::builder().method(method);
-        request = match self {
-            Self::H1(_) => request.uri(path).header("host", "a.example"),
-            Self::H2(_) => request.uri(format!("https://a.example{path}")),
+        request = match self.asker {
+            Asker::H1(_) => request.uri(path).header("host", "a.example"),
+            Asker::H2(_) => request.uri(format!("https://a.example{path}")),
         };
         for (name, value) in headers {
             request = request.header(*name, *value);

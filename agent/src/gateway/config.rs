@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::Authority;
 
-/// Bounds and times. Each connection costs about 40 KiB while it relays, and one that is
-/// inspected eight MiB at most: 64 streams with two frames each way, and 32 KiB each for patterns.
+/// Bounds and times. Each connection costs about 40 KiB while it relays. One that is inspected
+/// costs eight MiB at most: 64 streams, each with two frames each way and what waits for
+/// patterns.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GatewayConfig {
     /// The most connections of the agent at once, over all doors; more are closed as they

@@ -130,20 +130,15 @@ pub(super) fn inside(parts: &Parts, own: &Name, own_port: u16) -> Result<(), End
     if parts.uri.scheme().is_some_and(|it| *it != Scheme::HTTPS) {
         return bad(Outcome::BadRequest, "only https:// can be asked for here");
     }
-    let host = match host.map(|value| (value, Authority::try_from(value.as_bytes()))) {
-        Some((_, Ok(host))) => Some(host),
-        Some((value, Err(_))) => {
-            return Err(Ended::new(Outcome::BadName).because(shown(value.as_bytes())));
-        }
-        None => None,
-    };
+    // What is no name may be anything, and headers are not told.
+    let no_name = || Ended::new(Outcome::BadName).because("its host is no name");
+    let host = host.map(|value| Authority::try_from(value.as_bytes()));
+    let host = host.transpose().map_err(|_| no_name())?;
     for authority in host.iter().chain(parts.uri.authority()) {
-        let (host, port) = host_port(authority)?;
+        let (host, port) = host_port(authority).map_err(|_| no_name())?;
         match host {
             Host::Addr(_) => {
-                return Err(
-                    Ended::new(Outcome::IpLiteral).because(shown(authority.as_str().as_bytes()))
-                );
+                return bad(Outcome::IpLiteral, "it is for an address");
             }
             Host::Name(name) if name != *own => {
                 return Err(Ended::new(Outcome::NameMismatch)

@@ -17,7 +17,7 @@ use super::{Backend, Kind, Outcome};
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The most bytes of a refused program that are thrown away meanwhile.
-pub(super) const FAREWELL_BYTES: usize = 64 * 1024;
+const FAREWELL_BYTES: usize = 64 * 1024;
 
 impl<B: Backend> Session<B> {
     /// A connection that the kernel steered here.

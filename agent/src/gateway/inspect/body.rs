@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::super::Outcome;
 use super::super::session::Ended;
-use super::super::tls::{FAREWELL, FAREWELL_BYTES};
+use super::super::tls::FAREWELL;
 use super::judge::too_large;
 use super::scan::Scan;
 use super::tasks::Spawner;
@@ -24,6 +24,10 @@ use crate::policy::Inspect;
 /// How long bytes wait for those that follow them: programs that talk both ways at once wait
 /// for an answer, and what the network cut in two comes sooner.
 const WAIT: Duration = Duration::from_millis(50);
+
+/// The most bytes of a refused body that are read for nothing: most programs read an answer
+/// only when they have sent all.
+const MAX_DRAINED: usize = 16 * 1024 * 1024;
 
 /// A body that does not go on. Why is in its ticket.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ impl std::error::Error for Stopped {}
 /// read its answer.
 pub(super) async fn drained(mut body: Incoming) {
     let reading = async {
-        let mut left = FAREWELL_BYTES;
+        let mut left = MAX_DRAINED;
         while let Some(Ok(frame)) = body.frame().await {
             let len = frame.data_ref().map_or(0, Bytes::len);
             match left.checked_sub(len) {

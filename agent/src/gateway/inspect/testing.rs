@@ -167,6 +167,11 @@ async fn answered(
         let close = ::http::HeaderValue::from_static("close");
         response.headers_mut().insert("connection", close);
     }
+    if got.method == Method::HEAD {
+        *response.body_mut() = none();
+        let length = ::http::HeaderValue::from_static("2");
+        response.headers_mut().insert("content-length", length);
+    }
     let _ = tell.send(got);
     Ok(response)
 }

@@ -77,6 +77,30 @@ async fn a_request_passes_in_the_protocol_of_its_server_and_is_recorded() {
 }
 
 #[tokio::test]
+async fn an_answer_without_a_body_is_whole() {
+    for alpn in BOTH {
+        let pki = Pki::new();
+        let (port, _got) = site(pki.server("a.example", &[&TLS13])).await;
+        let mut place = Place::new(&pki, lax());
+        let mut program = place.program(port, &[alpn]).await;
+        let request = program.request("HEAD", "/", &[]).map(|()| none());
+        let response = program.send(request).await.expect("an answer");
+        assert_eq!(response.headers()["content-length"], "2");
+        let body = http_body_util::BodyExt::collect(response.into_body());
+        let body = within(body).await.expect("nothing").to_bytes();
+        assert!(body.is_empty());
+        let (record, request) = place.request().await;
+        assert_eq!(record.outcome, Outcome::Closed);
+        assert_eq!((request.status, request.received), (Some(200), 0));
+        assert_eq!(
+            program.get("/", &[]).await.0,
+            200,
+            "and the connection goes on"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_program_is_given_only_what_its_server_speaks() {
     for (speaks, offers, chosen) in [
         (&["h2", "http/1.1"][..], &["h2", "http/1.1"][..], Some("h2")),
@@ -249,6 +273,11 @@ async fn what_two_servers_could_read_in_two_ways_is_refused() {
             Outcome::HostMismatch,
         ),
         ("no host", "GET / HTTP/1.1\r\n\r\n", Outcome::NoHost),
+        (
+            "no name",
+            "GET / HTTP/1.1\r\nHost: user@a.example\r\n\r\n",
+            Outcome::BadName,
+        ),
         (
             "another in the line",
             "GET https://evil.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
@@ -424,60 +453,5 @@ async fn a_program_that_does_not_trust_the_authority_is_told_apart() {
     assert_eq!(record.outcome, Outcome::InspectionRefused, "{record:?}");
     assert!(record.detail.expect("why").contains("inspection-ca.pem"));
     assert!(got.try_recv().is_err());
-    place.rig.stop().await;
-}
-
-#[tokio::test]
-async fn without_an_authority_nothing_passes() {
-    let mut rig = Rig::new();
-    rig.backend
-        .allow_as("a.example", Kind::Tls, inspecting(lax()));
-    let mut stream = rig.steer(443).await;
-    let hello = hello_bytes("a.example");
-    stream.write_all(&hello).await.expect("write");
-    assert_eq!(rest(&mut stream).await, [21, 3, 3, 0, 2, 2, 49]);
-    assert_eq!(rig.refusal().await.outcome, Outcome::NotInspectable);
-    assert!(rig.backend.resolved().is_empty(), "nothing leaves");
-    rig.stop().await;
-}
-
-#[tokio::test]
-async fn nothing_of_an_inspected_rule_passes_in_clear_or_unread() {
-    let (port, listener) = plain().await;
-    let mut rig = Rig::new();
-    for kind in [Kind::Http, Kind::Tunnel] {
-        rig.backend.allow_as("a.example", kind, inspecting(lax()));
-        rig.backend.allow_as("192.0.2.1", kind, inspecting(lax()));
-    }
-    let mut stream = rig.steer(port).await;
-    let head = format!("GET / HTTP/1.1\r\nHost: a.example:{port}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.expect("write");
-    let told = rest(&mut stream).await;
-    assert!(told.starts_with(b"HTTP/1.1 403"), "{told:?}");
-    assert_eq!(rig.refusal().await.outcome, Outcome::RequestNotAllowed);
-    let mut stream = rig.steer(port).await;
-    stream.write_all(b"\0unread").await.expect("write");
-    rest(&mut stream).await;
-    assert_eq!(rig.refusal().await.outcome, Outcome::NotTls);
-    drop(listener);
-    rig.stop().await;
-}
-
-#[tokio::test]
-async fn a_hello_with_an_encrypted_name_ends_here_for_the_name_outside() {
-    let pki = Pki::new();
-    let (port, _got) = site(pki.server("a.example", &[&TLS13])).await;
-    let mut place = Place::new(&pki, lax());
-    let mut stream = place.rig.steer(port).await;
-    let hello = with_extension(&hello_bytes("a.example"), 0xfe0d, &encrypted());
-    stream.write_all(&hello).await.expect("write");
-    let mut answer = [0; 6];
-    within(stream.read_exact(&mut answer))
-        .await
-        .expect("answer");
-    assert_eq!((answer[0], answer[5]), (22, 2), "a ServerHello");
-    // With bytes left unread.
-    drop(stream);
-    assert_eq!(place.rig.flow().await.outcome, Outcome::Reset);
     place.rig.stop().await;
 }

@@ -169,3 +169,58 @@ async fn a_rule_that_inspects_otherwise_resets_what_is_open_and_the_same_does_no
         place.rig.stop().await;
     }
 }
+
+#[tokio::test]
+async fn without_an_authority_nothing_passes() {
+    let mut rig = Rig::new();
+    rig.backend
+        .allow_as("a.example", Kind::Tls, inspecting(lax()));
+    let mut stream = rig.steer(443).await;
+    let hello = hello_bytes("a.example");
+    stream.write_all(&hello).await.expect("write");
+    assert_eq!(rest(&mut stream).await, [21, 3, 3, 0, 2, 2, 49]);
+    assert_eq!(rig.refusal().await.outcome, Outcome::NotInspectable);
+    assert!(rig.backend.resolved().is_empty(), "nothing leaves");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_of_an_inspected_rule_passes_in_clear_or_unread() {
+    let (port, listener) = plain().await;
+    let mut rig = Rig::new();
+    for kind in [Kind::Http, Kind::Tunnel] {
+        rig.backend.allow_as("a.example", kind, inspecting(lax()));
+        rig.backend.allow_as("192.0.2.1", kind, inspecting(lax()));
+    }
+    let mut stream = rig.steer(port).await;
+    let head = format!("GET / HTTP/1.1\r\nHost: a.example:{port}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("write");
+    let told = rest(&mut stream).await;
+    assert!(told.starts_with(b"HTTP/1.1 403"), "{told:?}");
+    assert_eq!(rig.refusal().await.outcome, Outcome::RequestNotAllowed);
+    let mut stream = rig.steer(port).await;
+    stream.write_all(b"\0unread").await.expect("write");
+    rest(&mut stream).await;
+    assert_eq!(rig.refusal().await.outcome, Outcome::NotTls);
+    drop(listener);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_hello_with_an_encrypted_name_ends_here_for_the_name_outside() {
+    let pki = Pki::new();
+    let (port, _got) = site(pki.server("a.example", &[&TLS13])).await;
+    let mut place = Place::new(&pki, lax());
+    let mut stream = place.rig.steer(port).await;
+    let hello = with_extension(&hello_bytes("a.example"), 0xfe0d, &encrypted());
+    stream.write_all(&hello).await.expect("write");
+    let mut answer = [0; 6];
+    within(stream.read_exact(&mut answer))
+        .await
+        .expect("answer");
+    assert_eq!((answer[0], answer[5]), (22, 2), "a ServerHello");
+    // With bytes left unread.
+    drop(stream);
+    assert_eq!(place.rig.flow().await.outcome, Outcome::Reset);
+    place.rig.stop().await;
+}

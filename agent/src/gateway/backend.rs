@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::Proxy;
 use crate::leases::{FailKind, Name};
+use crate::policy::Inspect;
 use agent_common::Reason;
 
 /// Where a program wanted to go.
@@ -93,6 +94,9 @@ pub struct Grant {
     /// Whether the name may stand for private addresses. The gateway only hands it back
     /// to [`Backend::may_reach`].
     pub private: bool,
+    /// What requests may be, where the gateway is to look into TLS. With it nothing passes
+    /// that the gateway cannot look into.
+    pub inspect: Option<Arc<Inspect>>,
 }
 
 /// What the policy says.

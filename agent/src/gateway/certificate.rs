@@ -235,7 +235,7 @@ impl ServerCertVerifier for Taker {
     }
 }
 
-fn read(der: &CertificateDer<'_>) -> Certificate {
+pub(super) fn read(der: &CertificateDer<'_>) -> Certificate {
     let issuer = match X509Certificate::from_der(der) {
         Ok((_, certificate)) => {
             let mut issuer = certificate.issuer().to_string();

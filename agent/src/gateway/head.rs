@@ -49,15 +49,7 @@ pub(super) fn target(parts: &Parts, form: &Form) -> Result<Target, Ended> {
             },
         };
     }
-    if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH) {
-        return bad(Outcome::BadRequest, "it has two lengths");
-    }
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next()
-        && (!coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some())
-    {
-        return bad(Outcome::BadRequest, "its transfer coding is not chunked");
-    }
+    framed(parts)?;
     let mut hosts = parts.headers.get_all(HOST).iter();
     let (Some(value), None) = (hosts.next(), hosts.next()) else {
         return match parts.headers.contains_key(HOST) {
@@ -102,6 +94,81 @@ pub(super) fn target(parts: &Parts, form: &Form) -> Result<Target, Ended> {
         }
         Form::Origin(own, _) => Ok(Target::Name(name, *own)),
     }
+}
+
+/// Whether a request inside TLS is for the server that its connection is for, and for no
+/// other: HTTP/1 in `Host` and, if it is there, the URI; HTTP/2 in `:authority`, in `Host` or
+/// in both.
+///
+/// # Errors
+/// When it is not, or does not say so clearly.
+pub(super) fn inside(parts: &Parts, own: &Name, own_port: u16) -> Result<(), Ended> {
+    let bad = |outcome, why: &str| Err(Ended::new(outcome).because(why));
+    if !matches!(
+        parts.version,
+        Version::HTTP_10 | Version::HTTP_11 | Version::HTTP_2
+    ) {
+        return bad(
+            Outcome::BadRequest,
+            "only HTTP/1 and HTTP/2 are served here",
+        );
+    }
+    if parts.method == Method::CONNECT {
+        return bad(Outcome::Connect, "this is no proxy");
+    }
+    framed(parts)?;
+    if !parts.uri.path().starts_with('/') {
+        return bad(Outcome::BadRequest, "its path does not begin with /");
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let (host, None) = (hosts.next(), hosts.next()) else {
+        return bad(Outcome::HostMismatch, "it has two Host headers");
+    };
+    if host.is_none() && (parts.version != Version::HTTP_2 || parts.uri.authority().is_none()) {
+        return bad(Outcome::NoHost, "it names no host");
+    }
+    if parts.uri.scheme().is_some_and(|it| *it != Scheme::HTTPS) {
+        return bad(Outcome::BadRequest, "only https:// can be asked for here");
+    }
+    // What is no name may be anything, and headers are not told.
+    let no_name = || Ended::new(Outcome::BadName).because("its host is no name");
+    let host = host.map(|value| Authority::try_from(value.as_bytes()));
+    let host = host.transpose().map_err(|_| no_name())?;
+    for authority in host.iter().chain(parts.uri.authority()) {
+        let (host, port) = host_port(authority).map_err(|_| no_name())?;
+        match host {
+            Host::Addr(_) => {
+                return bad(Outcome::IpLiteral, "it is for an address");
+            }
+            Host::Name(name) if name != *own => {
+                return Err(Ended::new(Outcome::NameMismatch)
+                    .because(format!("its connection is for {own}, and it is for {name}")));
+            }
+            Host::Name(_) if port.is_some_and(|port| port != own_port) => {
+                return bad(
+                    Outcome::HostMismatch,
+                    "it is for another port than its connection",
+                );
+            }
+            Host::Name(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a request has one length, told in one way.
+fn framed(parts: &Parts) -> Result<(), Ended> {
+    let bad = |why| Err(Ended::new(Outcome::BadRequest).because(why));
+    if parts.headers.contains_key(TRANSFER_ENCODING) && parts.headers.contains_key(CONTENT_LENGTH) {
+        return bad("it has two lengths");
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (!coding.as_bytes().eq_ignore_ascii_case(b"chunked") || codings.next().is_some())
+    {
+        return bad("its transfer coding is not chunked");
+    }
+    Ok(())
 }
 
 fn at(host: Host, port: u16) -> Target {
@@ -173,6 +240,11 @@ pub(super) fn strip(headers: &mut HeaderMap, websocket: bool) -> Result<(), Ende
         headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
     }
     Ok(())
+}
+
+/// Whether a message is the last of its connection.
+pub(super) fn closes(headers: &HeaderMap) -> bool {
+    tokens(headers).any(|token| token.eq_ignore_ascii_case("close"))
 }
 
 fn tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -75,6 +75,11 @@ impl Hello {
             .collect()
     }
 
+    /// The hello, to answer it.
+    pub(super) fn accepted(self) -> Accepted {
+        self.accepted
+    }
+
     /// The alert that tells the program at once, in the words of TLS, that it may not.
     pub(super) fn refusal(self, config: &Arc<ServerConfig>) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -32,10 +32,10 @@ use super::session::{Ended, Session};
 use super::{Backend, Grant, Kind, Outcome, Route};
 
 /// The longest head, and the most that is read ahead of a body.
-const MAX_HEAD: usize = 64 * 1024;
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 
 /// The most headers.
-const MAX_HEADERS: usize = 128;
+pub(super) const MAX_HEADERS: usize = 128;
 
 type Body = Either<Incoming, Full<Bytes>>;
 
@@ -243,6 +243,10 @@ impl<B: Backend> Exchange<'_, B> {
             self.close_server().await;
         }
         let grant = session.judge(target.ask(Kind::Http))?;
+        if grant.inspect.is_some() {
+            return Err(Ended::new(Outcome::RequestNotAllowed)
+                .because("its requests are inspected, for which they must come by TLS"));
+        }
         let websocket = head::is_websocket(&parts.headers);
         head::strip(&mut parts.headers, websocket)?;
         parts.version = Version::HTTP_11;

@@ -15,7 +15,8 @@
 //! again when the policy changes, and reset when it is no longer allowed.
 //!
 //! A name that was judged is a name that was *shown*. Inside TLS nobody looks: a server that
-//! serves two names to one connection serves both.
+//! serves two names to one connection serves both. But for rules that say `inspect`: their TLS
+//! ends here, and each request is judged (see `inspect/`).
 
 mod auth;
 mod backend;
@@ -32,7 +33,9 @@ mod hello;
 mod http;
 #[cfg(test)]
 mod http_tests;
+mod inspect;
 mod name;
+mod private;
 mod proxy;
 #[cfg(test)]
 mod proxy_tests;
@@ -51,7 +54,8 @@ mod tls_tests;
 
 pub use backend::{Ask, Backend, Credentials, Destination, Grant, Judged, Kind, Route};
 pub use config::GatewayConfig;
+pub use inspect::{Authority, AuthorityError};
 pub use proxy::{Proxy, ProxyConfig, ProxyError};
-pub use record::{Certificate, Door, GatewayRecord, Outcome, Records};
+pub use record::{Certificate, Door, GatewayRecord, Outcome, Records, RequestRecord};
 pub use sockets::{GatewayPorts, GatewaySockets, Listening};
 pub use stats::GatewayStats;

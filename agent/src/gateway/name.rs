@@ -81,9 +81,14 @@ impl Host {
 
 /// What a program said, fit for a record.
 pub(super) fn shown(text: &[u8]) -> String {
+    shown_within(text, MAX_SHOWN)
+}
+
+/// The same, with a bound of its own.
+pub(super) fn shown_within(text: &[u8], most: usize) -> String {
     let mut shown = String::new();
     for part in text.iter().map(|&byte| std::ascii::escape_default(byte)) {
-        if shown.len() + part.len() > MAX_SHOWN {
+        if shown.len() + part.len() > most {
             break;
         }
         shown.extend(part.map(char::from));

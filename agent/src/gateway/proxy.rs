@@ -1,9 +1,6 @@
 //! Leaving through a proxy of the enterprise.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -263,7 +260,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ProxyError>
     }
 }
 
-fn from_file(path: &Path) -> Result<RootCertStore, ProxyError> {
+pub(super) fn from_file(path: &Path) -> Result<RootCertStore, ProxyError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
         roots.add(certificate).map_err(|error| ProxyError::File {
@@ -274,7 +271,7 @@ fn from_file(path: &Path) -> Result<RootCertStore, ProxyError> {
     Ok(roots)
 }
 
-fn from_system() -> Result<RootCertStore, ProxyError> {
+pub(super) fn from_system() -> Result<RootCertStore, ProxyError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Distributions carry a few certificates that webpki does not read.
@@ -286,6 +283,13 @@ fn from_system() -> Result<RootCertStore, ProxyError> {
         ))),
         false => Ok(roots),
     }
+}
+
+fn private(path: &Path) -> Result<Vec<u8>, ProxyError> {
+    super::private::read(path).map_err(|why| ProxyError::File {
+        path: path.to_owned(),
+        why: why.to_string(),
+    })
 }
 
 /// `user:password`, without the end of its line.
@@ -304,35 +308,6 @@ fn credentials(path: &Path) -> Result<Vec<u8>, ProxyError> {
     match pair.contains(&b':') {
         true => Ok(pair),
         false => Err(error("it is not user:password")),
-    }
-}
-
-/// A file that nobody but its owner can read, and nobody but root and this user owns.
-fn private(path: &Path) -> Result<Vec<u8>, ProxyError> {
-    let error = |why: String| ProxyError::File {
-        path: path.to_owned(),
-        why,
-    };
-    let read = || -> io::Result<Result<Vec<u8>, &str>> {
-        let file = File::open(path)?;
-        let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Ok(Err("it is no file"));
-        }
-        if meta.mode() & 0o077 != 0 {
-            return Ok(Err("others than its owner can open it: chmod 600"));
-        }
-        if meta.uid() != 0 && meta.uid() != nix::unistd::geteuid().as_raw() {
-            return Ok(Err("it belongs to another user"));
-        }
-        let mut bytes = Vec::new();
-        file.take(64 * 1024).read_to_end(&mut bytes)?;
-        Ok(Ok(bytes))
-    };
-    match read() {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(why)) => Err(error(why.to_owned())),
-        Err(failed) => Err(error(failed.to_string())),
     }
 }
 

@@ -24,11 +24,11 @@ fn secret(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-fn proxy(config: ProxyConfig) -> Grant {
+pub(super) fn proxy(config: ProxyConfig) -> Grant {
     grant(Route::Proxy(Arc::new(Proxy::new(config).expect("proxy"))))
 }
 
-fn at(port: u16) -> ProxyConfig {
+pub(super) fn at(port: u16) -> ProxyConfig {
     ProxyConfig {
         url: format!("http://proxy.corp:{port}"),
         ..ProxyConfig::default()
@@ -44,7 +44,7 @@ async fn head(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
 }
 
 /// A proxy that tells the heads of CONNECT and passes on to the port in them.
-async fn tunnels(tls: Option<TlsAcceptor>) -> (u16, mpsc::UnboundedReceiver<String>) {
+pub(super) async fn tunnels(tls: Option<TlsAcceptor>) -> (u16, mpsc::UnboundedReceiver<String>) {
     let (port, listener) = plain().await;
     let (heads, got) = mpsc::unbounded_channel();
     tokio::spawn(async move {

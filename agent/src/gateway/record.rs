@@ -94,6 +94,23 @@ outcomes! {
     Connect = "connect",
     /// HTTP/2 without TLS.
     Http2 = "http2",
+    /// A request that its rule's `inspect` does not have, or that is written so that its
+    /// server might read another one.
+    RequestNotAllowed = "request_not_allowed",
+    /// A request's body is longer than may be.
+    BodyTooLarge = "body_too_large",
+    /// A request's body is compressed, and patterns are to be looked for in it.
+    EncodedBody = "encoded_body",
+    /// What must not leave is in a request.
+    DataPattern = "data_pattern",
+    /// Nothing in the server's chain has a key that the policy names.
+    PinMismatch = "pin_mismatch",
+    /// The server's certificate is not good for its name.
+    ServerUnverified = "server_unverified",
+    /// What is to be inspected cannot be: no HTTP, or this gateway has no authority.
+    NotInspectable = "not_inspectable",
+    /// The program does not take the certificate of this machine's authority.
+    InspectionRefused = "inspection_refused",
     /// A wrong token, or none.
     Unauthenticated = "unauthenticated",
     /// A SOCKS command other than CONNECT, or broken SOCKS.
@@ -158,6 +175,14 @@ impl Outcome {
             | Self::HostMismatch
             | Self::Connect
             | Self::Http2
+            | Self::RequestNotAllowed
+            | Self::BodyTooLarge
+            | Self::EncodedBody
+            | Self::DataPattern
+            | Self::PinMismatch
+            | Self::ServerUnverified
+            | Self::NotInspectable
+            | Self::InspectionRefused
             | Self::Unauthenticated
             | Self::BadSocks
             | Self::Rebind
@@ -181,8 +206,9 @@ impl Outcome {
     }
 }
 
-/// The certificate that a server shows for a name. It comes from a handshake of the
-/// gateway's own, not from the agent's connection, and is not verified: the program does that.
+/// The certificate that a server shows for a name. Of an inspected connection it is the one
+/// that was verified. Of others it comes from a handshake of the gateway's own, not from the
+/// agent's connection, and is not verified: the program does that.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Certificate {
     /// SHA-256 of the certificate (DER).
@@ -191,8 +217,28 @@ pub struct Certificate {
     pub issuer: String,
 }
 
+/// What the gateway saw of one request inside TLS. Of headers, query and body it keeps
+/// nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestRecord {
+    /// The method; escaped, at most 32 bytes.
+    pub method: String,
+    /// The path without its query; escaped, at most 1024 bytes. `None` when a pattern is in
+    /// it: what matched is never told.
+    pub path: Option<String>,
+    /// The status that the program got.
+    pub status: Option<u16>,
+    /// Bytes of the body that were passed on to the server.
+    pub sent: u64,
+    /// Bytes of the answer's body.
+    pub received: u64,
+    /// Names of the patterns that are in it, whether they stop it or not.
+    pub patterns: Vec<String>,
+}
+
 /// What became of one connection to a server, or of one refusal. Over a kept-alive HTTP
-/// connection there is one for each server connection and one for each refused request.
+/// connection there is one for each server connection and one for each refused request; over
+/// an inspected one, one for each request and one for the whole.
 ///
 /// `shown` and `alpn` are the agent's words, `certificate` the server's: bounded and not to
 /// be trusted.
@@ -242,6 +288,9 @@ pub struct GatewayRecord {
     pub requests: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// The request, where it is of one inside TLS. `sent` and `received` are zero then: they
+    /// are its connection's.
+    pub request: Option<RequestRecord>,
     /// How it ended.
     pub outcome: Outcome,
     /// More about it, for people.

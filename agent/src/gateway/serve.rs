@@ -9,13 +9,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::Looks;
 use super::flow::Socket;
 use super::hello::refusing;
+use super::inspect::Servers;
 use super::session::{Draft, Ended, Session};
 use super::sockets::GatewaySockets;
 use super::{Backend, Door, GatewayConfig, GatewayStats, Outcome, Records};
@@ -33,7 +34,9 @@ pub(super) struct Gateway<B> {
     pub(super) looks: Looks,
     /// The server that tells a refused program so.
     pub(super) refusing: Arc<ServerConfig>,
-    records: Records,
+    /// How servers of inspected connections are verified.
+    pub(super) servers: OnceCell<Servers>,
+    pub(super) records: Records,
     connections: Arc<Semaphore>,
 }
 
@@ -60,6 +63,7 @@ impl GatewaySockets {
             stats,
             looks: Looks::new(),
             refusing: refusing().map_err(io::Error::other)?,
+            servers: OnceCell::new(),
             records,
             connections: Arc::new(Semaphore::new(config.connections)),
             config,

@@ -119,6 +119,11 @@ impl<B: Backend> Session<B> {
         change(&mut draft.record);
     }
 
+    /// The record under way as it is.
+    pub(super) fn noted(&self) -> GatewayRecord {
+        lock(&self.draft).record.clone()
+    }
+
     /// The look at a certificate that belongs to the record under way.
     pub(super) fn note_look(&self, look: Look) {
         lock(&self.draft).look = Some(look);
@@ -175,6 +180,11 @@ impl<B: Backend> Session<B> {
         matches!(self.backend().judge(ask), Judged::Allow(_))
     }
 
+    /// Whether bytes may pass that nobody looks at.
+    pub(super) fn allows_unread(&self, ask: &Ask) -> bool {
+        matches!(self.backend().judge(ask), Judged::Allow(grant) if grant.inspect.is_none())
+    }
+
     /// An encrypted name went through under what stands.
     pub(super) fn stands_on_ech(&self) {
         if let Some(standing) = &mut *lock(&self.standing) {
@@ -194,7 +204,8 @@ impl<B: Backend> Session<B> {
             };
             match self.backend().judge(&standing.ask) {
                 Judged::Allow(grant) => {
-                    let same = grant.route == standing.grant.route;
+                    let same = grant.route == standing.grant.route
+                        && grant.inspect == standing.grant.inspect;
                     if !same || standing.ech && !grant.ech || !self.still_reaches(&standing, &grant)
                     {
                         return Ended::new(Outcome::PolicyChanged);
@@ -295,6 +306,7 @@ fn blank(agent: u32, door: Door, peer: SocketAddr) -> GatewayRecord {
         received: 0,
         requests: 0,
         elapsed: Duration::ZERO,
+        request: None,
         outcome: Outcome::Broken,
         detail: None,
     }

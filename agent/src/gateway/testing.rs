@@ -51,6 +51,7 @@ pub(super) fn grant(route: Route) -> Grant {
         route,
         ech: false,
         private: false,
+        inspect: None,
     }
 }
 
@@ -362,4 +363,13 @@ pub(super) fn with_extension(hello: &[u8], number: u16, body: &[u8]) -> Vec<u8> 
     at += 1 + usize::from(hello[at]);
     grow(at, &mut hello);
     hello
+}
+
+/// An outer Encrypted ClientHello: suite, key and bytes of nobody's.
+pub(super) fn encrypted() -> Vec<u8> {
+    let mut body = vec![0, 0, 1, 0, 1, 7, 0, 32];
+    body.extend([1; 32]);
+    body.extend([0, 32]);
+    body.extend([2; 32]);
+    body
 }

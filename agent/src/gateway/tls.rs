@@ -14,7 +14,7 @@ use super::session::{Ended, Session};
 use super::{Backend, Kind, Outcome};
 
 /// How long a refused program may take to read why.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The most bytes of a refused program that are thrown away meanwhile.
 const FAREWELL_BYTES: usize = 64 * 1024;
@@ -37,7 +37,8 @@ impl<B: Backend> Session<B> {
     /// Passes a connection on: unread where the policy says so, else by the name it shows.
     pub(super) async fn pass(&self, mut socket: Socket, target: &Target) -> Result<(), Ended> {
         let tunnel = target.ask(Kind::Tunnel);
-        if self.allows(&tunnel) {
+        // A rule that inspects lets nothing pass unread, whoever is asked.
+        if self.allows_unread(&tunnel) {
             let grant = self.judge(tunnel)?;
             let upstream = self.dial(target, &grant).await?;
             return relay(&mut socket, upstream, &self.flow).await;
@@ -72,7 +73,9 @@ impl<B: Backend> Session<B> {
         });
         let judged = named.and_then(|name| {
             let grant = self.judge(target.ask_named(Some(name.clone()), Kind::Tls))?;
-            match hello.ech && !grant.ech {
+            // An inspected connection ends here: it is for the name that can be read, whatever
+            // the other one is.
+            match hello.ech && !grant.ech && grant.inspect.is_none() {
                 true => Err(Ended::new(Outcome::Ech)),
                 false => Ok((name, grant)),
             }
@@ -85,6 +88,11 @@ impl<B: Backend> Session<B> {
                 return Err(ended);
             }
         };
+        if let Some(inspect) = grant.inspect.clone() {
+            socket.put_back(stream.split_off(hello.length));
+            let to = (name, target.port());
+            return self.inspected(socket, hello, to, grant, inspect).await;
+        }
         if hello.ech {
             self.stands_on_ech();
         }

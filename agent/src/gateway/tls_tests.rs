@@ -16,15 +16,6 @@ use crate::leases::FailKind;
 /// The alert "access denied", in clear.
 const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
-/// An outer Encrypted ClientHello: suite, key and bytes of nobody's.
-fn encrypted() -> Vec<u8> {
-    let mut body = vec![0, 0, 1, 0, 1, 7, 0, 32];
-    body.extend([1; 32]);
-    body.extend([0, 32]);
-    body.extend([2; 32]);
-    body
-}
-
 #[tokio::test]
 async fn an_allowed_name_passes_under_both_versions_and_is_recorded() {
     for version in [&TLS12, &TLS13] {

@@ -255,7 +255,7 @@ pub struct Origin {
 const _: () = assert!(size_of::<Origin>() == 20, "no padding");
 
 /// Number of [`crate::Reason`]s that counters have room for.
-pub const REASON_SLOTS: usize = 32;
+pub const REASON_SLOTS: usize = 64;
 /// Number of protocol classes.
 pub const PROTOCOL_SLOTS: usize = 4;
 
@@ -265,7 +265,7 @@ const _: () = assert!(crate::protocol::ProtocolClass::ALL.len() == PROTOCOL_SLOT
 /// What the kernel counts for an agent, on one CPU: value of the `STATS` per-CPU array.
 /// Added to atomically, because a packet in softirq may interrupt a connect.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stats {
     /// Refusals (in monitor mode: would-be refusals) by reason and protocol class.
     pub blocked: [[u64; PROTOCOL_SLOTS]; REASON_SLOTS],
@@ -277,6 +277,19 @@ pub struct Stats {
     pub events_lost: u64,
     /// Events that the throttle kept back.
     pub events_throttled: u64,
+}
+
+// The standard library makes no such array.
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            blocked: [[0; PROTOCOL_SLOTS]; REASON_SLOTS],
+            allowed: [0; PROTOCOL_SLOTS],
+            sent_bytes: 0,
+            events_lost: 0,
+            events_throttled: 0,
+        }
+    }
 }
 
 /// The throttle of one agent and reason on one CPU: value of the `BUCKETS` per-CPU

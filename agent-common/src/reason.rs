@@ -100,6 +100,9 @@ closed! {
         /// A request inside TLS whose method, path or content the rule does not allow (the
         /// gateway).
         HttpRequest = 31, "http_request";
+        /// A server whose certificate is not good for its name, or has no key that the rule
+        /// pins (the gateway, where it inspects).
+        Server = 32, "server";
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Config {
     pub resolver: Resolver,
     /// What is kept and written of refused flows.
     pub events: Events,
+    /// The agents' gateways.
+    pub gateway: Gateway,
     /// Who may administer.
     pub control: Control,
 }
@@ -103,9 +105,19 @@ impl Default for Config {
             metrics_allow_remote: false,
             resolver: Resolver::default(),
             events: Events::default(),
+            gateway: Gateway::default(),
             control: Control::default(),
         }
     }
+}
+
+/// The `gateway` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// More authorities (PEM) that the certificates of inspected servers may come from, beside
+    /// the system's. Default: none.
+    pub authorities: Option<PathBuf>,
 }
 
 /// The `resolver` section.

@@ -17,7 +17,7 @@ use agent_common::{Addr, Hook, Protocol, Reason};
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 
-pub use connection::{ConnectionRecord, GatewayFlow, ServerCertificate};
+pub use connection::{ConnectionRecord, GatewayFlow, InspectedRequest, ServerCertificate};
 
 /// One flow that was refused (in monitor mode: would have been), or one question that the
 /// gate answered.

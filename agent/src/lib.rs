@@ -13,6 +13,7 @@ pub mod launch;
 pub mod leases;
 pub mod metrics;
 pub mod policy;
+mod private;
 pub mod process;
 pub mod sink;
 pub mod sockets;

@@ -12,7 +12,7 @@ use super::{Exit, Failure, finish, term::printable_lines};
 use crate::{
     config::Config,
     control::{Client, ClientError, Request, Response, RunTicket},
-    launch::{self, standalone::Standalone},
+    launch::{self, Given, standalone::Standalone},
     policy,
 };
 
@@ -47,14 +47,17 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                 );
             }
             let proxies = ticket.proxies.iter();
-            let variables: Vec<_> = proxies
-                .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
-                .collect();
+            let given = Given {
+                variables: proxies
+                    .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
+                    .collect(),
+                authorities: ticket.authorities.as_deref(),
+            };
             match launch::execute(
                 &ticket.cgroup,
                 args.user.as_deref(),
                 &ticket.services,
-                &variables,
+                &given,
                 &args.command,
             ) {
                 Ok(never) => match never {},

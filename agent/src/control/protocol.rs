@@ -283,6 +283,9 @@ pub struct RunTicket {
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// A file of the authorities (PEM) that the program is to trust: its TLS is inspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorities: Option<PathBuf>,
     /// The agent's proxy listeners, with what opens them.
     #[serde(default)]
     pub proxies: Vec<ProxyAddress>,

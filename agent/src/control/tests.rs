@@ -94,6 +94,7 @@ impl Handler for Fake {
             generation: 1,
             services: crate::policy::Services::default(),
             warnings: vec![],
+            authorities: None,
             proxies: Vec::new(),
         })
     }

@@ -203,11 +203,18 @@ impl Engine {
             return Ok(None);
         }
         let name = policy.name.as_str();
-        let rules =
-            gateway_desk::Rules::new(policy, generation).map_err(|source| EngineError::Proxy {
+        let authority = match policy.inspects() {
+            true => Some(self.trust.open().map_err(|source| EngineError::Trust {
                 agent: name.to_owned(),
                 source,
-            })?;
+            })?),
+            false => None,
+        };
+        let rules = gateway_desk::Rules::new(policy, generation, authority);
+        let rules = rules.map_err(|source| EngineError::Proxy {
+            agent: name.to_owned(),
+            source,
+        })?;
         if open {
             return Ok(Some(rules));
         }

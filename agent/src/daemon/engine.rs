@@ -20,6 +20,7 @@ use super::{
     gateways::Gateways,
     names::Unsaved,
     state::{AgentState, Keeper, State},
+    trust::{Trust, TrustError},
 };
 use crate::{
     control::protocol::ReloadReport,
@@ -57,6 +58,14 @@ pub enum EngineError {
         agent: String,
         /// Why not.
         source: io::Error,
+    },
+    /// Its connections cannot be inspected.
+    #[error("agent {agent}: its connections cannot be inspected")]
+    Trust {
+        /// The agent.
+        agent: String,
+        /// Why not.
+        source: TrustError,
     },
     /// A proxy of the policy cannot be used.
     #[error("agent {agent}: a proxy of its policy cannot be used")]
@@ -99,6 +108,7 @@ pub(super) struct Engine {
     pub(super) asked: Duration,
     pub(super) gates: Gates,
     pub(super) gateways: Gateways,
+    pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
     pub(super) keeper: Keeper,
     pub(super) last: State,
@@ -122,6 +132,7 @@ impl Engine {
         keeper: Keeper,
         gates: Gates,
         gateways: Gateways,
+        trust: Trust,
         directory: Arc<Directory>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
@@ -142,6 +153,7 @@ impl Engine {
             asked: Duration::ZERO,
             gates,
             gateways,
+            trust,
             directory,
             keeper,
             generation,
@@ -210,7 +222,8 @@ impl Engine {
                     EngineError::Compile(_) => &mut self.loads_failed.too_large,
                     EngineError::Kernel(_)
                     | EngineError::Gate { .. }
-                    | EngineError::Gateway { .. } => &mut self.loads_failed.kernel,
+                    | EngineError::Gateway { .. }
+                    | EngineError::Trust { .. } => &mut self.loads_failed.kernel,
                 };
                 *count += 1;
                 self.close_idle_gates();

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::gates::{Desk as Gate, Means, lock};
 use crate::{
     gateway::{
-        Ask, Backend, Credentials, Destination, Grant, Judged, Kind, Proxy, ProxyConfig,
+        Ask, Authority, Backend, Credentials, Destination, Grant, Judged, Kind, Proxy, ProxyConfig,
         ProxyError, Route,
     },
     kernel::Steered,
@@ -31,6 +31,8 @@ pub(super) struct Rules {
     label: Arc<str>,
     /// Whether a listener is to be asked with a token.
     listens: bool,
+    /// What signs for servers whose connections are inspected.
+    authority: Option<Arc<Authority>>,
 }
 
 impl Rules {
@@ -38,7 +40,11 @@ impl Rules {
     ///
     /// # Errors
     /// When a proxy cannot be used.
-    pub(super) fn new(policy: &Arc<Policy>, generation: u32) -> Result<Self, ProxyError> {
+    pub(super) fn new(
+        policy: &Arc<Policy>,
+        generation: u32,
+        authority: Option<Arc<Authority>>,
+    ) -> Result<Self, ProxyError> {
         let mut proxies = BTreeMap::new();
         for rule in &policy.rules {
             let Via::Proxy(proxy) = &rule.via else {
@@ -55,7 +61,8 @@ impl Rules {
             routes: Routes::new(policy),
             proxies,
             label: format!("of agent {}, generation {generation},", policy.name).into(),
-            listens: policy.gateway.http || policy.gateway.socks5,
+            listens: policy.gateway.is_open(),
+            authority,
         })
     }
 
@@ -74,6 +81,7 @@ impl Rules {
             route: self.route(&rule.via)?,
             ech: rule.ech,
             private: rule.private,
+            inspect: rule.inspect,
         })
     }
 }
@@ -255,5 +263,9 @@ impl Backend for Post {
             .rules()
             .listens
             .then(|| self.desk.credentials.clone())
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.desk.rules().authority.clone()
     }
 }

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::{directory::Directory, watch::Buckets};
 use crate::{
     dns::clock,
-    flow::{ConnectionRecord, FlowRecord, FlowVerdict, GatewayFlow, ServerCertificate},
+    flow::{
+        ConnectionRecord, FlowRecord, FlowVerdict, GatewayFlow, InspectedRequest, ServerCertificate,
+    },
     gateway::{GatewayRecord, Kind, Outcome},
     kernel::object::Throttle,
     sink::Hub,
@@ -41,6 +43,14 @@ fn reason(record: &GatewayRecord) -> Option<Reason> {
         Outcome::BadRequest | Outcome::Connect | Outcome::Http2 => Reason::HttpMalformed,
         Outcome::Unauthenticated | Outcome::BadSocks => Reason::ProxyAuth,
         Outcome::Rebind => Reason::Rebind,
+        Outcome::RequestNotAllowed
+        | Outcome::BodyTooLarge
+        | Outcome::EncodedBody
+        | Outcome::DataPattern
+        | Outcome::NotInspectable => Reason::HttpRequest,
+        Outcome::ServerUnverified | Outcome::PinMismatch => Reason::Server,
+        // The program's own choice.
+        Outcome::InspectionRefused => return None,
         outcome if outcome.is_refusal() => Reason::NoRule,
         // Late is refused too.
         Outcome::FirstByteTimeout | Outcome::HandshakeTimeout if record.rule_number.is_none() => {
@@ -88,6 +98,14 @@ fn connection(record: &GatewayRecord) -> ConnectionRecord {
         requests: record.requests,
         took_ms: u64::try_from(record.elapsed.as_millis()).unwrap_or(u64::MAX),
         detail: record.detail.clone(),
+        request: record.request.clone().map(|request| InspectedRequest {
+            method: request.method,
+            path: request.path,
+            status: request.status,
+            sent_bytes: request.sent,
+            received_bytes: request.received,
+            patterns: request.patterns,
+        }),
     }
 }
 

@@ -87,9 +87,10 @@ impl Handler for Handle {
                 EngineError::Policy(_) | EngineError::Compile(_) | EngineError::Proxy { .. } => {
                     Code::Policy
                 }
-                EngineError::Kernel(_) | EngineError::Gate { .. } | EngineError::Gateway { .. } => {
-                    Code::Internal
-                }
+                EngineError::Kernel(_)
+                | EngineError::Gate { .. }
+                | EngineError::Gateway { .. }
+                | EngineError::Trust { .. } => Code::Internal,
             };
             Problem::new(
                 code,

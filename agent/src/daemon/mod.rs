@@ -23,6 +23,7 @@ mod report;
 mod runs;
 mod scrape;
 mod state;
+mod trust;
 mod watch;
 
 use std::{
@@ -48,6 +49,7 @@ use self::{
     gateways::Gateways,
     handle::{Handle, Launches},
     state::Keeper,
+    trust::Trust,
     watch::EventCounts,
 };
 pub use engine::EngineError;
@@ -221,7 +223,10 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&directory),
         Arc::clone(&hub),
         throttle,
-        GatewayConfig::default(),
+        GatewayConfig {
+            roots: config.gateway.authorities.clone(),
+            ..GatewayConfig::default()
+        },
         means.clone(),
         cancel.clone(),
         Arc::clone(&gate_tasks),
@@ -235,6 +240,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         keeper.clone(),
         gates,
         gateways,
+        Trust::new(&config),
         Arc::clone(&directory),
         names,
     )?;

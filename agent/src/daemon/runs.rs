@@ -88,6 +88,8 @@ impl Engine {
             Mode::Monitor => Services::All,
         };
         let proxies = self.gateways.proxies(index, &agent.policy.gateway);
+        let inspects = agent.policy.inspects();
+        let authorities = inspects.then(|| self.trust.bundle().to_owned());
         let fallen = fallen(self);
         if !fallen.is_empty() {
             return Err(Problem::new(
@@ -125,6 +127,7 @@ impl Engine {
             generation,
             services,
             warnings: Vec::new(),
+            authorities,
             proxies,
         })
     }

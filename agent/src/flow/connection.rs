@@ -48,9 +48,32 @@ pub struct ConnectionRecord {
     pub requests: u64,
     /// From its beginning to its end, milliseconds.
     pub took_ms: u64,
+    /// One request of an inspected connection: the record is about it alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<InspectedRequest>,
     /// More about the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// A request inside TLS, where a rule says `inspect`. Nothing of its query, headers or body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectedRequest {
+    /// The method.
+    pub method: String,
+    /// The path without the query; none where one of the patterns is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The status of the answer; none where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes of its body.
+    pub sent_bytes: u64,
+    /// Bytes of the answer's body.
+    pub received_bytes: u64,
+    /// Names of the patterns that were found in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<String>,
 }
 
 /// The certificate that a server shows.
@@ -129,6 +152,13 @@ impl ConnectionRecord {
     /// `, 1200 B out, 53000 B in, 84 ms, closed`.
     pub(super) fn write(&self, out: &mut String) -> fmt::Result {
         use fmt::Write as _;
+        if let Some(request) = &self.request {
+            let path = request.path.as_deref().unwrap_or("…");
+            write!(out, "  {} {}", printable(&request.method), printable(path))?;
+            if let Some(status) = request.status {
+                write!(out, " → {status}")?;
+            }
+        }
         if let Some(proxy) = &self.proxy {
             write!(out, " by {}", printable(proxy))?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Proxy;
+use super::{Authority, Proxy};
 use crate::leases::{FailKind, Name};
 use crate::policy::Inspect;
 use agent_common::Reason;
@@ -170,4 +170,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Who may use the explicit doors. `None`: nobody.
     fn credentials(&self) -> Option<Credentials>;
+
+    /// What signs for the servers of connections that are inspected. `None`: those are
+    /// refused.
+    fn authority(&self) -> Option<Arc<Authority>>;
 }

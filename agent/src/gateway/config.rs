@@ -1,10 +1,7 @@
 //! Bounds and times of a gateway.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
-
-use super::Authority;
 
 /// Bounds and times. Each connection costs about 40 KiB while it relays. One that is inspected
 /// costs eight MiB at most: 64 streams, each with two frames each way and what waits for
@@ -28,9 +25,6 @@ pub struct GatewayConfig {
     /// Whether the gateway makes a handshake of its own with a server that it has not met
     /// for an hour, to record its certificate and protocol.
     pub probe: bool,
-    /// What signs for the servers of connections that are inspected. `None`: those are
-    /// refused.
-    pub authority: Option<Arc<Authority>>,
     /// More authorities (PEM) that such servers' certificates may come from, beside the
     /// system's. They are read with the system's when the first such connection comes.
     pub roots: Option<PathBuf>,
@@ -45,7 +39,6 @@ impl Default for GatewayConfig {
             connect: Duration::from_secs(15),
             idle: Duration::from_secs(3600),
             probe: true,
-            authority: None,
             roots: None,
         }
     }

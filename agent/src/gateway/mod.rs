@@ -35,7 +35,6 @@ mod http;
 mod http_tests;
 mod inspect;
 mod name;
-mod private;
 mod proxy;
 #[cfg(test)]
 mod proxy_tests;

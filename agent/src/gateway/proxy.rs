@@ -286,7 +286,7 @@ pub(super) fn from_system() -> Result<RootCertStore, ProxyError> {
 }
 
 fn private(path: &Path) -> Result<Vec<u8>, ProxyError> {
-    super::private::read(path).map_err(|why| ProxyError::File {
+    crate::private::read(path).map_err(|why| ProxyError::File {
         path: path.to_owned(),
         why: why.to_string(),
     })

@@ -42,6 +42,7 @@ pub(super) struct Fake {
     pub(super) walled: Mutex<Vec<IpAddr>>,
     pub(super) changes: watch::Sender<u64>,
     pub(super) credentials: Mutex<Option<Credentials>>,
+    pub(super) authority: Mutex<Option<Arc<Authority>>>,
 }
 
 pub(super) fn grant(route: Route) -> Grant {
@@ -65,6 +66,7 @@ impl Fake {
             walled: Mutex::default(),
             changes: watch::Sender::new(0),
             credentials: Mutex::default(),
+            authority: Mutex::default(),
         })
     }
 
@@ -132,6 +134,10 @@ impl Backend for Fake {
 
     fn credentials(&self) -> Option<Credentials> {
         self.credentials.lock().expect("lock").clone()
+    }
+
+    fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.lock().expect("lock").clone()
     }
 }
 

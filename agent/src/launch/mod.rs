@@ -23,7 +23,7 @@ pub mod standalone;
 
 use std::{
     convert::Infallible,
-    ffi::{CString, OsString},
+    ffi::{CString, OsStr, OsString},
     fs, io,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -133,6 +133,48 @@ pub fn check_descriptors() -> Result<(), LaunchError> {
     Ok(descriptors::check(0..3)?)
 }
 
+/// What the command is given beside its own.
+#[derive(Clone, Debug, Default)]
+pub struct Given<'a> {
+    /// Variables of its environment.
+    pub variables: Vec<(&'a str, &'a str)>,
+    /// A file of the authorities (PEM) that it is to trust.
+    pub authorities: Option<&'a Path>,
+}
+
+impl Given<'_> {
+    /// The variables by which programs are told of authorities: OpenSSL (and Go, and rustls'
+    /// native roots), curl, Git, Node, Deno, Python's requests and pip, AWS' tools, Cargo, Nix.
+    const OF_AUTHORITIES: [&'static str; 10] = [
+        "SSL_CERT_FILE",
+        "CURL_CA_BUNDLE",
+        "GIT_SSL_CAINFO",
+        "NODE_EXTRA_CA_CERTS",
+        "DENO_CERT",
+        "REQUESTS_CA_BUNDLE",
+        "PIP_CERT",
+        "AWS_CA_BUNDLE",
+        "CARGO_HTTP_CAINFO",
+        "NIX_SSL_CERT_FILE",
+    ];
+
+    /// Puts it into the environment.
+    fn put(&self) {
+        let put = |name: &str, value: &OsStr| {
+            // SAFETY: this process has one thread.
+            unsafe { std::env::set_var(name, value) };
+        };
+        for (name, value) in &self.variables {
+            put(name, value.as_ref());
+        }
+        for name in Self::OF_AUTHORITIES {
+            if let Some(file) = self.authorities {
+                put(name, file.as_os_str());
+            }
+        }
+    }
+}
+
 /// Steps 3 to 8: never returns if it succeeds. `cgroup` is the folder that the daemon put
 /// us in; `user` is whom the command runs as, if not as the caller; `services` what it sees
 /// of the machine's.
@@ -140,7 +182,7 @@ pub fn execute(
     cgroup: &Path,
     user: Option<&str>,
     services: &Services,
-    variables: &[(&str, &str)],
+    given: &Given<'_>,
     command: &[OsString],
 ) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
@@ -152,11 +194,8 @@ pub fn execute(
     if let Some(user) = &user {
         become_user(user)?;
     }
-    for (variable, value) in variables {
-        // SAFETY: this process has one thread.
-        unsafe { std::env::set_var(variable, value) };
-    }
-    services::hide(services)?;
+    given.put();
+    services::hide(services, given.authorities)?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // Rust programs start with SIGPIPE ignored, and exec would hand that on.
     // SAFETY: no handler is installed.

@@ -76,12 +76,13 @@ fn step<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> LaunchError
     }
 }
 
-/// Gives this process, and what it becomes, a `/run` without the machine's services. Call it
+/// Gives this process, and what it becomes, a `/run` without the machine's services; the file
+/// `kept` stays where it is there. Call it
 /// as the user that the command runs as, with one thread, and open nothing before.
 ///
 /// # Errors
 /// When any part of it cannot be done: then nothing may be started.
-pub fn hide(services: &Services) -> Result<(), LaunchError> {
+pub fn hide(services: &Services, kept: Option<&Path>) -> Result<(), LaunchError> {
     let Services::Only(named) = services else {
         return Ok(());
     };
@@ -103,6 +104,7 @@ pub fn hide(services: &Services) -> Result<(), LaunchError> {
         .chain([own.as_str()])
         .map(|name| Path::new(RUN).join(name))
         .chain(named.iter().map(PathBuf::from))
+        .chain(kept.map(Path::to_owned))
         .filter_map(|path| {
             // What is not there, or is not for this user, is not missed.
             let fd = open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
@@ -148,7 +150,7 @@ pub fn attempt() -> Result<(), (io::Error, &'static str)> {
             setgid(Gid::from_raw(NOBODY))?;
             setuid(Uid::from_raw(NOBODY))?;
         }
-        hide(&Services::default()).map_err(|error| match error {
+        hide(&Services::default(), None).map_err(|error| match error {
             LaunchError::Services { source, .. } => source,
             other => io::Error::other(other.to_string()),
         })

@@ -343,6 +343,11 @@ impl Policy {
         self.gateway.is_open() || self.rules.iter().any(Rule::steers)
     }
 
+    /// Whether some rule looks into TLS.
+    pub fn inspects(&self) -> bool {
+        self.rules.iter().any(|rule| rule.inspect.is_some())
+    }
+
     /// Whether some allow rule has a wildcard, so that the budget is of use.
     pub fn has_wildcards(&self) -> bool {
         self.rules.iter().any(|rule| {

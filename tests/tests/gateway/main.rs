@@ -4,6 +4,7 @@
 mod around;
 mod doors;
 mod http;
+mod inspect;
 mod proxy;
 mod survives;
 mod tls;

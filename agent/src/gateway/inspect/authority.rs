@@ -21,7 +21,7 @@ use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::super::private;
+use crate::private;
 
 /// The key with the certificate, for the daemon alone: in one file, so that they are never
 /// of two authorities.

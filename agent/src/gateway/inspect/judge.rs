@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
 use http::header::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, TE, TRAILER};
 use http::request::Parts;
@@ -13,7 +13,7 @@ use super::super::Outcome;
 use super::super::head;
 use super::super::session::Ended;
 use super::scan::Looked;
-use crate::policy::Inspect;
+use crate::policy::{Inspect, path_glob};
 
 /// What gRPC tells its compression with.
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
@@ -36,8 +36,7 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(inspect: Arc<Inspect>) -> Result<Self, Ended> {
         let glob = |text: &String| {
-            let built = GlobBuilder::new(text).literal_separator(true).build();
-            built
+            path_glob(text)
                 .map(|glob| glob.compile_matcher())
                 .map_err(|error| Ended::new(Outcome::RequestNotAllowed).because(error))
         };

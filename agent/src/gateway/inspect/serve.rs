@@ -158,7 +158,7 @@ impl<B: Backend> Session<B> {
         Ended,
     > {
         let unable = |why: &str| Ended::new(Outcome::NotInspectable).because(why);
-        let Some(authority) = &self.gateway.config.authority else {
+        let Some(authority) = self.backend().authority() else {
             return Err(unable(
                 "its rule says inspect, and there is no authority for it",
             ));

@@ -191,10 +191,10 @@ impl Place {
         std::fs::write(&roots, &sites.authority_pem).expect("write");
         let authority = Arc::new(Authority::open(folder.path()).expect("authority"));
         let rig = Rig::with(GatewayConfig {
-            authority: Some(Arc::clone(&authority)),
             roots: Some(roots),
             ..GatewayConfig::default()
         });
+        *rig.backend.authority.lock().expect("lock") = Some(Arc::clone(&authority));
         rig.backend
             .allow_as("a.example", Kind::Tls, inspecting(inspect));
         Self {

@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// # Errors
 /// In words, and of [`io::ErrorKind::InvalidInput`] when the file is there and others could
 /// have read or written it.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let odd = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     let file = File::open(path)?;
     let meta = file.metadata()?;
@@ -32,7 +32,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Writes a file whole or not at all. It has its mode before it has a byte.
-pub(super) fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = Path::new(&beside);

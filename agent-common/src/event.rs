@@ -1,4 +1,4 @@
-//! The record that the kernel sends for a refused flow.
+//! The record that the kernel sends for a refused flow, or one whose name is certain.
 
 use crate::{Addr, Hook, Protocol, Reason, hello::NAME_BYTES, verdict::NO_RULE};
 
@@ -15,8 +15,11 @@ pub const FLAG_TASK: u8 = 2;
 /// but only later ones tell the packet hook the rest.
 pub const FLAG_USER: u8 = 4;
 
-/// One refused (or, in monitor mode, would-be refused) flow, as written by the BPF
-/// programs into the ring. Native byte order except for addresses; no padding.
+/// The flow was let out: its name is certain. It has no reason.
+pub const FLAG_ALLOWED: u8 = 8;
+
+/// One refused (or, in monitor mode, would-be refused) flow, or a TLS connection that is let
+/// out by its name, as written by the BPF programs into the ring. Native byte order except for addresses; no padding.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowEvent {
@@ -181,6 +184,11 @@ impl FlowEvent {
     /// Whether it was let through because the agent is only monitored.
     pub fn monitored(&self) -> bool {
         self.flags & FLAG_MONITOR != 0
+    }
+
+    /// Whether it was let out, and no rule was in the way: there is no reason.
+    pub fn allowed(&self) -> bool {
+        self.flags & FLAG_ALLOWED != 0
     }
 
     /// Whether `pid` and `tgid` are filled.

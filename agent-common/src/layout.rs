@@ -204,7 +204,9 @@ pub struct Handshake {
     /// The [`crate::Reason`] that the connection was refused for before its name was certain,
     /// and one; 0 while it is not.
     refused: u8,
-    _zero: [u8; 3],
+    /// 1 once the name was told of.
+    told: u8,
+    _zero: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Handshake>() == 376, "no padding");
@@ -234,7 +236,15 @@ impl Handshake {
     /// Another connection begins on the socket.
     #[inline(always)]
     pub const fn forgive(&mut self) {
-        self.refused = 0;
+        (self.refused, self.told) = (0, 0);
+    }
+
+    /// Whether its name was not told of before; from now on it was.
+    #[inline(always)]
+    pub const fn is_news(&mut self) -> bool {
+        let news = self.told == 0;
+        self.told = 1;
+        news
     }
 }
 
@@ -259,7 +269,7 @@ pub const REASON_SLOTS: usize = 64;
 /// Number of protocol classes.
 pub const PROTOCOL_SLOTS: usize = 4;
 
-const _: () = assert!(crate::Reason::ALL.len() <= REASON_SLOTS);
+const _: () = assert!(crate::Reason::ALL.len() < REASON_SLOTS);
 const _: () = assert!(crate::protocol::ProtocolClass::ALL.len() == PROTOCOL_SLOTS);
 
 /// What the kernel counts for an agent, on one CPU: value of the `STATS` per-CPU array.
@@ -309,6 +319,12 @@ pub struct Bucket {
 #[inline(always)]
 pub const fn bucket_index(agent: u32, reason: crate::Reason) -> u32 {
     agent * REASON_SLOTS as u32 + reason.number() as u32
+}
+
+/// The same for flows that are let out: the last slot of the agent, which no reason has.
+#[inline(always)]
+pub const fn allowed_bucket_index(agent: u32) -> u32 {
+    agent * REASON_SLOTS as u32 + (REASON_SLOTS as u32 - 1)
 }
 
 #[cfg(feature = "user")]

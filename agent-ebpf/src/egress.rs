@@ -51,6 +51,7 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
         Owner::Agent(agent) => Some(agent),
     };
     let mut refusal = None;
+    let mut told = None;
     let mut monitored = false;
     match &agent {
         None => refusal = Some((Reason::NoPolicy, NO_RULE)),
@@ -71,7 +72,12 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                         role = Role::Nameless;
                         rule
                     }
-                    Seen::Named(rule) => rule,
+                    Seen::Named { rule, news } => {
+                        if news {
+                            told = Some((Reason::NoRule, rule));
+                        }
+                        rule
+                    }
                     Seen::Refused(reason) => {
                         refusal = Some((reason, rule));
                         rule
@@ -112,7 +118,8 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
             }
         }
     }
-    let Some((reason, rule)) = refusal else {
+    let allowed = refusal.is_none();
+    let Some((reason, rule)) = refusal.or(told) else {
         return Outcome::Pass;
     };
     tell(
@@ -122,9 +129,9 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
         &packet,
         reason,
         rule,
-        monitored,
+        How { monitored, allowed },
     );
-    if monitored {
+    if monitored || allowed {
         Outcome::Pass
     } else {
         Outcome::Refuse
@@ -259,7 +266,16 @@ fn keep(socket: Option<*mut bpf_sock>, new: &mut FlowState) -> bool {
     true
 }
 
-/// Reports a refused packet. The task that runs now is the sender only of a packet that
+/// What becomes of a packet that is reported.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// It is let through because the agent is only monitored.
+    pub(crate) monitored: bool,
+    /// It is let out, by its name.
+    pub(crate) allowed: bool,
+}
+
+/// Reports a packet. The task that runs now is the sender only of a packet that
 /// leaves, and only if it is of the agent that owns the socket: a packet may leave in a timer
 /// or in another task's softirq.
 #[inline(always)]
@@ -270,7 +286,7 @@ pub(crate) fn tell(
     packet: &Packet,
     reason: Reason,
     rule: u32,
-    monitored: bool,
+    how: How,
 ) {
     let skb = ctx.skb.skb;
     // SAFETY: `skb` is the program's context.
@@ -285,7 +301,7 @@ pub(crate) fn tell(
         // SAFETY: as above.
         Some(unsafe { bpf_skb_cgroup_id(skb) })
     };
-    let name = match reason.is_of_tls() {
+    let name = match reason.is_of_tls() || how.allowed {
         true => handshake::said(skb),
         false => None,
     };
@@ -305,7 +321,8 @@ pub(crate) fn tell(
             // SAFETY: the helper takes the program's context.
             socket_cookie: unsafe { bpf_get_socket_cookie(ctx.as_ptr()) },
             netns_cookie: 0,
-            monitored,
+            monitored: how.monitored,
+            allowed: how.allowed,
             without_task,
         },
         name,

@@ -23,12 +23,15 @@ use crate::{
     payload::Payload,
 };
 
+/// In the word of [`exeat_judge_name`]: nobody was told of the name yet.
+const NEWS: u64 = 1 << 41;
+
 /// What a packet says of the name.
 pub(crate) enum Seen {
     /// Nothing that must not leave; the name is still open.
     Open,
-    /// The name is certain, and allowed by this rule.
-    Named(u32),
+    /// The name is certain, and allowed by this rule; whether that is said for the first time.
+    Named { rule: u32, news: bool },
     /// The packet must not leave.
     Refused(Reason),
 }
@@ -84,7 +87,10 @@ pub(crate) fn see(
     match judge::unpack(judged) {
         Verdict::Deny { reason, .. } => Seen::Refused(reason),
         Verdict::Allow { rule, .. } => match heard {
-            Heard::Settled => Seen::Named(rule),
+            Heard::Settled => Seen::Named {
+                rule,
+                news: judged & NEWS != 0,
+            },
             Heard::Broken(reason) | Heard::Refused(reason) => Seen::Refused(reason),
             Heard::Open | Heard::Name => Seen::Open,
         },
@@ -232,7 +238,8 @@ pub extern "C" fn exeat_judge_name(skb: *mut __sk_buff, bank: u64, port: u64) ->
     {
         state.refuse(reason);
     }
-    judge::pack(verdict)
+    let news = verdict.is_allow() && state.client.is_settled() && state.is_news();
+    judge::pack(verdict) | if news { NEWS } else { 0 }
 }
 
 #[inline(always)]

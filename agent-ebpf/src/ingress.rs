@@ -49,7 +49,10 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
         &packet,
         reason,
         rule,
-        false,
+        egress::How {
+            monitored: false,
+            allowed: false,
+        },
     );
     Outcome::Refuse
 }

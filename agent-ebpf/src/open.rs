@@ -66,6 +66,7 @@ pub(crate) fn judge(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcom
             // SAFETY: as above.
             netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
             monitored,
+            allowed: false,
             without_task: None,
         },
         None,

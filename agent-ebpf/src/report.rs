@@ -10,10 +10,11 @@ use core::{
 use agent_common::{
     Addr, FlowEvent, Hook, Protocol, Reason,
     event::{
-        COMM_BYTES, EVENT_BYTES, FLAG_MONITOR, FLAG_TASK, FLAG_USER, NAMED_EVENT_BYTES, NamedEvent,
+        COMM_BYTES, EVENT_BYTES, FLAG_ALLOWED, FLAG_MONITOR, FLAG_TASK, FLAG_USER,
+        NAMED_EVENT_BYTES, NamedEvent,
     },
     hello::NAME_BYTES,
-    layout::{Handshake, REASON_SLOTS, bucket_index, helper},
+    layout::{Handshake, REASON_SLOTS, allowed_bucket_index, bucket_index, helper},
 };
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
@@ -38,7 +39,7 @@ const WAKE_EVERY: u64 = 128 * 1024;
 /// which the wake-up is sent.
 const EVENT_ROOM: u64 = NAMED_EVENT_BYTES as u64 + 8;
 
-/// A refused flow, as far as its hook can see it.
+/// A refused flow, or one whose name is told, as far as its hook can see it.
 pub(crate) struct Refused {
     pub(crate) hook: Hook,
     pub(crate) reason: Reason,
@@ -57,6 +58,8 @@ pub(crate) struct Refused {
     pub(crate) netns_cookie: u64,
     /// Whether it is let through because the agent is only monitored.
     pub(crate) monitored: bool,
+    /// Whether it is let out, and only its name is told: there is no reason then.
+    pub(crate) allowed: bool,
     /// Id of the socket's cgroup where the task that runs is not the sender.
     pub(crate) without_task: Option<u64>,
 }
@@ -106,17 +109,19 @@ pub(crate) fn count_sent(agent: u32, bytes: u32) {
     }
 }
 
-/// Counts a refused flow, and tells the daemon unless the throttle or a full ring keeps
+/// Counts a refused flow, and tells the daemon of it or of one that is let out, unless the throttle or a full ring keeps
 /// it back, which is counted too.
 #[inline(always)]
 pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
     let Some(stats) = STATS.get_ptr_mut(flow.agent) else {
         return;
     };
-    let class = Protocol::new(flow.protocol).class() as usize;
-    let reason = slot(flow.reason);
-    // SAFETY: `stats` points to a whole value; both indices are in range by their types.
-    add(unsafe { &raw mut (*stats).blocked[reason][class] }, 1);
+    if !flow.allowed {
+        let class = Protocol::new(flow.protocol).class() as usize;
+        let reason = slot(flow.reason);
+        // SAFETY: `stats` points to a whole value; both indices are in range by their types.
+        add(unsafe { &raw mut (*stats).blocked[reason][class] }, 1);
+    }
     // SAFETY: a helper without pointers.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     let Some(Pass { suppressed, calm }) = pass_throttle(flow, now) else {
@@ -198,7 +203,8 @@ unsafe fn write(event: *mut FlowEvent, flow: &Refused, now: u64, suppressed: u64
         (*event).hook = flow.hook.number();
         write_volatile(&raw mut (*event).protocol, flow.protocol);
         let monitor = if flow.monitored { FLAG_MONITOR } else { 0 };
-        (*event).flags = monitor | task.flags;
+        let allowed = if flow.allowed { FLAG_ALLOWED } else { 0 };
+        (*event).flags = monitor | allowed | task.flags;
         write_volatile(&raw mut (*event).detail[0], flow.detail[0]);
         write_volatile(&raw mut (*event).detail[1], flow.detail[1]);
         put_addr(&raw mut (*event).source, &flow.source);
@@ -287,7 +293,11 @@ fn pass_throttle(flow: &Refused, now: u64) -> Option<Pass> {
             calm: false,
         });
     }
-    let bucket = BUCKETS.get_ptr_mut(bucket_index(flow.agent, flow.reason))?;
+    let index = match flow.allowed {
+        true => allowed_bucket_index(flow.agent),
+        false => bucket_index(flow.agent, flow.reason),
+    };
+    let bucket = BUCKETS.get_ptr_mut(index)?;
     // SAFETY: a map value of this CPU. A softirq in between can make the throttle let one
     // event more or less through; the counts are exact because they are added atomically.
     unsafe {

@@ -204,6 +204,7 @@ fn seen(hook: Hook, reason: Reason) -> Refused {
         socket_cookie: 0,
         netns_cookie: 0,
         monitored: false,
+        allowed: false,
         without_task: None,
     }
 }

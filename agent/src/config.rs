@@ -388,6 +388,9 @@ impl Config {
         if let Some(path) = &self.events.file {
             absolute("events.file", path)?;
         }
+        if let Some(path) = &self.gateway.authorities {
+            absolute("gateway.authorities", path)?;
+        }
         if let Metrics::At(addr) = self.metrics
             && !addr.ip().is_loopback()
             && !self.metrics_allow_remote

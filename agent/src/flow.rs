@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 pub use connection::{ConnectionRecord, GatewayFlow, InspectedRequest, ServerCertificate};
 
-/// One flow that was refused (in monitor mode: would have been), or one question that the
-/// gate answered.
+/// One flow that was refused (in monitor mode: would have been), one question that the gate
+/// answered, one connection at the gateway, or one TLS connection that was let out by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// Number of the record, from 1, without gaps, since the daemon started. Given by
@@ -88,7 +88,8 @@ pub struct FlowRecord {
     pub suppressed: u64,
 }
 
-/// The outcome in a record. Of what is let out, only answers of the gate make a record.
+/// The outcome in a record. Of what is let out, answers of the gate, connections at the
+/// gateway, and TLS connections whose name was read make a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowVerdict {
@@ -96,7 +97,7 @@ pub enum FlowVerdict {
     Deny,
     /// Let through by monitor mode, or by a budget that only reports.
     WouldDeny,
-    /// Allowed: a question that the gate answered.
+    /// Allowed.
     Allow,
 }
 
@@ -310,8 +311,11 @@ impl FlowRecord {
             seq: 0,
             time: clock.at(event.boot_ns),
             agent: known.agent,
-            verdict: verdict(event.monitored()),
-            reason: Some(event.reason()),
+            verdict: match event.allowed() {
+                true => FlowVerdict::Allow,
+                false => verdict(event.monitored()),
+            },
+            reason: (!event.allowed()).then(|| event.reason()),
             hook: event.hook(),
             protocol: event.protocol().class(),
             protocol_number: event.protocol,

@@ -46,7 +46,7 @@ pub const LIMITS: &[&str] = &[
     "An agent that runs as root can leave its cgroup, load programs and open packet sockets: run agents as an ordinary user.",
     "Unix sockets of the user's own services (below `/run/user`: systemd, D-Bus, the desktop; an SSH agent) are reachable as for any program of the user, and what they do on request is not governed. Those of the machine (`/run`) are out of sight, but not for an agent that runs as root.",
     "A socket that another process connects and then passes in by SCM_RIGHTS is judged when it connects or sends to an address, not for what an already connected TCP socket carries. (Other processes' sockets cannot be fetched by pidfd_getfd or ptrace, but by an agent that runs as root.)",
-    "A rule by host name without TLS (on other ports than 443 unless it says `tls: sni`, or with `tls: none`, and for UDP) allows the addresses of the name; another tenant of the same address can be reached through it.",
+    "A rule by host name where no name is read (other ports than 443 and 80 unless it says `tls: sni` or `http: host`, with `tls: none` or `http: none`, and UDP) allows the addresses of the name; another tenant of the same address can be reached through it.",
     "AF_VSOCK, Bluetooth and netlink sockets are not seen by cgroup hooks.",
 ];
 

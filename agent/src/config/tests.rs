@@ -47,6 +47,7 @@ resolver:
   serve_stale_seconds: 0
   case_randomization: false
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
+gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
 ";
     let config = parse(text).expect("valid");
@@ -86,6 +87,9 @@ control: {group: wheel}
             burst: 7,
             file: Some("/f".into()),
             file_max_bytes: 65536,
+        },
+        gateway: Gateway {
+            authorities: Some("/etc/exeat/corp.pem".into()),
         },
         control: Control {
             group: Some("wheel".into()),

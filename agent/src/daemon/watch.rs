@@ -155,7 +155,7 @@ pub(super) async fn events(
 fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
     let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
     let of_data = event.reason().is_of_tls() || event.reason() == Reason::Unsteered;
-    let refused = of_data && event.hook() == Hook::Egress && !event.monitored();
+    let refused = of_data && event.hook() == Hook::Egress && !event.monitored() && !event.allowed();
     refused.then(|| Connection {
         ends: (
             end(event.source, event.source_port),

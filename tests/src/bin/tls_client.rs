@@ -1,4 +1,4 @@
-//! rustls: see tests/tests/tls/clients.rs for what it is asked and says.
+//! rustls: see tests/tests/clients/tls.rs for what it is asked and says.
 
 use anyhow::{Context, ensure};
 use rustls::pki_types::pem::PemObject;

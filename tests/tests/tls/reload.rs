@@ -107,7 +107,7 @@ def finish():
     })
     .unwrap_or_else(|e| panic!("{e:#}: {} of {}", arrived(), connections * length));
     let events = tls.stage.daemon.events().expect("events");
-    let refused = events.iter().filter(|e| e["hook"] == "egress").count();
+    let refused = events.iter().filter(|e| e["verdict"] == "deny").count();
     assert_eq!(refused, 0, "{events:#?}");
 }
 

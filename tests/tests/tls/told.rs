@@ -30,6 +30,42 @@ fn a_refused_handshake_ends_at_once_and_its_event_says_the_name() {
     assert!(event["server_name"].is_null(), "{event}");
 }
 
+#[test]
+fn a_name_that_is_let_out_is_told_once() {
+    let mut tls = Tls::shared(POLICY);
+    for host in ["203.0.113.30", "2001:db8::30", "::ffff:203.0.113.30"] {
+        let parts = "[hello('good.example'), CHANGE + data('x')]";
+        let said = tls.say(&format!("say({parts}, host={host:?})"));
+        let event = tls
+            .stage
+            .daemon
+            .event(|e| e["source"]["port"] == said.port && e["verdict"] == "allow");
+        let event = event.unwrap_or_else(|e| panic!("{host}: {e:#}"));
+        assert_eq!(event["server_name"], "good.example", "{host}");
+        assert_eq!(event["names"][0], "good.example", "{host}");
+        assert_eq!(event["hook"], "egress");
+        assert!(event["reason"].is_null(), "{event}");
+        let rule = event["rule"]["text"].as_str().expect("a rule");
+        assert!(rule.contains("good.example"), "{rule}");
+        // More data, and another policy that allows it too: no news.
+        tls.stage
+            .daemon
+            .enforce(&format!("# again\n{POLICY}"))
+            .expect("reload");
+        let length = tls.length(&format!("b''.join({parts}) + data('y')"));
+        tls.push(&said, "[data('y')]");
+        tls.arrives(&said, length);
+        let events = tls.stage.daemon.events().expect("events");
+        let own = events.iter().filter(|e| e["source"]["port"] == said.port);
+        assert_eq!(own.count(), 1, "{events:?}");
+    }
+    let blocked = tls.stage.daemon.metric(
+        "exeat_flows_blocked_total",
+        &["agent=\"worker\"", "reason=\"no_rule\"", "protocol=\"tcp\""],
+    );
+    assert_eq!(blocked.expect("metric"), 0.0);
+}
+
 /// A page of a file can be written to after the kernel has read the name in it.
 #[test]
 fn data_that_the_program_can_still_change_does_not_leave() {

@@ -152,7 +152,7 @@ fn steer_to_gateway(
         addr: dest,
         ..origin
     };
-    match steered.insert(&cookie, &origin, 0) {
+    match steered.insert(cookie, origin, 0) {
         Ok(()) => verdict,
         Err(_) => deny(Reason::State),
     }

@@ -151,7 +151,10 @@ impl Engine {
                 source,
             })?;
         let gateway = self.open_gateway(index, &policy, generation, remembered.gateway)?;
-        let proxy = |on: bool, kind| on.then(|| self.gateway_port(index, kind)).unwrap_or(0);
+        let proxy = |on, kind| match on {
+            true => self.gateway_port(index, kind),
+            false => 0,
+        };
         // As many as its leases can be, so that the kernel's table is not what is full first.
         let config = self.leases.config();
         let most = match names.allows_wildcards() {

@@ -85,6 +85,13 @@ pub(super) struct LoadFailures {
     pub(super) kernel: u64,
 }
 
+/// The ways out that lead through the daemon.
+pub(super) struct Ways {
+    pub(super) gates: Gates,
+    pub(super) gateways: Gateways,
+    pub(super) trust: Trust,
+}
+
 /// What is in force, and what it was made from.
 pub(super) struct Engine {
     pub(super) kernel: Kernel,
@@ -130,9 +137,11 @@ impl Engine {
         paths: Vec<PathBuf>,
         leases: LeaseConfig,
         keeper: Keeper,
-        gates: Gates,
-        gateways: Gateways,
-        trust: Trust,
+        Ways {
+            gates,
+            gateways,
+            trust,
+        }: Ways,
         directory: Arc<Directory>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {

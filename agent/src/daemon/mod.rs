@@ -43,7 +43,7 @@ use tracing::{error, info, warn};
 
 use self::{
     directory::Directory,
-    engine::Engine,
+    engine::{Engine, Ways},
     fd_store::FdStore,
     gates::{Gates, Means},
     gateways::Gateways,
@@ -238,9 +238,11 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         config.policy.clone(),
         leases.clone(),
         keeper.clone(),
-        gates,
-        gateways,
-        Trust::new(&config),
+        Ways {
+            gates,
+            gateways,
+            trust: Trust::new(&config),
+        },
         Arc::clone(&directory),
         names,
     )?;

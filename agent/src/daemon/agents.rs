@@ -170,8 +170,9 @@ impl Engine {
             mode: policy.mode as u8,
             gate4_port: ports.v4,
             gate6_port: ports.v6,
-            gateway4_port: proxy(policy.uses_gateway(), Listening::Steered4),
-            gateway6_port: proxy(policy.uses_gateway(), Listening::Steered6),
+            // As long as it is open, for connections that were steered by an earlier policy.
+            gateway4_port: self.gateway_port(index, Listening::Steered4),
+            gateway6_port: self.gateway_port(index, Listening::Steered6),
             proxy_ports: [
                 proxy(policy.gateway.http, Listening::Http),
                 proxy(policy.gateway.socks5, Listening::Socks),

@@ -83,6 +83,28 @@ fn a_connection_that_came_between_two_daemons_is_served() {
     assert_eq!(scene.asked(&code), "reached");
 }
 
+/// A connection that was steered stays so, whatever the way out is for later ones.
+#[test]
+fn what_is_open_goes_on_when_its_rule_leaves_directly_from_now_on() {
+    let mut scene = Scene::new(&[RULE]);
+    open(&mut scene);
+    let direct = ["host: good.example, ports: [443]"];
+    scene
+        .stage
+        .daemon
+        .enforce(&policy(&direct))
+        .expect("reload");
+    let code = "open_tls.sendall(request('good.example'))\nbody_of(text_of(open_tls))";
+    assert_eq!(scene.asked(code), "reached");
+    let tls = scene.https(SHARED, "good.example");
+    assert_eq!(tls, "reached");
+    let direct = scene
+        .stage
+        .daemon
+        .event(|e| e["hook"] == "egress" && e["verdict"] == "allow");
+    assert_eq!(direct.expect("event")["server_name"], "good.example");
+}
+
 /// Many connections at once: each is served, and none for the wrong host.
 #[test]
 fn two_hundred_at_once() {

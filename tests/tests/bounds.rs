@@ -203,7 +203,7 @@ fn a_full_ring_of_a_daemon_that_is_gone_changes_no_verdict() {
 
 #[test]
 fn a_name_with_too_many_addresses_is_bounded_and_what_is_left_out_is_refused() {
-    let policy = "version: 1\nagents:\n  worker:\n    allow:\n      - { host: allowed.example, ports: [80] }\n";
+    let policy = "version: 1\nagents:\n  worker:\n    allow:\n      - { host: allowed.example, ports: [80], http: none }\n";
     let stage = Stage::new(policy, "").expect("stage");
     // The address that it had is among them: it is promised, whatever else comes.
     let many: Vec<String> = (100..236)

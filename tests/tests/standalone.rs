@@ -19,7 +19,7 @@ version: 1
 agents:
   alone:
     allow:
-      - { host: allowed.example, ports: [80] }
+      - { host: allowed.example, ports: [80], http: none }
 ";
 
 static TURNS: Mutex<()> = Mutex::new(());

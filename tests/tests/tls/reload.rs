@@ -107,7 +107,8 @@ def finish():
     })
     .unwrap_or_else(|e| panic!("{e:#}: {} of {}", arrived(), connections * length));
     let events = tls.stage.daemon.events().expect("events");
-    let refused = events.iter().filter(|e| e["verdict"] == "deny").count();
+    let refused = |e: &&serde_json::Value| e["hook"] == "egress" && e["verdict"] == "deny";
+    let refused = events.iter().filter(refused).count();
     assert_eq!(refused, 0, "{events:#?}");
 }
 

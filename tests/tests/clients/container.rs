@@ -51,7 +51,11 @@ fn contained(stage: &Stage) -> Puppet {
 fn the_policy_holds_in_a_container() {
     let stage = Stage::new(POLICY, "").expect("stage");
     let mut agent = contained(&stage);
-    let reached = agent.value(&format!("tcp({ALLOWED_V4:?}, 80).getpeername()[0]"));
+    // Plain HTTP goes by the gateway, which is opened there soon.
+    let connect = format!("tcp({ALLOWED_V4:?}, 80).getpeername()[0]");
+    let reached = wait::until("the gateway in the container", wait::patience(), || {
+        agent.value(&connect).ok()
+    });
     assert_eq!(reached.expect("connect"), ALLOWED_V4);
     let errno = agent.errno(&format!("tcp({OTHER_V4:?}, 80)")).expect("ask");
     assert_eq!(errno, libc::EPERM);

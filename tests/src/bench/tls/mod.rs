@@ -24,7 +24,7 @@ use exeat_tests::world::World;
 use server::Server;
 use squid::Squid;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const HOST: &str = "tls.bench.example";
@@ -32,6 +32,10 @@ const ADDRESS: &str = "203.0.113.70";
 const PORT: u16 = 443;
 /// Connections that are always under way in a flood.
 const UNDER_WAY: usize = 8;
+/// Every connection makes an event, as every one makes a line in a proxy's log.
+const LOUD: &str = "events: { rate: 1000000, burst: 1000000 }\n";
+/// Next to none does.
+const QUIET: &str = "events: { rate: 1, burst: 1 }\n";
 /// Connections before what is measured: names are looked up, caches filled.
 const WARM_UP: u32 = 20;
 
@@ -72,10 +76,12 @@ enum Around {
     Empty,
     /// Exeat's, without a look at the name.
     Unchecked,
-    /// Exeat's, with it.
+    /// Exeat's, with it; what it finds is kept back by the throttle.
     Checked,
     /// The same, and a [long](client::LONG) hello.
     CheckedLong,
+    /// Exeat's, with it, and an event for each connection.
+    Told,
 }
 
 /// What a program feels, a value a round.
@@ -141,26 +147,22 @@ pub(crate) fn run(settings: &Settings, object: &Path) -> anyhow::Result<Vec<Sect
             }
             let exeat = match &mut exeat {
                 Some(exeat) => exeat,
-                none => none.insert(Exeat::start(&place)?),
+                none => none.insert(Exeat::start(&place, &Via::EXEAT, LOUD)?),
             };
-            let programs = exeat.daemon.bpffs().join("programs");
+            let programs = exeat.programs();
+            let counted = || Counted::pinned(&programs);
             in_turns(&mut exeat.clients, round, |via, client| {
                 measured.feel(via, client, settings)?;
-                let counted = || Counted::pinned(&programs);
                 let around = match via {
                     Via::Unchecked => Around::Unchecked,
-                    Via::Checked => Around::Checked,
+                    Via::Checked => Around::Told,
                     _ => return Ok(()),
                 };
                 let kernel = measured.kernel(around);
                 kernel.connect(client, settings, false, counted)?;
-                kernel.packets(client, settings, counted)?;
-                if around == Around::Checked {
-                    let kernel = measured.kernel(Around::CheckedLong);
-                    kernel.connect(client, settings, true, counted)?;
-                }
-                Ok(())
+                kernel.packets(client, settings, counted)
             })?;
+            measured.quietly(&place, settings)?;
         }
     }
     Ok(measured.sections())
@@ -253,6 +255,21 @@ impl Measured {
         Ok(())
     }
 
+    /// The same check by another daemon, which only lives for this.
+    fn quietly(&mut self, place: &Place, settings: &Settings) -> anyhow::Result<()> {
+        let mut exeat = Exeat::start(place, &[Via::Checked], QUIET)?;
+        let programs = exeat.programs();
+        let counted = || Counted::pinned(&programs);
+        for (_, client) in &mut exeat.clients {
+            let kernel = self.kernel(Around::Checked);
+            kernel.connect(client, settings, false, counted)?;
+            kernel.packets(client, settings, counted)?;
+            let kernel = self.kernel(Around::CheckedLong);
+            kernel.connect(client, settings, true, counted)?;
+        }
+        Ok(())
+    }
+
     fn kernel(&mut self, around: Around) -> &mut Kernel {
         self.kernel.entry(around).or_default()
     }
@@ -331,25 +348,30 @@ impl Place {
     }
 }
 
-/// The daemon with an agent for each way, and a client in each; gone when dropped.
+/// A daemon with an agent for each way, and clients in some; gone when dropped.
 struct Exeat {
     clients: Vec<(Via, Client)>,
     daemon: Daemon,
 }
 
 impl Exeat {
-    fn start(place: &Place) -> anyhow::Result<Self> {
-        let daemon = Daemon::start(&place.world, &policy())?;
+    fn start(place: &Place, ways: &[Via], config: &str) -> anyhow::Result<Self> {
+        let daemon = Daemon::start_with(&place.world, &policy(), config)?;
         let program = std::env::current_exe()?.display().to_string();
         let words = [program, "shake".to_owned()];
         let mut clients = Vec::new();
-        for via in Via::EXEAT {
+        for &via in ways {
             let (agent, _) = via.agent().context("no agent")?;
             let command = daemon.run_command(agent, 0, &words);
             let client = place.client(command, via);
             clients.push((via, client.with_context(|| format!("agent {agent}"))?));
         }
         Ok(Self { clients, daemon })
+    }
+
+    /// Where its programs are pinned.
+    fn programs(&self) -> PathBuf {
+        self.daemon.bpffs().join("programs")
     }
 }
 

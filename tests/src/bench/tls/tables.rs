@@ -24,7 +24,8 @@ impl Measured {
                  round, and of those the median. Nothing is attached to anything where the way \
                  is direct or through the proxy, which is on the machine and asked with CONNECT; \
                  Exeat comes and goes from round to round. The gateway is on the machine too: \
-                 both are one more connection, and each writes down what passed. What is left \
+                 both are one more connection, and each writes down what passed; the throttle of \
+                 events is off. What is left \
                  over `tls: none` is the name check as the program feels it: below some µs it \
                  is the noise of the machine, so the target is judged by the kernel's count.",
                 |seen| &seen.connect,
@@ -153,6 +154,7 @@ impl Measured {
                 Around::Unchecked => "exeat, `tls: none`",
                 Around::Checked => "exeat, `tls: sni`",
                 Around::CheckedLong => "exeat, `tls: sni`, a long hello",
+                Around::Told => "exeat, `tls: sni`, an event each",
             };
             vec![
                 name.to_owned(),
@@ -184,6 +186,12 @@ impl Measured {
                 "ns",
             ),
             Target::at_most(
+                "name check (SNI) of one connection and its event, the same",
+                CONNECTION,
+                more(of(Around::Told)),
+                "ns",
+            ),
+            Target::at_most(
                 "packet of a connection whose name was checked, over an empty program",
                 PACKET,
                 packet,
@@ -198,8 +206,11 @@ impl Measured {
                  socket to the last packet, and of that the one for packets that leave; and how \
                  often any ran. What is left over `tls: none` (the median, and the difference \
                  of the minima) is everything that the name check adds: the hello, what is kept \
-                 of it, its event, which is kept back by the throttle after the first few \
-                 hundred a second. A long hello offers {} protocols with names of {} bytes each \
+                 of it, and where it is said the event of each connection, which wakes the \
+                 daemon each time (by default the throttle keeps back those over 200 a second, \
+                 and a flood wakes it seldom; the other rows are of a daemon that tells of next \
+                 to none). A long hello offers {} \
+                 protocols with names of {} bytes each \
                  and is as long as one with post-quantum keys. A packet: one that leaves on a \
                  connection whose handshake is over; and one that comes in. Every run holds the \
                  price of counting it, which an empty program shows. {}",
@@ -309,6 +320,7 @@ mod tests {
             ..kernel(4100.0, 0.0)
         };
         measured.kernel.insert(Around::CheckedLong, long);
+        measured.kernel.insert(Around::Told, kernel(3000.0, 100.0));
         measured
     }
 
@@ -357,6 +369,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("over `tls: none` is met."), "{text}");
+        let missed = "its event, the same: at most 700 ns, seen 1000: **missed**";
+        assert!(text.contains(missed), "{text}");
         let missed = "long hello, the same: at most 700 ns, seen 2100: **missed**";
         assert!(text.contains(missed), "{text}");
         assert!(text.contains("is missed: 3.0 times the bound."), "{text}");

@@ -3,6 +3,7 @@
 
 mod client;
 mod counted;
+mod reader;
 mod server;
 mod squid;
 mod tables;
@@ -165,7 +166,9 @@ pub(crate) fn run(settings: &Settings, object: &Path) -> anyhow::Result<Vec<Sect
             measured.quietly(&place, settings)?;
         }
     }
-    Ok(measured.sections())
+    let mut sections = measured.sections();
+    sections.push(reader::run(settings, object)?);
+    Ok(sections)
 }
 
 /// Each once, and in every round another one first.

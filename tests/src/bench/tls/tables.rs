@@ -5,8 +5,9 @@ use super::{Around, HOST, Kernel, Measured, Seen, UNDER_WAY, Via};
 use crate::report::{Section, Target, number, ratio};
 use crate::stats::Series;
 
-/// The design's bounds, nanoseconds.
-const CONNECTION: f64 = 700.0;
+/// The design's bound for the name check of a connection, nanoseconds.
+pub(super) const CONNECTION: f64 = 700.0;
+/// That for a packet whose verdict is known, over an empty program.
 const PACKET: f64 = 30.0;
 
 /// One of the values of each way.
@@ -209,7 +210,8 @@ impl Measured {
                  of it, and where it is said the event of each connection, which wakes the \
                  daemon each time (by default the throttle keeps back those over 200 a second, \
                  and a flood wakes it seldom; the other rows are of a daemon that tells of next \
-                 to none). A long hello offers {} \
+                 to none). It comes once a connection, so it finds the processor's caches cold, \
+                 unlike the reader alone in the last table. A long hello offers {} \
                  protocols with names of {} bytes each \
                  and is as long as one with post-quantum keys. A packet: one that leaves on a \
                  connection whose handshake is over; and one that comes in. Every run holds the \

@@ -210,8 +210,8 @@ impl Measured {
                  of it, and where it is said the event of each connection, which wakes the \
                  daemon each time (by default the throttle keeps back those over 200 a second, \
                  and a flood wakes it seldom; the other rows are of a daemon that tells of next \
-                 to none). It comes once a connection, so it finds the processor's caches cold, \
-                 unlike the reader alone in the last table. A long hello offers {} \
+                 to none). It comes once a connection, between much other work; the reader \
+                 alone, in the last table, has the processor's caches for itself. A long hello offers {} \
                  protocols with names of {} bytes each \
                  and is as long as one with post-quantum keys. A packet: one that leaves on a \
                  connection whose handshake is over; and one that comes in. Every run holds the \

@@ -58,7 +58,16 @@ impl Authority {
         Ok(path)
     }
 
-    fn server(&self, names: &[&str]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    /// The certificate as PEM.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Settings of a server with a certificate for `names`.
+    ///
+    /// # Errors
+    /// When no key or no certificate can be made.
+    pub fn server(&self, names: &[&str]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
         let key = KeyPair::generate().context("generate a host's key")?;
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;

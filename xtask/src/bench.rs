@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: builds what the benchmarks need, and starts them as root.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -13,10 +14,38 @@ use crate::setup::apt::{self, Of, PrivateApt};
 use crate::setup::{self, Tell};
 use crate::step;
 
-/// The forwarders that the gate is measured beside, and the packages that have them.
-const PEERS: [(&str, &str); 2] = [("unbound", "unbound"), ("dnsmasq", "dnsmasq-base")];
+/// A program that something is measured beside.
+struct Peer {
+    program: &'static str,
+    /// The package that has it.
+    package: &'static str,
+}
 
-/// Measure Exeat beside nothing, empty BPF programs, nftables and plain DNS forwarders
+/// What each benchmark is measured beside: forwarders for the gate, a proxy for the gateway.
+const PEERS: [(&str, &[Peer]); 2] = [
+    (
+        "dns",
+        &[
+            Peer {
+                program: "unbound",
+                package: "unbound",
+            },
+            Peer {
+                program: "dnsmasq",
+                package: "dnsmasq-base",
+            },
+        ],
+    ),
+    (
+        "tls",
+        &[Peer {
+            program: "squid",
+            package: "squid",
+        }],
+    ),
+];
+
+/// Measure Exeat beside nothing, empty BPF programs, nftables, DNS forwarders and a proxy
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
@@ -31,6 +60,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     setup::packages(Tell::Changes)?;
+    let peers = peers(project, &args.args);
     let tools = setup::bpf(project, Tell::Changes)?;
     build::object(project, &tools)?;
     // The launcher and the daemon are measured as they are delivered.
@@ -44,8 +74,8 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
         ("PATH", setup::path_variable()?),
         ("EXEAT_BIN", exeat.into_os_string()),
     ];
-    if let Some(peers) = peers(project, &args.args) {
-        variables.push(("EXEAT_PEERS", peers.into_os_string()));
+    if !peers.is_empty() {
+        variables.push(("EXEAT_PEERS", env::join_paths(peers)?));
     }
     let mut bench = if setup::is_root() {
         let mut bench = Command::new(&program);
@@ -69,32 +99,36 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     step::loud(&mut bench)
 }
 
-/// A folder with those forwarders that the machine does not have, where the benchmark wants
-/// them. Without them it measures beside what there is, and says what is absent.
-fn peers(project: &Project, args: &[OsString]) -> Option<PathBuf> {
+/// Folders with those peers that the machine does not have, for the benchmarks that are
+/// asked for. Without them it measures beside what there is, and says what is absent.
+fn peers(project: &Project, args: &[OsString]) -> Vec<PathBuf> {
+    let folders = setup::search_path();
+    let here = |program: &str| folders.iter().any(|at| at.join(program).is_file());
+    let mut found = Vec::new();
+    for peers in wanted(args) {
+        let absent = peers.iter().filter(|peer| !here(peer.program));
+        let packages: Vec<&str> = absent.map(|peer| peer.package).collect();
+        if packages.is_empty() {
+            continue;
+        }
+        match unpacked(project, &packages) {
+            Ok(root) => found.push(root),
+            Err(why) => eprintln!("{} cannot be had: {why:#}", packages.join(", ")),
+        }
+    }
+    found
+}
+
+/// The peers of the benchmarks that these arguments name; of all where they name none.
+fn wanted(args: &[OsString]) -> Vec<&'static [Peer]> {
     let words: Vec<_> = args
         .iter()
         .filter_map(|word| word.to_str())
         .filter(|word| !word.starts_with('-') && !["text", "json"].contains(word))
         .collect();
-    if !words.is_empty() && !words.contains(&"dns") {
-        return None;
-    }
-    let folders = setup::search_path();
-    let absent = PEERS
-        .iter()
-        .filter(|(program, _)| !folders.iter().any(|at| at.join(program).is_file()));
-    let packages: Vec<&str> = absent.map(|(_, package)| *package).collect();
-    if packages.is_empty() {
-        return None;
-    }
-    match unpacked(project, &packages) {
-        Ok(root) => Some(root),
-        Err(why) => {
-            eprintln!("{} cannot be had: {why:#}", packages.join(", "));
-            None
-        }
-    }
+    let asked = |name: &str| words.is_empty() || words.contains(&name);
+    let asked = PEERS.iter().filter(|(name, _)| asked(name));
+    asked.map(|(_, peers)| *peers).collect()
 }
 
 /// Packages of this Debian, unpacked into the cache: the machine's own stay as they are.
@@ -124,4 +158,26 @@ fn unpacked(project: &Project, packages: &[&str]) -> Result<PathBuf> {
     let what = format!("{} packages unpacked into {}", debs.len(), root.display());
     step::done(&packages.join(", "), &what);
     Ok(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_brought_for_what_is_asked_for() {
+        let brought = |words: &[&str]| -> Vec<&str> {
+            let args: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let peers = wanted(&args).into_iter().flatten();
+            peers.map(|peer| peer.program).collect()
+        };
+        assert_eq!(brought(&[]), ["unbound", "dnsmasq", "squid"]);
+        assert_eq!(
+            brought(&["--quick", "--output", "json"]),
+            ["unbound", "dnsmasq", "squid"]
+        );
+        assert_eq!(brought(&["tls", "--quick"]), ["squid"]);
+        assert_eq!(brought(&["udp", "dns"]), ["unbound", "dnsmasq"]);
+        assert!(brought(&["udp"]).is_empty());
+    }
 }

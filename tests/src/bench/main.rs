@@ -12,11 +12,14 @@ mod latency;
 mod launch;
 mod lists;
 mod nft;
+mod peer;
 mod refusal;
+mod remote;
 mod report;
 mod sock;
 mod stats;
 mod tables;
+mod tls;
 mod verdict;
 
 use anyhow::{Context, bail};
@@ -30,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Measure Exeat beside nothing, empty programs, nftables and plain DNS forwarders
+/// Measure Exeat beside nothing, empty programs, nftables, DNS forwarders and a proxy
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
@@ -69,6 +72,8 @@ enum Name {
     Events,
     /// Names: the gate beside plain forwarders
     Dns,
+    /// TLS: the name check and the gateway beside a proxy
+    Tls,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +101,7 @@ fn main() -> ExitCode {
             .context("flood MILLISECONDS")
             .and_then(events::flood),
         [_, word, server] if word == "ask" => dns::ask(server),
+        [_, word] if word == "shake" => tls::shake(),
         _ => run(&Cli::parse()),
     };
     outcome.unwrap_or_else(|why| {
@@ -206,6 +212,9 @@ fn measure(
     }
     if wants(&[Name::Dns]) {
         done(timed(Name::Dns, || dns::run(settings))?);
+    }
+    if wants(&[Name::Tls]) {
+        done(timed(Name::Tls, || tls::run(settings, &object))?);
     }
     Ok(())
 }

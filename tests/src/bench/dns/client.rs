@@ -1,13 +1,12 @@
-//! A program that asks: `bench ask SERVER`, started inside or outside of an agent. It reads
-//! what to do from its standard input, a JSON object a line, and writes an answer a line.
+//! A program that asks: `bench ask SERVER`, started inside or outside of an agent.
 
+use crate::remote::{self, Remote};
 use anyhow::{Context, bail, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,9 +55,8 @@ pub(crate) fn main(server: &str) -> anyhow::Result<ExitCode> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(server).context("connect")?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut out = std::io::stdout().lock();
-    for line in std::io::stdin().lock().lines() {
-        let done = match serde_json::from_str(&line?)? {
+    for order in remote::orders() {
+        let done = match order? {
             Order::Ask { names, questions } => ask(&socket, &names, questions)?,
             Order::Flood {
                 names,
@@ -72,8 +70,7 @@ pub(crate) fn main(server: &str) -> anyhow::Result<ExitCode> {
                 flood(&socket, &names, window, Duration::from_millis(milliseconds))?
             }
         };
-        writeln!(out, "{}", serde_json::to_string(&done)?)?;
-        out.flush()?;
+        remote::answer(&done)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -146,61 +143,34 @@ pub(super) fn query(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// The program as it is seen from outside.
-pub(super) struct Client {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
+pub(super) struct Client(Remote);
 
 impl Client {
     /// Starts a command that becomes it.
-    pub(super) fn start(mut command: Command) -> anyhow::Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start a client")?;
-        Ok(Self {
-            orders: child.stdin.take().context("its input")?,
-            answers: BufReader::new(child.stdout.take().context("its output")?),
-            child,
-        })
+    pub(super) fn start(command: Command) -> anyhow::Result<Self> {
+        Remote::start(command).map(Self)
     }
 
-    /// Gives an order; [`Client::done`] waits until it is carried out.
+    /// Gives an order that is asked about later.
     pub(super) fn order(&mut self, order: &Order) -> anyhow::Result<()> {
-        writeln!(self.orders, "{}", serde_json::to_string(order)?).context("a client has ended")
-    }
-
-    fn done(&mut self) -> anyhow::Result<Done> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "a client has ended: see above");
-        Ok(serde_json::from_str(&line)?)
+        self.0.order(order)
     }
 
     /// Microseconds of each of so many questions.
     pub(super) fn ask(&mut self, names: &Names, questions: u32) -> anyhow::Result<Vec<f64>> {
         let names = names.clone();
         self.order(&Order::Ask { names, questions })?;
-        match self.done()? {
+        match self.0.done()? {
             Done::Asked(took) => Ok(took.into_iter().map(|nanos| nanos as f64 / 1e3).collect()),
             Done::Flooded { .. } => bail!("a client did something else"),
         }
     }
 
-    /// Answers a second of a flood that was ordered.
+    /// Answers of a flood that was ordered, and its seconds.
     pub(super) fn flooded(&mut self) -> anyhow::Result<(u64, f64)> {
-        match self.done()? {
+        match self.0.done()? {
             Done::Flooded { answers, seconds } => Ok((answers, seconds)),
             Done::Asked(_) => bail!("a client did something else"),
         }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

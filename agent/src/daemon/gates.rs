@@ -10,7 +10,7 @@ use std::{
 };
 
 use hickory_proto::rr::RecordType;
-use tokio::{sync::SetOnce, task::JoinSet};
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -20,6 +20,7 @@ use super::{
     directory::{Directory, Published},
     engine::Engine,
     fd_store::{FdStore, Owner, Service},
+    serving::{Abroad, Tasks, lock},
     watch,
 };
 use crate::{
@@ -47,7 +48,7 @@ struct Gate {
     records: Records,
     stop: CancellationToken,
     /// Where else it answers, and what ends that.
-    abroad: BTreeMap<Namespace, CancellationToken>,
+    abroad: Abroad,
 }
 
 /// What gates need besides their own: the resolver, and the engine once it runs.
@@ -291,11 +292,6 @@ impl Backend for Desk {
     }
 }
 
-/// What is behind these locks is whole between any two calls.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn owner(agent: &str, index: u32) -> Owner {
     Owner {
         service: Service::Gate,
@@ -313,7 +309,7 @@ pub(super) struct Gates {
     stats: Arc<DnsStats>,
     means: Means,
     cancel: CancellationToken,
-    tasks: Arc<Mutex<JoinSet<()>>>,
+    tasks: Tasks,
     store: Arc<Mutex<FdStore>>,
 }
 
@@ -335,7 +331,7 @@ impl Gates {
             stats,
             means,
             cancel,
-            tasks: Arc::default(),
+            tasks: Tasks::default(),
             store,
         }
     }
@@ -373,7 +369,7 @@ impl Gates {
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
         let (records, refusals, answers) = Records::channel(QUEUE);
-        self.spawn(watch::gate_records(
+        self.tasks.spawn(watch::gate_records(
             refusals,
             answers,
             self.throttle,
@@ -388,7 +384,7 @@ impl Gates {
             desk,
             records,
             stop,
-            abroad: BTreeMap::new(),
+            abroad: Abroad::default(),
         };
         self.open.insert(agent, gate);
         Ok(ports)
@@ -406,7 +402,7 @@ impl Gates {
     /// The ports of an agent's gate, and the other network namespaces in which it answers.
     pub(super) fn abroad(&self, agent: u32) -> Option<(GatePorts, BTreeSet<Namespace>)> {
         let gate = self.open.get(&agent)?;
-        Some((gate.ports, gate.abroad.keys().copied().collect()))
+        Some((gate.ports, gate.abroad.namespaces()))
     }
 
     /// Has an agent's gate answer in another network namespace too, at sockets that were made
@@ -420,13 +416,13 @@ impl Gates {
         let Some(gate) = self.open.get(&agent) else {
             return false;
         };
-        if sockets.port4() != gate.ports.v4 || gate.abroad.contains_key(&namespace) {
+        if sockets.port4() != gate.ports.v4 || gate.abroad.has(namespace) {
             return false;
         }
         let stop = gate.stop.child_token();
         self.serve(agent, sockets, &gate.desk, &gate.records, stop.clone());
         if let Some(gate) = self.open.get_mut(&agent) {
-            gate.abroad.insert(namespace, stop);
+            gate.abroad.add(namespace, stop);
         }
         true
     }
@@ -447,7 +443,7 @@ impl Gates {
             stop.clone(),
         );
         let means = self.means.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             tokio::select! {
                 () = means.ready() => {}
                 () = stop.cancelled() => return,
@@ -458,24 +454,10 @@ impl Gates {
         });
     }
 
-    /// Starts a task of a gate, and lets go of those that have ended: an agent can have any
-    /// number of network namespaces come and go.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
     /// Ends an agent's gate in every other network namespace but these.
     pub(super) fn leave(&mut self, agent: u32, present: &BTreeSet<Namespace>) {
         if let Some(gate) = self.open.get_mut(&agent) {
-            gate.abroad.retain(|namespace, stop| {
-                let stays = present.contains(namespace);
-                if !stays {
-                    stop.cancel();
-                }
-                stays
-            });
+            gate.abroad.leave(present);
         }
     }
 
@@ -522,8 +504,8 @@ impl Gates {
     }
 
     /// The tasks, to be joined at the end.
-    pub(super) fn tasks(&self) -> Arc<Mutex<JoinSet<()>>> {
-        Arc::clone(&self.tasks)
+    pub(super) fn tasks(&self) -> Tasks {
+        self.tasks.clone()
     }
 }
 
@@ -550,7 +532,7 @@ mod tests {
             Arc::default(),
         );
         let tasks = gates.tasks();
-        let kept = || tasks.lock().expect("lock").len();
+        let kept = || tasks.kept();
         for _ in 0..100 {
             gates.open(0x1320, "a", GatePorts::default()).expect("open");
             let open = kept();

@@ -10,7 +10,10 @@ use std::{
 use agent_common::{Addr, Reason};
 use tokio::sync::watch;
 
-use super::gates::{Desk as Gate, Means, lock};
+use super::{
+    gates::{Desk as Gate, Means},
+    serving::lock,
+};
 use crate::{
     gateway::{
         Ask, Authority, Backend, Credentials, Destination, Grant, Judged, Kind, Proxy, ProxyConfig,

@@ -10,7 +10,6 @@ use std::{
 use agent_common::layout::gate_v4;
 use data_encoding::HEXLOWER;
 use rand::{TryRngCore as _, rngs::OsRng};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -18,9 +17,10 @@ use super::{
     containers::Namespace,
     directory::Directory,
     fd_store::{FdStore, Owner, Service},
-    gates::{Desk as Gate, Means, lock},
+    gates::{Desk as Gate, Means},
     gateway_desk::{Desk, Post, Rules},
     gateway_records,
+    serving::{Abroad, Tasks, lock},
     state::GatewayState,
 };
 use crate::{
@@ -47,7 +47,7 @@ struct Open {
     stats: Arc<GatewayStats>,
     stop: CancellationToken,
     /// Where else it answers, and what ends that.
-    abroad: BTreeMap<Namespace, CancellationToken>,
+    abroad: Abroad,
 }
 
 /// What a gateway is opened for.
@@ -69,7 +69,7 @@ pub(super) struct Gateways {
     config: GatewayConfig,
     means: Means,
     cancel: CancellationToken,
-    tasks: Arc<Mutex<JoinSet<()>>>,
+    tasks: Tasks,
     store: Arc<Mutex<FdStore>>,
 }
 
@@ -104,7 +104,7 @@ impl Gateways {
         config: GatewayConfig,
         means: Means,
         cancel: CancellationToken,
-        tasks: Arc<Mutex<JoinSet<()>>>,
+        tasks: Tasks,
         store: Arc<Mutex<FdStore>>,
     ) -> Self {
         Self {
@@ -167,7 +167,7 @@ impl Gateways {
         );
         let stop = self.cancel.child_token();
         let (records, refusals, flows) = Records::channel(QUEUE);
-        self.spawn(gateway_records::tell(
+        self.tasks.spawn(gateway_records::tell(
             refusals,
             flows,
             self.throttle,
@@ -182,7 +182,7 @@ impl Gateways {
             records,
             stats: Arc::default(),
             stop: stop.clone(),
-            abroad: BTreeMap::new(),
+            abroad: Abroad::default(),
         };
         self.serve(&open, agent, sockets, Peers::here()?, stop);
         self.open.insert(agent, open);
@@ -263,7 +263,7 @@ impl Gateways {
     /// The ports of an agent's gateway, and the other network namespaces in which it answers.
     pub(super) fn abroad(&self, agent: u32) -> Option<(GatewayPorts, BTreeSet<Namespace>)> {
         let open = self.open.get(&agent)?;
-        Some((open.ports.clone(), open.abroad.keys().copied().collect()))
+        Some((open.ports.clone(), open.abroad.namespaces()))
     }
 
     /// Has an agent's gateway answer in another network namespace too, at sockets that were
@@ -283,13 +283,13 @@ impl Gateways {
                 .iter()
                 .all(|(kind, port)| open.ports.get(kind) == Some(port))
         };
-        if open.abroad.contains_key(&namespace) || !sockets.ports().is_ok_and(same) {
+        if open.abroad.has(namespace) || !sockets.ports().is_ok_and(same) {
             return false;
         }
         let stop = open.stop.child_token();
         self.serve(open, agent, sockets, peers, stop.clone());
         if let Some(open) = self.open.get_mut(&agent) {
-            open.abroad.insert(namespace, stop);
+            open.abroad.add(namespace, stop);
         }
         true
     }
@@ -297,13 +297,7 @@ impl Gateways {
     /// Ends an agent's gateway in every other network namespace but these.
     pub(super) fn leave(&mut self, agent: u32, present: &BTreeSet<Namespace>) {
         if let Some(open) = self.open.get_mut(&agent) {
-            open.abroad.retain(|namespace, stop| {
-                let stays = present.contains(namespace);
-                if !stays {
-                    stop.cancel();
-                }
-                stays
-            });
+            open.abroad.leave(present);
         }
     }
 
@@ -323,7 +317,7 @@ impl Gateways {
             stop.clone(),
         );
         let means = self.means.clone();
-        self.spawn(async move {
+        self.tasks.spawn(async move {
             tokio::select! {
                 () = means.ready() => {}
                 () = stop.cancelled() => return,
@@ -332,12 +326,5 @@ impl Gateways {
                 error!(agent, %error, "a gateway of the agent failed; what is steered there is closed");
             }
         });
-    }
-
-    /// As the gates' tasks: those that have ended are let go.
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = lock(&self.tasks);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
     }
 }

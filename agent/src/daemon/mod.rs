@@ -22,6 +22,7 @@ mod names;
 mod report;
 mod runs;
 mod scrape;
+mod serving;
 mod state;
 mod trust;
 mod watch;
@@ -48,6 +49,7 @@ use self::{
     gates::{Gates, Means},
     gateways::Gateways,
     handle::{Handle, Launches},
+    serving::Tasks,
     state::Keeper,
     trust::Trust,
     watch::EventCounts,
@@ -229,7 +231,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         means.clone(),
         cancel.clone(),
-        Arc::clone(&gate_tasks),
+        gate_tasks.clone(),
         store,
     );
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
@@ -461,14 +463,14 @@ fn save_leases(shared: &Shared, unsaved: impl FnOnce(&mut Engine) -> Option<Stri
     }
 }
 
-async fn drain(mut tasks: JoinSet<()>, gates: Arc<Mutex<JoinSet<()>>>) {
+async fn drain(mut tasks: JoinSet<()>, gates: Tasks) {
     let all = async {
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 error!(%error, "a task failed");
             }
         }
-        let mut gates = std::mem::take(&mut *gates.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut gates = gates.take();
         while gates.join_next().await.is_some() {}
     };
     if tokio::time::timeout(DRAIN, all).await.is_err() {

@@ -1,4 +1,4 @@
-// Go's crypto/tls: see tests/tests/tls/clients.rs for what it is asked and says.
+// Go's crypto/tls: see tests/tests/clients/tls.rs for what it is asked and says.
 //
 // Built without cgo and of the standard library alone, see xtask/src/setup/clients.rs.
 package main

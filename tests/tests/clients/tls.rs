@@ -2,7 +2,7 @@
 //! not, all at one address, by IPv4, IPv6 and v4-mapped IPv6.
 //!
 //! A client is given an address, the file of a certificate authority, the seconds that it may
-//! wait, and a file of names. It asks all of them at once and says `served NAME`, or `refused
+//! wait, and a file of names. It asks many of them at once and says `served NAME`, or `refused
 //! NAME` and why, a line each.
 
 use exeat_tests::attack::PLAIN_USER;
@@ -14,7 +14,7 @@ use exeat_tests::wait;
 use exeat_tests::world::open_to_all;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// The address that all of them share.
 const SHARED: &str = "203.0.113.30";
@@ -36,7 +36,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    /// `rule` is what every rule says besides its name and its port.
+    fn new(rule: &str) -> Self {
         let names = |kind: &str| -> BTreeSet<String> {
             let of = |n: usize| match n % 3 {
                 0 => format!("{kind}-{n}.wild.example"),
@@ -48,7 +49,7 @@ impl Scene {
         let (allowed, forbidden) = (names("good"), names("evil"));
         let mut policy = "version: 1\nagents:\n  worker:\n    allow:\n".to_owned();
         for name in &allowed {
-            policy += &format!("      - {{ host: {name}, ports: [443] }}\n");
+            policy += &format!("      - {{ host: {name}, ports: [443], {rule} }}\n");
         }
         let stage = Stage::new(&policy, "").expect("stage");
         for name in allowed.iter().chain(&forbidden) {
@@ -138,7 +139,32 @@ impl Scene {
         let script = file(&self.stage, name, text);
         self.ask(interpreter, &[script.display().to_string()]);
     }
+
+    /// A client that is a process for each name. `ask` is how a shell starts it: what it reads
+    /// is the request, and what it writes has the answer.
+    fn processes(&self, program: &Path, ask: &str) {
+        // A file: NSS's client turns in circles at the end of a pipe.
+        let request = "GET / HTTP/1.1\r\nHost: shared.example\r\n\r\n";
+        let request = file(&self.stage, "request", request).display().to_string();
+        let text = PROCESSES.replace("ASK", ask).replace("REQUEST", &request);
+        let script = file(&self.stage, "tls.sh", &text);
+        let words = [&script, program].map(|path| path.display().to_string());
+        self.ask(Path::new("/bin/sh"), &words);
+    }
 }
+
+/// Starts itself again for each name. Not for all at once: two hundred processes that begin
+/// together take longer than a client may wait.
+const PROCESSES: &str = r#"
+[ $# = 5 ] && exec xargs -P 20 -n 1 /bin/sh "$0" "$@" < "$5"
+program=$1 address=$2 authority=$3 seconds=$4 name=$6
+case $address in *:*) host="[$address]" ;; *) host=$address ;; esac
+got=$(timeout "$seconds" ASK < 'REQUEST' 2>&1)
+case $got in
+*reached*) echo served "$name" ;;
+*) printf 'refused %s %s\n' "$name" "$(printf %s "$got" | tail -n 1)" ;;
+esac
+"#;
 
 fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
     let path = stage.world.folder().join(name);
@@ -149,20 +175,20 @@ fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn python() {
-    let scene = Scene::new();
+    let scene = Scene::new("");
     let text = include_str!("../../clients/tls.py");
     scene.script(Path::new("/usr/bin/python3"), "tls.py", text);
 }
 
 #[test]
 fn rustls() {
-    Scene::new().ask(&clients::own("tls_client"), &[]);
+    Scene::new("").ask(&clients::own("tls_client"), &[]);
 }
 
 #[test]
 fn go() {
     if let Some(program) = clients::find("tls-go") {
-        Scene::new().ask(&program, &[]);
+        Scene::new("").ask(&program, &[]);
     }
 }
 
@@ -170,7 +196,7 @@ fn go() {
 fn node() {
     if let Some(program) = clients::find("node") {
         let text = include_str!("../../clients/tls.js");
-        Scene::new().script(&program, "tls.js", text);
+        Scene::new("").script(&program, "tls.js", text);
     }
 }
 
@@ -178,30 +204,80 @@ fn node() {
 fn java() {
     if let Some(program) = clients::find("java") {
         let text = include_str!("../../clients/Tls.java");
-        Scene::new().script(&program, "Tls.java", text);
+        Scene::new("").script(&program, "Tls.java", text);
     }
 }
 
+/// The machine's.
 #[test]
 fn openssl() {
-    let Some(program) = clients::find("openssl") else {
+    if let Some(program) = clients::find("openssl") {
+        Scene::new("").processes(&program, OPENSSL);
+    }
+}
+
+/// Shows X25519MLKEM768 beside X25519, in 1,550 bytes.
+#[test]
+fn openssl_with_ml_kem() {
+    if let Some(program) = clients::find("openssl-3.5") {
+        Scene::new("").processes(&program, OPENSSL);
+    }
+}
+
+const OPENSSL: &str = r#""$program" s_client -connect "$host:443" -servername "$name" \
+    -verify_hostname "$name" -CAfile "$authority" -verify_return_error -quiet -ign_eof"#;
+
+/// Firefox's library. It shows ML-KEM alone, which the hosts do not know, and so says hello
+/// twice.
+#[test]
+fn nss() {
+    let (Some(program), Some(databases)) = (clients::find("tstclnt"), clients::find("certutil"))
+    else {
         return;
     };
-    let text = "\
-case $2 in *:*) address=\"[$2]\" ;; *) address=$2 ;; esac
-ask() {
-    got=$(printf 'GET / HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n' \"$4\" |
-        timeout \"$3\" \"$1\" s_client -connect \"$address:443\" -servername \"$4\" -CAfile \"$2\" \\
-            -verify_return_error -quiet -ign_eof 2>&1)
-    case $got in *reached) echo served \"$4\" ;; *) echo refused \"$4\" ;; esac
+    let scene = Scene::new("");
+    let folder = scene.stage.world.folder().join("nss");
+    std::fs::create_dir(&folder).expect("mkdir");
+    let database = format!("sql:{}", folder.display());
+    let authority = scene.authority.display().to_string();
+    for words in [
+        &["-N", "--empty-password"][..],
+        &["-A", "-n", "ca", "-t", "C,,", "-i", &authority],
+    ] {
+        let mut certutil = Command::new(&databases);
+        let output = certutil.args(words).args(["-d", &database]).output();
+        let output = output.expect("certutil");
+        assert!(output.status.success(), "{output:?}");
+    }
+    for entry in std::fs::read_dir(&folder).expect("list") {
+        open_to_all(&entry.expect("entry").path()).expect("chmod");
+    }
+    open_to_all(&folder).expect("chmod");
+    let ask = format!(
+        r#""$program" -h "$address" -p 443 -a "$name" -d '{database}' \
+            -I mlkem768x25519,x25519,P256"#
+    );
+    scene.processes(&program, &ask);
 }
-while read -r name; do ask \"$1\" \"$3\" \"$4\" \"$name\" & done < \"$5\"
-wait
-";
-    let scene = Scene::new();
-    let script = file(&scene.stage, "tls.sh", text);
-    let words = [script, program].map(|path| path.display().to_string());
-    scene.ask(Path::new("/bin/sh"), &words);
+
+#[test]
+fn gnutls() {
+    if let Some(program) = clients::find("gnutls-cli") {
+        let ask = r#""$program" --x509cafile "$authority" --sni-hostname "$name" \
+            --verify-hostname "$name" -p 443 "$address""#;
+        Scene::new("").processes(&program, ask);
+    }
+}
+
+/// Chromium's library, and what Chromium puts in its hellos: unknown values (RFC 8701), another
+/// order each time, and what looks like an encrypted hello.
+#[test]
+fn boringssl() {
+    if let Some(program) = clients::find("bssl-tool") {
+        let ask = r#""$program" client -connect "$host:443" -server-name "$name" \
+            -root-certs "$authority" -grease -permute-extensions -ech-grease"#;
+        Scene::new("ech: keep").processes(&program, ask);
+    }
 }
 
 #[test]
@@ -209,7 +285,7 @@ fn curl() {
     let Some(program) = clients::find("curl") else {
         return;
     };
-    let scene = Scene::new();
+    let scene = Scene::new("");
     for address in [SHARED, SHARED_V6, MAPPED] {
         let mut config = format!(
             "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",

@@ -27,7 +27,28 @@ const COUNT: usize = 100;
 /// What a client waits for an answer that does not come.
 const WAIT: u64 = 6;
 
+/// What judges the connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// The kernel reads the hello of a connection that goes straight to the host.
+    Straight,
+    /// The gateway reads it, which the kernel has steered the connection to.
+    Gateway,
+}
+
+/// What a client is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Both ways, at every kind of address.
+    Quick,
+    /// By the gateway at one address only. That every kind of address is steered there, the
+    /// quick ones tell; what differs from client to client is the hello.
+    Slow,
+}
+
 struct Scene {
+    way: Way,
+    addresses: &'static [&'static str],
     stage: Stage,
     hosts: [HttpHost; 2],
     authority: PathBuf,
@@ -36,8 +57,8 @@ struct Scene {
 }
 
 impl Scene {
-    /// `rule` is what every rule says besides its name and its port.
-    fn new(rule: &str) -> Self {
+    /// `rule` is what every rule says besides its name, its port and its way.
+    fn new(way: Way, pace: Pace, rule: &str) -> Self {
         let names = |kind: &str| -> BTreeSet<String> {
             let of = |n: usize| match n % 3 {
                 0 => format!("{kind}-{n}.wild.example"),
@@ -48,8 +69,12 @@ impl Scene {
         };
         let (allowed, forbidden) = (names("good"), names("evil"));
         let mut policy = "version: 1\nagents:\n  worker:\n    allow:\n".to_owned();
+        let via = match way {
+            Way::Straight => "",
+            Way::Gateway => ", via: gateway",
+        };
         for name in &allowed {
-            policy += &format!("      - {{ host: {name}, ports: [443], {rule} }}\n");
+            policy += &format!("      - {{ host: {name}, ports: [443]{via}{rule} }}\n");
         }
         let stage = Stage::new(&policy, "").expect("stage");
         for name in allowed.iter().chain(&forbidden) {
@@ -73,7 +98,13 @@ impl Scene {
             let asked = format!("len(getaddrinfo({name:?}, 443, type=SOCK_STREAM))");
             assert_eq!(agent.value(&asked).expect(name), 2, "{name}");
         }
+        let addresses: &[&str] = match (way, pace) {
+            (Way::Gateway, Pace::Slow) => &[SHARED_V6],
+            _ => &[SHARED, SHARED_V6, MAPPED],
+        };
         Self {
+            way,
+            addresses,
             stage,
             hosts,
             authority,
@@ -84,11 +115,11 @@ impl Scene {
 
     /// Has a client ask for all names; `words` come before those that every client is given.
     fn ask(&self, program: &Path, words: &[String]) {
-        for address in [SHARED, SHARED_V6, MAPPED] {
+        for address in self.addresses {
             let mut argv = vec![program.display().to_string()];
             argv.extend_from_slice(words);
             argv.extend([
-                address.to_owned(),
+                (*address).to_owned(),
                 self.authority.display().to_string(),
                 wait::seconds(WAIT),
                 self.names.display().to_string(),
@@ -109,7 +140,7 @@ impl Scene {
             .expect("run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        let what = || format!("{} to {address}: {text}{errors}", argv[0]);
+        let what = || format!("{} {:?} to {address}: {text}{errors}", argv[0], self.way);
         let said = |word: &str| -> BTreeSet<String> {
             let lines = text.lines().filter_map(|line| line.strip_prefix(word));
             let names = lines.filter_map(|rest| rest.split_whitespace().next());
@@ -166,6 +197,13 @@ case $got in
 esac
 "#;
 
+/// Sets a scene for each way.
+fn each_way(pace: Pace, rule: &str, client: impl Fn(&Scene)) {
+    for way in [Way::Straight, Way::Gateway] {
+        client(&Scene::new(way, pace, rule));
+    }
+}
+
 fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
     let path = stage.world.folder().join(name);
     std::fs::write(&path, text).expect("write");
@@ -175,20 +213,23 @@ fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn python() {
-    let scene = Scene::new("");
     let text = include_str!("../../clients/tls.py");
-    scene.script(Path::new("/usr/bin/python3"), "tls.py", text);
+    let python = Path::new("/usr/bin/python3");
+    each_way(Pace::Quick, "", |scene| {
+        scene.script(python, "tls.py", text)
+    });
 }
 
 #[test]
 fn rustls() {
-    Scene::new("").ask(&clients::own("tls_client"), &[]);
+    let program = clients::own("tls_client");
+    each_way(Pace::Quick, "", |scene| scene.ask(&program, &[]));
 }
 
 #[test]
 fn go() {
     if let Some(program) = clients::find("tls-go") {
-        Scene::new("").ask(&program, &[]);
+        each_way(Pace::Quick, "", |scene| scene.ask(&program, &[]));
     }
 }
 
@@ -196,7 +237,9 @@ fn go() {
 fn node() {
     if let Some(program) = clients::find("node") {
         let text = include_str!("../../clients/tls.js");
-        Scene::new("").script(&program, "tls.js", text);
+        each_way(Pace::Quick, "", |scene| {
+            scene.script(&program, "tls.js", text)
+        });
     }
 }
 
@@ -204,7 +247,9 @@ fn node() {
 fn java() {
     if let Some(program) = clients::find("java") {
         let text = include_str!("../../clients/Tls.java");
-        Scene::new("").script(&program, "Tls.java", text);
+        each_way(Pace::Slow, "", |scene| {
+            scene.script(&program, "Tls.java", text)
+        });
     }
 }
 
@@ -212,7 +257,7 @@ fn java() {
 #[test]
 fn openssl() {
     if let Some(program) = clients::find("openssl") {
-        Scene::new("").processes(&program, OPENSSL);
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, OPENSSL));
     }
 }
 
@@ -220,7 +265,7 @@ fn openssl() {
 #[test]
 fn openssl_with_ml_kem() {
     if let Some(program) = clients::find("openssl-3.5") {
-        Scene::new("").processes(&program, OPENSSL);
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, OPENSSL));
     }
 }
 
@@ -235,7 +280,18 @@ fn nss() {
     else {
         return;
     };
-    let scene = Scene::new("");
+    each_way(Pace::Slow, "", |scene| {
+        let database = nss_database(scene, &databases);
+        let ask = format!(
+            r#""$program" -h "$address" -p 443 -a "$name" -d '{database}' \
+            -I mlkem768x25519,x25519,P256"#
+        );
+        scene.processes(&program, &ask);
+    });
+}
+
+/// One that trusts the authority, and every user may read.
+fn nss_database(scene: &Scene, certutil: &Path) -> String {
     let folder = scene.stage.world.folder().join("nss");
     std::fs::create_dir(&folder).expect("mkdir");
     let database = format!("sql:{}", folder.display());
@@ -244,7 +300,7 @@ fn nss() {
         &["-N", "--empty-password"][..],
         &["-A", "-n", "ca", "-t", "C,,", "-i", &authority],
     ] {
-        let mut certutil = Command::new(&databases);
+        let mut certutil = Command::new(certutil);
         let output = certutil.args(words).args(["-d", &database]).output();
         let output = output.expect("certutil");
         assert!(output.status.success(), "{output:?}");
@@ -253,11 +309,7 @@ fn nss() {
         open_to_all(&entry.expect("entry").path()).expect("chmod");
     }
     open_to_all(&folder).expect("chmod");
-    let ask = format!(
-        r#""$program" -h "$address" -p 443 -a "$name" -d '{database}' \
-            -I mlkem768x25519,x25519,P256"#
-    );
-    scene.processes(&program, &ask);
+    database
 }
 
 #[test]
@@ -265,7 +317,7 @@ fn gnutls() {
     if let Some(program) = clients::find("gnutls-cli") {
         let ask = r#""$program" --x509cafile "$authority" --sni-hostname "$name" \
             --verify-hostname "$name" -p 443 "$address""#;
-        Scene::new("").processes(&program, ask);
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, ask));
     }
 }
 
@@ -276,7 +328,9 @@ fn boringssl() {
     if let Some(program) = clients::find("bssl-tool") {
         let ask = r#""$program" client -connect "$host:443" -server-name "$name" \
             -root-certs "$authority" -grease -permute-extensions -ech-grease"#;
-        Scene::new("ech: keep").processes(&program, ask);
+        each_way(Pace::Slow, ", ech: keep", |scene| {
+            scene.processes(&program, ask)
+        });
     }
 }
 
@@ -285,30 +339,36 @@ fn curl() {
     let Some(program) = clients::find("curl") else {
         return;
     };
-    let scene = Scene::new("");
-    for address in [SHARED, SHARED_V6, MAPPED] {
-        let mut config = format!(
-            "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",
-            scene.authority.display()
-        );
-        let names = std::fs::read_to_string(&scene.names).expect("names");
-        let address_text = match address.contains(':') {
-            true => format!("[{address}]"),
-            false => address.to_owned(),
-        };
-        for name in names.lines() {
-            config += &format!("resolve = {name}:443:{address_text}\n");
+    let script = "\"$1\" -q -K \"$2\" |
+        sed -e 's/^200 /served /' -e 's/^000 /refused /' -e 's,https://\\(.*\\)/,\\1,'";
+    each_way(Pace::Quick, "", |scene| {
+        for address in scene.addresses {
+            let config = file(&scene.stage, "curl.conf", &curl_config(scene, address));
+            let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+            let paths = [&program, &config].map(|path| path.display().to_string());
+            scene.judge(address, &[&words[..], &paths[..]].concat());
         }
-        for name in names.lines() {
-            config += &format!("url = https://{name}/\noutput = /dev/null\n");
-        }
-        let wait = wait::seconds(WAIT);
-        config += &format!("max-time = {wait}\nwrite-out = \"%{{http_code}} %{{url}}\\n\"\n");
-        let config = file(&scene.stage, "curl.conf", &config);
-        let script = "\"$1\" -q -K \"$2\" |
-            sed -e 's/^200 /served /' -e 's/^000 /refused /' -e 's,https://\\(.*\\)/,\\1,'";
-        let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
-        let paths = [&program, &config].map(|path| path.display().to_string());
-        scene.judge(address, &[&words[..], &paths[..]].concat());
+    });
+}
+
+/// All names at once.
+fn curl_config(scene: &Scene, address: &str) -> String {
+    let mut config = format!(
+        "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",
+        scene.authority.display()
+    );
+    let names = std::fs::read_to_string(&scene.names).expect("names");
+    let address = match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_owned(),
+    };
+    for name in names.lines() {
+        config += &format!("resolve = {name}:443:{address}\n");
     }
+    for name in names.lines() {
+        config += &format!("url = https://{name}/\noutput = /dev/null\n");
+    }
+    let wait = wait::seconds(WAIT);
+    config += &format!("max-time = {wait}\nwrite-out = \"%{{http_code}} %{{url}}\\n\"\n");
+    config
 }

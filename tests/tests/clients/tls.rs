@@ -12,6 +12,7 @@ use exeat_tests::puppet::Puppet;
 use exeat_tests::stage::{AGENT, Stage};
 use exeat_tests::wait;
 use exeat_tests::world::open_to_all;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -154,6 +155,20 @@ impl Scene {
         assert_eq!(served, Vec::from_iter(self.allowed.clone()), "{}", what());
     }
 
+    /// Names were refused where they should have been, and nowhere else.
+    fn went_that_way(&self) {
+        let hook = match self.way {
+            Way::Straight => "egress",
+            Way::Gateway => "gateway",
+        };
+        let refused = |e: &Value| e["reason"] == "tls_name";
+        let daemon = &self.stage.daemon;
+        daemon.event(refused).expect("an event");
+        for event in daemon.events().expect("events") {
+            assert!(!refused(&event) || event["hook"] == hook, "{event}");
+        }
+    }
+
     /// The names that the hosts have served.
     fn served(&self) -> Vec<String> {
         let requests = self.hosts.iter().flat_map(|host| {
@@ -200,7 +215,9 @@ esac
 /// Sets a scene for each way.
 fn each_way(pace: Pace, rule: &str, client: impl Fn(&Scene)) {
     for way in [Way::Straight, Way::Gateway] {
-        client(&Scene::new(way, pace, rule));
+        let scene = Scene::new(way, pace, rule);
+        client(&scene);
+        scene.went_that_way();
     }
 }
 

@@ -1,4 +1,4 @@
-// Java's JSSE: see tests/tests/tls/clients.rs for what it is asked and says.
+// Java's JSSE: see tests/tests/clients/tls.rs for what it is asked and says.
 import java.io.*;
 import java.net.*;
 import java.nio.file.*;

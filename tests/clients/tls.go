@@ -1,6 +1,11 @@
-// Go's crypto/tls: see tests/tests/tls/clients.rs for what it is asked and says.
+// Go's crypto/tls: see tests/tests/clients/tls.rs for what it is asked and says.
 //
 // Built without cgo and of the standard library alone, see xtask/src/setup/clients.rs.
+//
+// Go gives a file without a module the defaults of 1.20, so what programs of today say is asked
+// for: ML-KEM, with which the hello fills a packet.
+
+//go:debug tlsmlkem=1
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Node's tls: see tests/tests/tls/clients.rs for what it is asked and says.
+// Node's tls: see tests/tests/clients/tls.rs for what it is asked and says.
 const fs = require("fs");
 const tls = require("tls");
 const [address, authority, seconds, names] = process.argv.slice(2);

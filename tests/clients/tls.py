@@ -1,4 +1,4 @@
-"""Python's ssl: see tests/tests/tls/clients.rs for what it is asked and says."""
+"""Python's ssl: see tests/tests/clients/tls.rs for what it is asked and says."""
 import os, socket, ssl, sys, threading
 
 address, authority, seconds, names = sys.argv[1:5]

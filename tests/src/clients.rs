@@ -1,7 +1,7 @@
-//! DNS clients of other people: where each is, and what it says.
+//! DNS and TLS clients of other people: where each is, and what one of DNS says.
 //!
-//! What the machine has is taken from it. The rest (Go, musl, a tunnel, and whatever a bare
-//! machine lacks) `cargo xtask setup` brings into `target/clients`, from Debian's packages
+//! What the machine has is taken from it. The rest (Go, musl, tunnels, programs of TLS libraries,
+//! and Java if a bare machine lacks it) `cargo xtask setup` brings into `target/clients`, from Debian's packages
 //! and without installing any.
 
 use anyhow::{Context, bail};

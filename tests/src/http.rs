@@ -8,7 +8,7 @@ use anyhow::Context;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -179,6 +179,9 @@ fn serve(
     answer(&mut rustls::Stream::new(&mut connection, &mut stream))?;
     connection.send_close_notify();
     connection.write_tls(&mut stream)?;
+    // A close with the client's last words unread is a reset, which takes the answer with it.
+    stream.shutdown(Shutdown::Write)?;
+    std::io::copy(&mut stream, &mut std::io::sink())?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! not, all at one address, by IPv4, IPv6 and v4-mapped IPv6.
 //!
 //! A client is given an address, the file of a certificate authority, the seconds that it may
-//! wait, and a file of names. It asks all of them at once and says `served NAME`, or `refused
+//! wait, and a file of names. It asks many of them at once and says `served NAME`, or `refused
 //! NAME` and why, a line each.
 
 use exeat_tests::attack::PLAIN_USER;
@@ -12,9 +12,10 @@ use exeat_tests::puppet::Puppet;
 use exeat_tests::stage::{AGENT, Stage};
 use exeat_tests::wait;
 use exeat_tests::world::open_to_all;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// The address that all of them share.
 const SHARED: &str = "203.0.113.30";
@@ -27,7 +28,28 @@ const COUNT: usize = 100;
 /// What a client waits for an answer that does not come.
 const WAIT: u64 = 6;
 
+/// What judges the connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// The kernel reads the hello of a connection that goes straight to the host.
+    Straight,
+    /// The gateway reads it, which the kernel has steered the connection to.
+    Gateway,
+}
+
+/// What a client is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Both ways, at every kind of address.
+    Quick,
+    /// By the gateway at one address only. That every kind of address is steered there, the
+    /// quick ones tell; what differs from client to client is the hello.
+    Slow,
+}
+
 struct Scene {
+    way: Way,
+    addresses: &'static [&'static str],
     stage: Stage,
     hosts: [HttpHost; 2],
     authority: PathBuf,
@@ -36,7 +58,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Self {
+    /// `rule` is what every rule says besides its name, its port and its way.
+    fn new(way: Way, pace: Pace, rule: &str) -> Self {
         let names = |kind: &str| -> BTreeSet<String> {
             let of = |n: usize| match n % 3 {
                 0 => format!("{kind}-{n}.wild.example"),
@@ -47,8 +70,12 @@ impl Scene {
         };
         let (allowed, forbidden) = (names("good"), names("evil"));
         let mut policy = "version: 1\nagents:\n  worker:\n    allow:\n".to_owned();
+        let via = match way {
+            Way::Straight => "",
+            Way::Gateway => ", via: gateway",
+        };
         for name in &allowed {
-            policy += &format!("      - {{ host: {name}, ports: [443] }}\n");
+            policy += &format!("      - {{ host: {name}, ports: [443]{via}{rule} }}\n");
         }
         let stage = Stage::new(&policy, "").expect("stage");
         for name in allowed.iter().chain(&forbidden) {
@@ -72,7 +99,13 @@ impl Scene {
             let asked = format!("len(getaddrinfo({name:?}, 443, type=SOCK_STREAM))");
             assert_eq!(agent.value(&asked).expect(name), 2, "{name}");
         }
+        let addresses: &[&str] = match (way, pace) {
+            (Way::Gateway, Pace::Slow) => &[SHARED_V6],
+            _ => &[SHARED, SHARED_V6, MAPPED],
+        };
         Self {
+            way,
+            addresses,
             stage,
             hosts,
             authority,
@@ -83,11 +116,11 @@ impl Scene {
 
     /// Has a client ask for all names; `words` come before those that every client is given.
     fn ask(&self, program: &Path, words: &[String]) {
-        for address in [SHARED, SHARED_V6, MAPPED] {
+        for address in self.addresses {
             let mut argv = vec![program.display().to_string()];
             argv.extend_from_slice(words);
             argv.extend([
-                address.to_owned(),
+                (*address).to_owned(),
                 self.authority.display().to_string(),
                 wait::seconds(WAIT),
                 self.names.display().to_string(),
@@ -108,7 +141,7 @@ impl Scene {
             .expect("run");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        let what = || format!("{} to {address}: {text}{errors}", argv[0]);
+        let what = || format!("{} {:?} to {address}: {text}{errors}", argv[0], self.way);
         let said = |word: &str| -> BTreeSet<String> {
             let lines = text.lines().filter_map(|line| line.strip_prefix(word));
             let names = lines.filter_map(|rest| rest.split_whitespace().next());
@@ -120,6 +153,20 @@ impl Scene {
         let mut served = self.served().split_off(before.len());
         served.sort();
         assert_eq!(served, Vec::from_iter(self.allowed.clone()), "{}", what());
+    }
+
+    /// Names were refused where they should have been, and nowhere else.
+    fn went_that_way(&self) {
+        let hook = match self.way {
+            Way::Straight => "egress",
+            Way::Gateway => "gateway",
+        };
+        let refused = |e: &Value| e["reason"] == "tls_name";
+        let daemon = &self.stage.daemon;
+        daemon.event(refused).expect("an event");
+        for event in daemon.events().expect("events") {
+            assert!(!refused(&event) || event["hook"] == hook, "{event}");
+        }
     }
 
     /// The names that the hosts have served.
@@ -138,6 +185,40 @@ impl Scene {
         let script = file(&self.stage, name, text);
         self.ask(interpreter, &[script.display().to_string()]);
     }
+
+    /// A client that is a process for each name. `ask` is how a shell starts it: what it reads
+    /// is the request, and what it writes has the answer.
+    fn processes(&self, program: &Path, ask: &str) {
+        // A file: NSS's client turns in circles at the end of a pipe.
+        let request = "GET / HTTP/1.1\r\nHost: shared.example\r\n\r\n";
+        let request = file(&self.stage, "request", request).display().to_string();
+        let text = PROCESSES.replace("ASK", ask).replace("REQUEST", &request);
+        let script = file(&self.stage, "tls.sh", &text);
+        let words = [&script, program].map(|path| path.display().to_string());
+        self.ask(Path::new("/bin/sh"), &words);
+    }
+}
+
+/// Starts itself again for each name. Not for all at once: two hundred processes that begin
+/// together take longer than a client may wait.
+const PROCESSES: &str = r#"
+[ $# = 5 ] && exec xargs -P 20 -n 1 /bin/sh "$0" "$@" < "$5"
+program=$1 address=$2 authority=$3 seconds=$4 name=$6
+case $address in *:*) host="[$address]" ;; *) host=$address ;; esac
+got=$(timeout "$seconds" ASK < 'REQUEST' 2>&1)
+case $got in
+*reached*) echo served "$name" ;;
+*) printf 'refused %s %s\n' "$name" "$(printf %s "$got" | tail -n 1)" ;;
+esac
+"#;
+
+/// Sets a scene for each way.
+fn each_way(pace: Pace, rule: &str, client: impl Fn(&Scene)) {
+    for way in [Way::Straight, Way::Gateway] {
+        let scene = Scene::new(way, pace, rule);
+        client(&scene);
+        scene.went_that_way();
+    }
 }
 
 fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
@@ -149,20 +230,23 @@ fn file(stage: &Stage, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn python() {
-    let scene = Scene::new();
     let text = include_str!("../../clients/tls.py");
-    scene.script(Path::new("/usr/bin/python3"), "tls.py", text);
+    let python = Path::new("/usr/bin/python3");
+    each_way(Pace::Quick, "", |scene| {
+        scene.script(python, "tls.py", text)
+    });
 }
 
 #[test]
 fn rustls() {
-    Scene::new().ask(&clients::own("tls_client"), &[]);
+    let program = clients::own("tls_client");
+    each_way(Pace::Quick, "", |scene| scene.ask(&program, &[]));
 }
 
 #[test]
 fn go() {
     if let Some(program) = clients::find("tls-go") {
-        Scene::new().ask(&program, &[]);
+        each_way(Pace::Quick, "", |scene| scene.ask(&program, &[]));
     }
 }
 
@@ -170,7 +254,9 @@ fn go() {
 fn node() {
     if let Some(program) = clients::find("node") {
         let text = include_str!("../../clients/tls.js");
-        Scene::new().script(&program, "tls.js", text);
+        each_way(Pace::Quick, "", |scene| {
+            scene.script(&program, "tls.js", text)
+        });
     }
 }
 
@@ -178,30 +264,91 @@ fn node() {
 fn java() {
     if let Some(program) = clients::find("java") {
         let text = include_str!("../../clients/Tls.java");
-        Scene::new().script(&program, "Tls.java", text);
+        each_way(Pace::Slow, "", |scene| {
+            scene.script(&program, "Tls.java", text)
+        });
     }
 }
 
+/// The machine's.
 #[test]
 fn openssl() {
-    let Some(program) = clients::find("openssl") else {
+    if let Some(program) = clients::find("openssl") {
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, OPENSSL));
+    }
+}
+
+/// Shows X25519MLKEM768 beside X25519, in 1,550 bytes.
+#[test]
+fn openssl_with_ml_kem() {
+    if let Some(program) = clients::find("openssl-3.5") {
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, OPENSSL));
+    }
+}
+
+const OPENSSL: &str = r#""$program" s_client -connect "$host:443" -servername "$name" \
+    -verify_hostname "$name" -CAfile "$authority" -verify_return_error -quiet -ign_eof"#;
+
+/// Firefox's library. It shows ML-KEM alone, which the hosts do not know, and so says hello
+/// twice.
+#[test]
+fn nss() {
+    let (Some(program), Some(databases)) = (clients::find("tstclnt"), clients::find("certutil"))
+    else {
         return;
     };
-    let text = "\
-case $2 in *:*) address=\"[$2]\" ;; *) address=$2 ;; esac
-ask() {
-    got=$(printf 'GET / HTTP/1.1\\r\\nHost: %s\\r\\n\\r\\n' \"$4\" |
-        timeout \"$3\" \"$1\" s_client -connect \"$address:443\" -servername \"$4\" -CAfile \"$2\" \\
-            -verify_return_error -quiet -ign_eof 2>&1)
-    case $got in *reached) echo served \"$4\" ;; *) echo refused \"$4\" ;; esac
+    each_way(Pace::Slow, "", |scene| {
+        let database = nss_database(scene, &databases);
+        let ask = format!(
+            r#""$program" -h "$address" -p 443 -a "$name" -d '{database}' \
+            -I mlkem768x25519,x25519,P256"#
+        );
+        scene.processes(&program, &ask);
+    });
 }
-while read -r name; do ask \"$1\" \"$3\" \"$4\" \"$name\" & done < \"$5\"
-wait
-";
-    let scene = Scene::new();
-    let script = file(&scene.stage, "tls.sh", text);
-    let words = [script, program].map(|path| path.display().to_string());
-    scene.ask(Path::new("/bin/sh"), &words);
+
+/// One that trusts the authority, and every user may read.
+fn nss_database(scene: &Scene, certutil: &Path) -> String {
+    let folder = scene.stage.world.folder().join("nss");
+    std::fs::create_dir(&folder).expect("mkdir");
+    let database = format!("sql:{}", folder.display());
+    let authority = scene.authority.display().to_string();
+    for words in [
+        &["-N", "--empty-password"][..],
+        &["-A", "-n", "ca", "-t", "C,,", "-i", &authority],
+    ] {
+        let mut certutil = Command::new(certutil);
+        let output = certutil.args(words).args(["-d", &database]).output();
+        let output = output.expect("certutil");
+        assert!(output.status.success(), "{output:?}");
+    }
+    for entry in std::fs::read_dir(&folder).expect("list") {
+        open_to_all(&entry.expect("entry").path()).expect("chmod");
+    }
+    open_to_all(&folder).expect("chmod");
+    database
+}
+
+#[test]
+fn gnutls() {
+    if let Some(program) = clients::find("gnutls-cli") {
+        let ask = r#""$program" --x509cafile "$authority" --sni-hostname "$name" \
+            --verify-hostname "$name" -p 443 "$address""#;
+        each_way(Pace::Slow, "", |scene| scene.processes(&program, ask));
+    }
+}
+
+/// Chromium's library, and what Chromium puts in its hellos: unknown values (RFC 8701), another
+/// order each time, and what looks like an encrypted hello.
+#[test]
+fn boringssl() {
+    if let Some(program) = clients::find("bssl-tool") {
+        let ask = r#""$program" client -connect "$host:443" -server-name "$name" \
+            -root-certs "$authority" -grease -permute-extensions -ech-grease"#;
+        each_way(Pace::Slow, ", ech: keep", |scene| {
+            scene.processes(&program, ask)
+        });
+    }
 }
 
 #[test]
@@ -209,30 +356,36 @@ fn curl() {
     let Some(program) = clients::find("curl") else {
         return;
     };
-    let scene = Scene::new();
-    for address in [SHARED, SHARED_V6, MAPPED] {
-        let mut config = format!(
-            "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",
-            scene.authority.display()
-        );
-        let names = std::fs::read_to_string(&scene.names).expect("names");
-        let address_text = match address.contains(':') {
-            true => format!("[{address}]"),
-            false => address.to_owned(),
-        };
-        for name in names.lines() {
-            config += &format!("resolve = {name}:443:{address_text}\n");
+    let script = "\"$1\" -q -K \"$2\" |
+        sed -e 's/^200 /served /' -e 's/^000 /refused /' -e 's,https://\\(.*\\)/,\\1,'";
+    each_way(Pace::Quick, "", |scene| {
+        for address in scene.addresses {
+            let config = file(&scene.stage, "curl.conf", &curl_config(scene, address));
+            let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+            let paths = [&program, &config].map(|path| path.display().to_string());
+            scene.judge(address, &[&words[..], &paths[..]].concat());
         }
-        for name in names.lines() {
-            config += &format!("url = https://{name}/\noutput = /dev/null\n");
-        }
-        let wait = wait::seconds(WAIT);
-        config += &format!("max-time = {wait}\nwrite-out = \"%{{http_code}} %{{url}}\\n\"\n");
-        let config = file(&scene.stage, "curl.conf", &config);
-        let script = "\"$1\" -q -K \"$2\" |
-            sed -e 's/^200 /served /' -e 's/^000 /refused /' -e 's,https://\\(.*\\)/,\\1,'";
-        let words = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
-        let paths = [&program, &config].map(|path| path.display().to_string());
-        scene.judge(address, &[&words[..], &paths[..]].concat());
+    });
+}
+
+/// All names at once.
+fn curl_config(scene: &Scene, address: &str) -> String {
+    let mut config = format!(
+        "cacert = {}\nparallel\nparallel-max = 200\nparallel-immediate\nno-progress-meter\nnoproxy = *\n",
+        scene.authority.display()
+    );
+    let names = std::fs::read_to_string(&scene.names).expect("names");
+    let address = match address.contains(':') {
+        true => format!("[{address}]"),
+        false => address.to_owned(),
+    };
+    for name in names.lines() {
+        config += &format!("resolve = {name}:443:{address}\n");
     }
+    for name in names.lines() {
+        config += &format!("url = https://{name}/\noutput = /dev/null\n");
+    }
+    let wait = wait::seconds(WAIT);
+    config += &format!("max-time = {wait}\nwrite-out = \"%{{http_code}} %{{url}}\\n\"\n");
+    config
 }

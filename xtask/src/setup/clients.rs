@@ -1,6 +1,9 @@
 //! Clients that the live tests run as agents and that are no program of a usual machine: Go's
-//! own resolver and TLS, musl's resolver, and two tunnels. Debian's packages are unpacked into the
-//! cache, nothing is installed, and the programs lie in `target/clients` in the end.
+//! own resolver and TLS, musl's resolver, two tunnels, the programs of four TLS libraries, and
+//! Java where there is none. Debian's packages are unpacked into the cache, nothing is
+//! installed, and the programs lie in `target/clients` in the end.
+
+mod carried;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,17 +26,30 @@ struct Kit {
     name: &'static str,
     /// Where the packages come from, whatever system this is.
     suite: &'static str,
-    packages: fn(&PrivateApt) -> Result<Vec<String>>,
+    packages: Packages,
     /// The programs that it makes in `target/clients`.
     make: fn(&Project, &Path, &Path) -> Result<()>,
     programs: &'static [&'static str],
 }
 
-const KITS: [Kit; 4] = [
+enum Packages {
+    /// These.
+    Named(&'static [&'static str]),
+    /// Those that a look at the lists finds.
+    Found(fn(&PrivateApt) -> Result<Vec<String>>),
+    /// These and all that they need, the C library too.
+    Whole(&'static [&'static str]),
+}
+
+/// Where the tests look for a client before they look into `target/clients`
+/// (`exeat_tests::clients::find`).
+const FOLDERS: [&str; 5] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/bin", "/sbin"];
+
+const KITS: [Kit; 6] = [
     Kit {
         name: "Go",
         suite: "trixie",
-        packages: go_packages,
+        packages: Packages::Found(go_packages),
         make: make_go,
         programs: &["ask-go", "tls-go"],
     },
@@ -41,14 +57,14 @@ const KITS: [Kit; 4] = [
         name: "musl",
         // 1.2.4 is the first that asks again by TCP, and Debian 12 has 1.2.3.
         suite: "trixie",
-        packages: |_| Ok(vec!["musl-dev".to_owned()]),
+        packages: Packages::Named(&["musl-dev"]),
         make: make_musl,
         programs: &["ask-musl"],
     },
     Kit {
         name: "dns2tcp",
         suite: "trixie",
-        packages: |_| Ok(vec!["dns2tcp".to_owned()]),
+        packages: Packages::Named(&["dns2tcp"]),
         make: |_, tree, into| copy(tree, into, &["dns2tcpc", "dns2tcpd"]),
         programs: &["dns2tcpc", "dns2tcpd"],
     },
@@ -56,9 +72,35 @@ const KITS: [Kit; 4] = [
         name: "iodine",
         // Newer ones want the C library of Debian 13.
         suite: "bookworm",
-        packages: |_| Ok(vec!["iodine".to_owned()]),
+        packages: Packages::Named(&["iodine"]),
         make: |_, tree, into| copy(tree, into, &["iodine", "iodined"]),
         programs: &["iodine", "iodined"],
+    },
+    Kit {
+        name: "TLS",
+        // The first whose NSS and OpenSSL know ML-KEM.
+        suite: "trixie",
+        packages: Packages::Whole(&[
+            "libnss3-tools",
+            "gnutls-bin",
+            "openssl",
+            "android-boringssl",
+        ]),
+        make: |_, tree, into| carried::tls(tree, into),
+        programs: &carried::TLS,
+    },
+    Kit {
+        name: "Java",
+        // Runs with the C library of Debian 12 and newer ones.
+        suite: "bookworm",
+        packages: Packages::Named(&[
+            "openjdk-17-jre-headless",
+            "zlib1g",
+            "libstdc++6",
+            "libgcc-s1",
+        ]),
+        make: |_, tree, into| carried::java(tree, into),
+        programs: &["java"],
     },
 ];
 
@@ -95,10 +137,14 @@ fn folder(project: &Project) -> PathBuf {
     project.target().join("clients")
 }
 
-/// Whether the programs are there and made of the sources as they are now.
+/// Whether the machine has the programs, or they are made, of the sources as they are now.
 fn is_made(project: &Project, kit: &Kit) -> bool {
     let sources = project.root.join("tests/clients");
     kit.programs.iter().all(|program| {
+        let on_the_machine = |folder: &str| Path::new(folder).join(program).is_file();
+        if FOLDERS.iter().any(|folder| on_the_machine(folder)) {
+            return true;
+        }
         let made = folder(project).join(program);
         let time = |path: &Path| fs::metadata(path).and_then(|data| data.modified());
         time(&made).is_ok_and(|made| {
@@ -151,25 +197,42 @@ fn unpack(project: &Project, kit: &Kit, tree: &Path) -> Result<String> {
     let half = tree.with_extension(format!("half-{}", std::process::id()));
     let _ = fs::remove_dir_all(&half);
     fs::create_dir_all(&half).with_context(|| format!("could not make {}", half.display()))?;
-    let (mut bytes, mut names) = (0, Vec::new());
-    for package in (kit.packages)(&apt)? {
-        let listed = apt.show(&package)?;
-        let newest = listed
-            .first()
-            .with_context(|| format!("{suite} has no package {package}"))?;
-        let deb = apt.download(&package, &newest.version)?;
+    let (debs, what) = download(&apt, kit)?;
+    let mut bytes = 0;
+    for deb in debs {
         bytes += fs::metadata(&deb).map_or(0, |data| data.len());
         step::capture(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&half))?;
-        names.push(format!("{package} {}", newest.version));
         // What was unpacked is needed no more.
         let _ = fs::remove_file(&deb);
     }
     fs::rename(&half, tree).with_context(|| format!("could not name {}", tree.display()))?;
     let megabytes = f64::from(u32::try_from(bytes)?) / 1e6;
     Ok(format!(
-        "{} of Debian's {suite} unpacked ({megabytes:.1} MB fetched)",
-        names.join(", ")
+        "{what} of Debian's {suite} unpacked ({megabytes:.1} MB fetched)"
     ))
+}
+
+/// The files, and what they are.
+fn download(apt: &PrivateApt, kit: &Kit) -> Result<(Vec<PathBuf>, String)> {
+    let packages = match kit.packages {
+        Packages::Named(packages) => packages.iter().map(|&name| name.to_owned()).collect(),
+        Packages::Found(find) => find(apt)?,
+        Packages::Whole(packages) => {
+            let debs = apt.closure(packages)?;
+            let what = format!("{} and what they need", packages.join(", "));
+            return Ok((debs, what));
+        }
+    };
+    let (mut debs, mut names) = (Vec::new(), Vec::new());
+    for package in packages {
+        let listed = apt.show(&package)?;
+        let newest = listed
+            .first()
+            .with_context(|| format!("{} has no package {package}", kit.suite))?;
+        debs.push(apt.download(&package, &newest.version)?);
+        names.push(format!("{package} {}", newest.version));
+    }
+    Ok((debs, names.join(", ")))
 }
 
 /// `golang-go` is an empty package that needs the one of the release's version.

@@ -77,7 +77,7 @@ pub(crate) fn packages(tell: Tell) -> Result<()> {
     packages::ensure(&packages::TESTS, tell)
 }
 
-/// The DNS clients that live tests run, as far as they can be had.
+/// The clients that live tests run, as far as they can be had.
 pub(crate) fn clients(project: &Project, tell: Tell) {
     clients::ensure(project, tell);
 }
@@ -119,7 +119,7 @@ fn check(project: &Project) -> Result<()> {
     }
     line("system packages", packages::check(&packages::TESTS));
     line("packages of vm-test", packages::check(&packages::VM));
-    line("DNS clients", clients::check(project));
+    line("clients", clients::check(project));
     if missing > 0 {
         bail!("{missing} of 6 are missing: run `cargo xtask setup`");
     }

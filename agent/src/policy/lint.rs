@@ -7,6 +7,7 @@ use super::http::{HTTP, Http};
 use super::model::{Policy, Rule, RuleProtocol, Selector};
 use super::pattern::HostPattern;
 use super::ports::{self, PortRange};
+use super::providers;
 use super::suffix::{Below, below};
 use super::tls::{HTTPS, Tls};
 use super::validate::Place;
@@ -76,9 +77,15 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
         if let Selector::Host(pattern) = &rule.selector {
             about_names(rule, pattern, &mut warn);
             if let Some(help) = by_address(rule) {
+                let many = match providers::of_host(pattern) {
+                    Some(provider) => {
+                        format!("it is {provider}'s, which has thousands of others behind one")
+                    }
+                    None => "a CDN has thousands behind one".to_owned(),
+                };
                 warn(
                     format!(
-                        "`{}` goes by the address alone: whoever shares it with `{pattern}` can be reached too, and a CDN has thousands behind one",
+                        "`{}` goes by the address alone: whoever shares it with `{pattern}` can be reached too, and {many}",
                         Bare(rule)
                     ),
                     help,
@@ -107,6 +114,17 @@ pub(crate) fn warnings(policy: &Policy, places: &[Place]) -> Vec<(Place, String,
                     deny.origin
                 ),
                 "remove one of the two rules; deny beats allow",
+            );
+        }
+        if let Selector::Net(net) = &rule.selector
+            && let Some(provider) = providers::of_net(net)
+        {
+            warn(
+                format!(
+                    "`{}` goes by the address alone, and `{net}` is {provider}'s: every site that it serves there can be reached",
+                    Bare(rule)
+                ),
+                "write a rule with `host` for each site that is meant: then its name counts",
             );
         }
         if let Selector::Net(net) = &rule.selector

@@ -22,6 +22,7 @@ mod names;
 mod net;
 mod pattern;
 mod ports;
+mod providers;
 mod read;
 mod routes;
 mod rrtype;

@@ -145,7 +145,7 @@ pub(super) fn of_host(pattern: &HostPattern) -> Option<&'static str> {
         let head = name.strip_suffix(*end);
         head.is_some_and(|head| head.is_empty() || head.ends_with('.'))
     };
-    let found = |provider: &&Provider| provider.names.iter().any(|end| below(&end));
+    let found = |provider: &&Provider| provider.names.iter().any(below);
     PROVIDERS.iter().find(found).map(|provider| provider.name)
 }
 

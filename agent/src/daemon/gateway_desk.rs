@@ -27,7 +27,6 @@ use crate::{
 
 /// The rules of a policy for the gateway, with the proxies that they name.
 pub(super) struct Rules {
-    policy: Arc<Policy>,
     routes: Routes,
     proxies: BTreeMap<Arc<ProxyRule>, Arc<Proxy>>,
     /// The policy in words, for refused programs.
@@ -44,7 +43,7 @@ impl Rules {
     /// # Errors
     /// When a proxy cannot be used.
     pub(super) fn new(
-        policy: &Arc<Policy>,
+        policy: &Policy,
         generation: u32,
         authority: Option<Arc<Authority>>,
     ) -> Result<Self, ProxyError> {
@@ -60,7 +59,6 @@ impl Rules {
             proxies.insert(Arc::clone(proxy), Arc::new(made));
         }
         Ok(Self {
-            policy: Arc::clone(policy),
             routes: Routes::new(policy),
             proxies,
             label: format!("of agent {}, generation {generation},", policy.name).into(),
@@ -151,13 +149,14 @@ impl Desk {
 
     /// What may pass unread to an address.
     fn unread(&self, addr: IpAddr, port: u16) -> Option<Grant> {
-        let agent = self.agent;
-        let number = self
-            .means
-            .shared()?
-            .with(|engine| engine.agent(agent)?.compiled.unread(Addr::from(addr), port))?;
-        let rules = self.rules();
-        rules.grant(rules.policy.rule(number)?.into())
+        let index = self.agent;
+        let rule = self.means.shared()?.with(|engine| {
+            let agent = engine.agent(index)?;
+            // A number means something only in the policy that it came from.
+            let number = agent.compiled.unread(Addr::from(addr), port)?;
+            agent.policy.rule(number).map(RouteRule::from)
+        })?;
+        self.rules().grant(rule)
     }
 
     /// Whether a deny rule names an address; so it is where nothing can be asked.

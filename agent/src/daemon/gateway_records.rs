@@ -10,7 +10,8 @@ use super::{directory::Directory, watch::Buckets};
 use crate::{
     dns::clock,
     flow::{
-        ConnectionRecord, FlowRecord, FlowVerdict, GatewayFlow, InspectedRequest, ServerCertificate,
+        ConnectionRecord, FlowRecord, FlowVerdict, GatewayFlow, InspectedRequest, RuleText,
+        ServerCertificate,
     },
     gateway::{GatewayRecord, Kind, Outcome},
     kernel::object::Throttle,
@@ -109,6 +110,18 @@ fn connection(record: &GatewayRecord) -> ConnectionRecord {
     }
 }
 
+/// The rule that let a connection out, as it was then: another policy may have come since, in
+/// which its number means another rule.
+fn rule_of(directory: &Directory, agent: u32, number: u32, text: &str) -> RuleText {
+    let now = directory.rule(agent, number);
+    now.filter(|rule| rule.text == text)
+        .unwrap_or_else(|| RuleText {
+            number,
+            text: text.to_owned(),
+            reason: None,
+        })
+}
+
 /// Tells of the connections at one gateway until cancelled, refusals first.
 pub(super) async fn tell(
     mut refusals: mpsc::Receiver<GatewayRecord>,
@@ -135,9 +148,8 @@ pub(super) async fn tell(
             continue;
         };
         let (agent, generation) = directory.agent(record.agent);
-        let rule = record
-            .rule_number
-            .and_then(|number| directory.rule(record.agent, number));
+        let rule = record.rule_number.zip(record.rule.as_deref());
+        let rule = rule.map(|(number, text)| rule_of(&directory, record.agent, number, text));
         hub.publish(FlowRecord::from_gateway(GatewayFlow {
             time: jiff::Timestamp::now(),
             agent,
@@ -158,5 +170,30 @@ pub(super) async fn tell(
             connection: connection(&record),
             suppressed,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy;
+
+    #[test]
+    fn a_rule_is_told_as_it_was_when_it_decided() {
+        let directory = Directory::default();
+        let load = |host: &str| {
+            let text = format!(
+                "version: 1\nagents:\n  a:\n    allow:\n      - {{ host: {host}, ports: [443], reason: why }}\n"
+            );
+            let set = policy::parse("p.yaml", &text).expect("a policy");
+            let policy = set.agents.into_values().next().expect("an agent");
+            directory.update(1, |agent| agent.policy = Some(policy.into()));
+        };
+        let told = || rule_of(&directory, 1, 0, "allow tcp one.example:443");
+        load("one.example");
+        assert_eq!(told().reason.as_deref(), Some("why"));
+        load("two.example");
+        assert_eq!(told().text, "allow tcp one.example:443");
+        assert_eq!(told().reason, None, "of the other rule nothing is told");
     }
 }

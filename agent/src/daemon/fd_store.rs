@@ -8,8 +8,10 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     io,
     os::fd::{BorrowedFd, FromRawFd as _, OwnedFd},
+    str::FromStr,
 };
 
 use sd_notify::NotifyState;
@@ -39,7 +41,7 @@ pub(super) enum Service {
 }
 
 /// Sockets of one owner, each with the word for its kind.
-pub(super) type Kept = BTreeMap<String, OwnedFd>;
+type Kept = BTreeMap<String, OwnedFd>;
 
 impl Service {
     const ALL: [Self; 2] = [Self::Gate, Self::Gateway];
@@ -53,6 +55,14 @@ impl Service {
 }
 
 impl Owner {
+    pub(super) fn new(service: Service, agent: &str, index: u32) -> Self {
+        Self {
+            service,
+            agent: agent.to_owned(),
+            index,
+        }
+    }
+
     /// The descriptor's name in the store: no `:` and no control character, 255 bytes at most
     /// (agents' names are short and of letters, digits, `-`, `_` and `.`).
     fn name(&self, kind: &str) -> String {
@@ -121,11 +131,7 @@ impl FdStore {
 
     /// The sockets of an owner as the last daemon left them, with whatever has come since; none
     /// where they were not kept. `open` makes of them what they are said to be.
-    pub(super) fn take<T>(
-        &mut self,
-        owner: &Owner,
-        open: impl FnOnce(Kept) -> io::Result<T>,
-    ) -> Option<T> {
+    fn take<T>(&mut self, owner: &Owner, open: impl FnOnce(Kept) -> io::Result<T>) -> Option<T> {
         let sockets = self.handed_over.remove(owner)?;
         open(sockets)
             .inspect_err(|error| {
@@ -140,12 +146,31 @@ impl FdStore {
             .ok()
     }
 
-    /// Has the service manager keep an owner's sockets.
-    pub(super) fn keep<'a>(
+    /// The sockets of an owner as the last daemon left them, else fresh ones, which are kept
+    /// from now on.
+    pub(super) fn take_or_open<T, K: FromStr + Display + Ord>(
         &mut self,
         owner: &Owner,
-        sockets: impl Iterator<Item = (String, BorrowedFd<'a>)>,
-    ) {
+        kept: impl FnOnce(BTreeMap<K, OwnedFd>) -> io::Result<T>,
+        fresh: impl FnOnce() -> io::Result<T>,
+        each: for<'a> fn(&'a T) -> Vec<(K, BorrowedFd<'a>)>,
+    ) -> io::Result<T> {
+        let kept = self.take(owner, |sockets| {
+            let known = sockets.into_iter();
+            let known = known.filter_map(|(kind, fd)| Some((kind.parse().ok()?, fd)));
+            kept(known.collect())
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let fresh = fresh()?;
+        let named = each(&fresh).into_iter();
+        self.keep(owner, named.map(|(kind, fd)| (kind.to_string(), fd)));
+        Ok(fresh)
+    }
+
+    /// Has the service manager keep an owner's sockets.
+    fn keep<'a>(&mut self, owner: &Owner, sockets: impl Iterator<Item = (String, BorrowedFd<'a>)>) {
         if !self.speaks {
             return;
         }
@@ -191,18 +216,10 @@ mod tests {
     use super::*;
     use std::fs::File;
 
-    fn owner(service: Service, agent: &str, index: u32) -> Owner {
-        Owner {
-            service,
-            agent: agent.to_owned(),
-            index,
-        }
-    }
-
     #[test]
     fn names_say_whose_and_what() {
         for service in Service::ALL {
-            let owner = owner(service, "claude-code", 7);
+            let owner = Owner::new(service, "claude-code", 7);
             let name = owner.name("udp4");
             assert_eq!(Owner::parse(&name), Some((owner, "udp4".to_owned())));
         }
@@ -214,15 +231,15 @@ mod tests {
     #[test]
     fn what_is_kept_is_only_taken_by_its_owner_and_once() {
         let mut store = FdStore::default();
-        let whose = owner(Service::Gate, "a", 7);
+        let whose = Owner::new(Service::Gate, "a", 7);
         let file = File::open("/dev/null").expect("a descriptor");
         let kept = Kept::from([("udp4".to_owned(), file.into())]);
         store.handed_over.insert(whose.clone(), kept);
         let taken = |store: &mut FdStore, owner: &Owner| store.take(owner, Ok);
         for other in [
-            owner(Service::Gate, "b", 7),
-            owner(Service::Gate, "a", 8),
-            owner(Service::Gateway, "a", 7),
+            Owner::new(Service::Gate, "b", 7),
+            Owner::new(Service::Gate, "a", 8),
+            Owner::new(Service::Gateway, "a", 7),
         ] {
             assert!(taken(&mut store, &other).is_none(), "{other:?}");
         }

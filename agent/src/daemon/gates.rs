@@ -12,7 +12,6 @@ use std::{
 use hickory_proto::rr::RecordType;
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::{
     Shared,
@@ -292,14 +291,6 @@ impl Backend for Desk {
     }
 }
 
-fn owner(agent: &str, index: u32) -> Owner {
-    Owner {
-        service: Service::Gate,
-        agent: agent.to_owned(),
-        index,
-    }
-}
-
 /// Every gate that is open.
 pub(super) struct Gates {
     open: BTreeMap<u32, Gate>,
@@ -348,23 +339,12 @@ impl Gates {
         if let Some(gate) = self.open.get(&agent) {
             return Ok(gate.ports);
         }
-        let owner = owner(name, agent);
-        let mut store = lock(&self.store);
-        let kept = store.take(&owner, |kept| {
-            let sockets = kept.into_iter();
-            let sockets = sockets.filter_map(|(kind, fd)| Some((kind.parse().ok()?, fd)));
-            GateSockets::kept(agent, last, sockets.collect())
-        });
-        let sockets = match kept {
-            Some(kept) => kept,
-            None => {
-                let fresh = GateSockets::bind(agent, last)?;
-                let each = fresh.each().map(|(kind, fd)| (kind.to_string(), fd));
-                store.keep(&owner, each);
-                fresh
-            }
-        };
-        drop(store);
+        let sockets = lock(&self.store).take_or_open(
+            &Owner::new(Service::Gate, name, agent),
+            |kept| GateSockets::kept(agent, last, kept),
+            || GateSockets::bind(agent, last),
+            |sockets| sockets.each().collect(),
+        )?;
         let ports = sockets.ports();
         let desk = Arc::new(Desk::new(agent, self.means.clone()));
         let stop = self.cancel.child_token();
@@ -394,7 +374,7 @@ impl Gates {
     pub(super) fn close(&mut self, agent: u32) {
         if let Some(gate) = self.open.remove(&agent) {
             gate.stop.cancel();
-            lock(&self.store).forget(&owner(&gate.name, agent));
+            lock(&self.store).forget(&Owner::new(Service::Gate, &gate.name, agent));
             self.stats.forget_gate(agent);
         }
     }
@@ -442,16 +422,9 @@ impl Gates {
             self.stats.gate(agent),
             stop.clone(),
         );
-        let means = self.means.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = means.ready() => {}
-                () = stop.cancelled() => return,
-            }
-            if let Err(error) = serve.await {
-                error!(agent, %error, "a DNS gate of the agent failed; names are refused there");
-            }
-        });
+        let failed = "a DNS gate of the agent failed; names are refused there";
+        self.tasks
+            .serve(&self.means, agent, stop.clone(), failed, serve);
     }
 
     /// Ends an agent's gate in every other network namespace but these.

@@ -6,7 +6,7 @@ use agent_common::Reason;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{directory::Directory, watch::Buckets};
+use super::{directory::Directory, serving::next, watch::Buckets};
 use crate::{
     dns::clock,
     flow::{
@@ -132,14 +132,7 @@ pub(super) async fn tell(
     cancel: CancellationToken,
 ) {
     let mut buckets = Buckets::new(throttle);
-    loop {
-        let record = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            record = refusals.recv() => record,
-            record = flows.recv() => record,
-        };
-        let Some(record) = record else { return };
+    while let Some(record) = next(&mut refusals, &mut flows, &cancel).await {
         if said_nothing(&record) {
             continue;
         }

@@ -11,7 +11,6 @@ use agent_common::layout::gate_v4;
 use data_encoding::HEXLOWER;
 use rand::{TryRngCore as _, rngs::OsRng};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
 
 use super::{
     containers::Namespace,
@@ -73,14 +72,6 @@ pub(super) struct Gateways {
     store: Arc<Mutex<FdStore>>,
 }
 
-fn owner(agent: &str, index: u32) -> Owner {
-    Owner {
-        service: Service::Gateway,
-        agent: agent.to_owned(),
-        index,
-    }
-}
-
 fn ports_of(words: BTreeMap<String, u16>) -> GatewayPorts {
     let ports = words.into_iter();
     ports
@@ -129,27 +120,17 @@ impl Gateways {
     /// at the same ports. `steered` is where the kernel says what its connections asked for.
     /// Call it within a tokio runtime, and only where none is open.
     pub(super) fn open(&mut self, wanted: Wanted<'_>, steered: Steered) -> io::Result<()> {
-        let (agent, owner) = (wanted.agent, owner(wanted.name, wanted.agent));
+        let agent = wanted.agent;
         let (last_ports, last_token) = match wanted.last {
             Some(last) => (ports_of(last.ports), Some(last.token)),
             None => (GatewayPorts::new(), None),
         };
-        let mut store = lock(&self.store);
-        let kept = store.take(&owner, |kept| {
-            let sockets = kept.into_iter();
-            let sockets = sockets.filter_map(|(kind, fd)| Some((kind.parse().ok()?, fd)));
-            GatewaySockets::kept(agent, &last_ports, sockets.collect())
-        });
-        let sockets = match kept {
-            Some(kept) => kept,
-            None => {
-                let fresh = GatewaySockets::bind(agent, &last_ports)?;
-                let each = fresh.each().map(|(kind, fd)| (kind.to_string(), fd));
-                store.keep(&owner, each);
-                fresh
-            }
-        };
-        drop(store);
+        let sockets = lock(&self.store).take_or_open(
+            &Owner::new(Service::Gateway, wanted.name, agent),
+            |kept| GatewaySockets::kept(agent, &last_ports, kept),
+            || GatewaySockets::bind(agent, &last_ports),
+            |sockets| sockets.each().collect(),
+        )?;
         let credentials = Credentials {
             user: wanted.name.to_owned(),
             token: match last_token.filter(|token| token.len() == TOKEN * 2) {
@@ -245,7 +226,7 @@ impl Gateways {
     pub(super) fn close(&mut self, agent: u32) {
         if let Some(open) = self.open.remove(&agent) {
             open.stop.cancel();
-            lock(&self.store).forget(&owner(&open.name, agent));
+            lock(&self.store).forget(&Owner::new(Service::Gateway, &open.name, agent));
         }
     }
 
@@ -316,15 +297,8 @@ impl Gateways {
             Arc::clone(&open.stats),
             stop.clone(),
         );
-        let means = self.means.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = means.ready() => {}
-                () = stop.cancelled() => return,
-            }
-            if let Err(error) = serve.await {
-                error!(agent, %error, "a gateway of the agent failed; what is steered there is closed");
-            }
-        });
+        let failed = "a gateway of the agent failed; what is steered there is closed";
+        self.tasks
+            .serve(&self.means, agent, stop.clone(), failed, serve);
     }
 }

@@ -2,13 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-use super::containers::Namespace;
+use super::{containers::Namespace, gates::Means};
 
 /// What is behind these locks is whole between any two calls.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -28,6 +30,28 @@ impl Tasks {
         tasks.spawn(task);
     }
 
+    /// Serves once the daemon runs, until it is stopped; `failed` is said where it breaks off
+    /// before.
+    pub(super) fn serve(
+        &self,
+        means: &Means,
+        agent: u32,
+        stop: CancellationToken,
+        failed: &'static str,
+        serve: impl Future<Output = io::Result<()>> + Send + 'static,
+    ) {
+        let means = means.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = means.ready() => {}
+                () = stop.cancelled() => return,
+            }
+            if let Err(error) = serve.await {
+                error!(agent, %error, "{failed}");
+            }
+        });
+    }
+
     /// Those that are kept, to be joined at the end.
     pub(super) fn take(&self) -> JoinSet<()> {
         std::mem::take(&mut *lock(&self.0))
@@ -36,6 +60,20 @@ impl Tasks {
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         lock(&self.0).len()
+    }
+}
+
+/// The next of two queues, refusals first; none once it is cancelled or a queue has ended.
+pub(super) async fn next<T>(
+    refusals: &mut mpsc::Receiver<T>,
+    rest: &mut mpsc::Receiver<T>,
+    cancel: &CancellationToken,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        next = refusals.recv() => next,
+        next = rest.recv() => next,
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::directory::Directory;
+use super::{directory::Directory, serving::next};
 use crate::{
     dns::{
         budget::Exceeded,
@@ -254,14 +254,7 @@ pub(super) async fn gate_records(
     cancel: CancellationToken,
 ) {
     let mut buckets = Buckets::new(throttle);
-    loop {
-        let event = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            event = refusals.recv() => event,
-            event = answers.recv() => event,
-        };
-        let Some(event) = event else { return };
+    while let Some(event) = next(&mut refusals, &mut answers, &cancel).await {
         let (verdict, reason) = judged(&event.record);
         let bucket = buckets.of(reason);
         // A budget that stays crossed is told once an hour.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     dns::gate::GatePorts,
-    gateway::Listening,
+    gateway::{Authority, Listening},
     kernel::tables::Image,
     leases::{Name, canonical},
     policy::{Compiled, HostName, NameRules, Policy},
@@ -98,12 +98,14 @@ pub(super) struct Candidate {
 
 impl Engine {
     /// Compiles one policy with the leases that its names have now, and opens its gate.
+    /// `authority` signs where it inspects.
     pub(super) fn candidate(
         &mut self,
         index: u32,
         policy: Arc<Policy>,
         generation: u32,
         now: Duration,
+        authority: Option<&Arc<Authority>>,
     ) -> Result<Candidate, EngineError> {
         let mut compiled = Compiled::new(&policy)?;
         let hosts = policy.hosts();
@@ -150,7 +152,8 @@ impl Engine {
                 agent: policy.name.to_string(),
                 source,
             })?;
-        let gateway = self.open_gateway(index, &policy, generation, remembered.gateway)?;
+        let last = remembered.gateway;
+        let gateway = self.open_gateway(index, &policy, generation, last, authority)?;
         let proxy = |on, kind| match on {
             true => self.gateway_port(index, kind),
             false => 0,
@@ -200,6 +203,7 @@ impl Engine {
         policy: &Arc<Policy>,
         generation: u32,
         last: Option<GatewayState>,
+        authority: Option<&Arc<Authority>>,
     ) -> Result<Option<gateway_desk::Rules>, EngineError> {
         let open = self.gateways.ports(index).is_some();
         let in_force = self.agent(index).map(|agent| agent.generation);
@@ -207,13 +211,7 @@ impl Engine {
             return Ok(None);
         }
         let name = policy.name.as_str();
-        let authority = match policy.inspects() {
-            true => Some(self.trust.open().map_err(|source| EngineError::Trust {
-                agent: name.to_owned(),
-                source,
-            })?),
-            false => None,
-        };
+        let authority = authority.filter(|_| policy.inspects()).cloned();
         let rules = gateway_desk::Rules::new(policy, generation, authority);
         let rules = rules.map_err(|source| EngineError::Proxy {
             agent: name.to_owned(),
@@ -307,7 +305,8 @@ impl Engine {
         };
         let (index, policy, generation) =
             (agent.index, Arc::clone(&agent.policy), agent.generation);
-        let candidate = self.candidate(index, policy, generation, now)?;
+        // Its gateway stays as it is.
+        let candidate = self.candidate(index, policy, generation, now, None)?;
         let prepared = self.kernel.prepare(index, &candidate.image)?;
         self.kernel.flip(prepared)?;
         let mut agent = self.settle(candidate, generation, now);

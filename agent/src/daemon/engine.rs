@@ -28,7 +28,7 @@ use crate::{
     gateway::ProxyError,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name, Snapshot},
-    policy::{self, PolicyErrors, PolicySet},
+    policy::{self, Policy, PolicyErrors, PolicySet},
 };
 
 /// Why a policy was not put in force.
@@ -59,14 +59,9 @@ pub enum EngineError {
         /// Why not.
         source: io::Error,
     },
-    /// Its connections cannot be inspected.
-    #[error("agent {agent}: its connections cannot be inspected")]
-    Trust {
-        /// The agent.
-        agent: String,
-        /// Why not.
-        source: TrustError,
-    },
+    /// Connections cannot be inspected, and a policy asks for it.
+    #[error("connections cannot be inspected")]
+    Trust(#[source] TrustError),
     /// A proxy of the policy cannot be used.
     #[error("agent {agent}: a proxy of its policy cannot be used")]
     Proxy {
@@ -232,7 +227,7 @@ impl Engine {
                     EngineError::Kernel(_)
                     | EngineError::Gate { .. }
                     | EngineError::Gateway { .. }
-                    | EngineError::Trust { .. } => &mut self.loads_failed.kernel,
+                    | EngineError::Trust(_) => &mut self.loads_failed.kernel,
                 };
                 *count += 1;
                 self.close_idle_gates();
@@ -279,13 +274,22 @@ impl Engine {
             .collect();
         let indices = self.indices(set.agents.keys().map(|name| name.as_str()))?;
         self.restore_leases(&indices, now);
+        let inspects = set.agents.values().any(Policy::inspects);
+        let authority = inspects.then(|| self.trust.open()).transpose();
+        let authority = authority.map_err(EngineError::Trust)?;
         let mut candidates = Vec::new();
         for (name, policy) in set.agents {
             let index = indices
                 .get(name.as_str())
                 .copied()
                 .unwrap_or(agent_common::layout::MAX_AGENTS);
-            candidates.push(self.candidate(index, Arc::new(policy), generation, now)?);
+            candidates.push(self.candidate(
+                index,
+                Arc::new(policy),
+                generation,
+                now,
+                authority.as_ref(),
+            )?);
         }
         let mut prepared = Vec::new();
         for candidate in &candidates {

@@ -90,7 +90,7 @@ impl Handler for Handle {
                 EngineError::Kernel(_)
                 | EngineError::Gate { .. }
                 | EngineError::Gateway { .. }
-                | EngineError::Trust { .. } => Code::Internal,
+                | EngineError::Trust(_) => Code::Internal,
             };
             Problem::new(
                 code,

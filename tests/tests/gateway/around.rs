@@ -1,7 +1,11 @@
 //! Ways around the gateway, and ways to misuse it.
 
 use super::{SHARED, Scene};
+use exeat_tests::sniff::Packet;
 use exeat_tests::wait;
+use nix::libc;
+use nix::sys::socket::SockaddrIn;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 const RULE: &str = "host: good.example, ports: [443], via: gateway";
 
@@ -58,6 +62,46 @@ fn a_connection_that_was_not_steered_ends_when_its_rule_leaves_by_the_gateway() 
     assert_eq!(event.expect("event")["hook"], "egress");
     // A new one goes that way.
     assert_eq!(scene.https(SHARED, "good.example"), "reached");
+}
+
+/// A socket of the agent that somebody outside connects for it: no connect hook sees that as
+/// the agent's, and its first packet is refused.
+#[test]
+fn a_socket_that_is_connected_from_outside_does_not_pass_by() {
+    let mut scene = Scene::new(&[RULE]);
+    let descriptor = "s = socket(AF_INET, SOCK_STREAM)\ns.setblocking(False)\ns.fileno()";
+    let descriptor = scene.agent.value(descriptor).expect("a socket");
+    let descriptor = descriptor.as_i64().expect("a number");
+    // SAFETY: both calls take numbers alone, and answer with a descriptor of ours or -1.
+    let taken = unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, scene.agent.pid(), 0);
+        assert!(process >= 0, "{}", std::io::Error::last_os_error());
+        let process = OwnedFd::from_raw_fd(process as i32);
+        libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), descriptor, 0)
+    };
+    assert!(taken >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the call above has just made it for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(taken as i32) };
+    let to = SockaddrIn::new(203, 0, 113, 30, 443);
+    let begun = nix::sys::socket::connect(socket.as_raw_fd(), &to);
+    assert_ne!(begun, Ok(()), "nothing answers");
+    let event = scene.stage.daemon.event(|e| e["reason"] == "unsteered");
+    assert_eq!(event.expect("event")["hook"], "egress");
+    let to_host = |p: &Packet| p.ends.is_some_and(|(_, to)| to.to_string() == SHARED);
+    let left = scene.stage.forbidden(|p| !to_host(p)).expect("sniffed");
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Data in the packet that opens a connection is the gateway's to read, as any other.
+#[test]
+fn fast_open_leads_to_the_gateway_too() {
+    let mut scene = Scene::new(&["host: good.example, ports: [80]"]);
+    let code = format!(
+        "s = socket(AF_INET, SOCK_STREAM)\ns.sendto(request('evil.example'), 0x20000000, ({SHARED:?}, 80))\ns.settimeout(20)\ntext_of(s)"
+    );
+    let said = scene.asked(&code);
+    assert!(said.contains("403"), "{said}");
+    assert!(scene.served().is_empty());
 }
 
 /// The name of a server is resolved by the gateway, and never to an address of this machine.

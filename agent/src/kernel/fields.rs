@@ -46,11 +46,9 @@ impl Readable for Bytes {
 impl Fields {
     /// Looks them up.
     pub(super) fn look_up() -> Result<Self, KernelError> {
-        let fields = fs::read(BTF)
+        fs::read(BTF)
             .and_then(|bytes| Self::of(Bytes(bytes)))
-            .map_err(|source| KernelError::Fields { file: BTF, source });
-        give_back();
-        fields
+            .map_err(|source| KernelError::Fields { file: BTF, source })
     }
 
     fn of(bytes: Bytes) -> io::Result<Self> {
@@ -76,16 +74,6 @@ impl Fields {
             page_flags,
             shared,
         })
-    }
-}
-
-/// Gives freed memory back to the kernel: the types of a kernel take 60 MiB while they are
-/// read, and the daemon needs a quarter of that for everything else.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it may be called at any time (malloc_trim(3)).
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 

@@ -143,6 +143,8 @@ impl Kernel {
             pins,
         };
         kernel.claim_slice()?;
+        drop(loader);
+        sys::give_back_memory();
         Ok(kernel)
     }
 

@@ -163,3 +163,14 @@ pub(super) fn map_update<K: aya::Pod, V: aya::Pod>(
     attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
     bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
+
+/// Gives freed memory back to the kernel: its types take over 60 MiB while they are read,
+/// once for [`super::fields`] and once by aya, and the daemon needs a quarter of that for
+/// everything else.
+pub(super) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -385,12 +385,9 @@ for i in range(7):
 fn what_reading_the_kernels_types_took_is_given_back() {
     let stage = Stage::new(TWO, "").expect("stage");
     let pid = stage.daemon.pid().expect("the daemon runs");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-    let kib: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next())
-        .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("RssAnon in {status}"));
+    let process = procfs::process::Process::new(pid as i32).expect("the process");
+    let status = process.status().expect("status");
+    let kib = status.rssanon.expect("RssAnon in /proc/PID/status");
     // 3 MiB are its own; with what glibc keeps of types it was 24.
     assert!(kib < 10 << 10, "the daemon holds {kib} KiB of its own");
 }

@@ -154,12 +154,7 @@ fn once(mut command: Command) -> anyhow::Result<f64> {
 }
 
 fn resident_mib(pid: u32) -> anyhow::Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib: f64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .context("no VmRSS in /proc/PID/status")?
-        .parse()?;
-    Ok(kib / 1024.0)
+    let status = procfs::process::Process::new(pid as i32)?.status()?;
+    let kib = status.vmrss.context("no VmRSS in /proc/PID/status")?;
+    Ok(kib as f64 / 1024.0)
 }

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -21,8 +22,9 @@ struct Peer {
     package: &'static str,
 }
 
-/// What each benchmark is measured beside: forwarders for the gate, a proxy for the gateway.
-const PEERS: [(&str, &[Peer]); 2] = [
+/// What each benchmark is measured beside: forwarders for the gate, a proxy for the gateway,
+/// a sandbox for the launcher (with what `srt` starts besides it).
+const PEERS: [(&str, &[Peer]); 3] = [
     (
         "dns",
         &[
@@ -43,7 +45,27 @@ const PEERS: [(&str, &[Peer]); 2] = [
             package: "squid",
         }],
     ),
+    (
+        "launch",
+        &[
+            Peer {
+                program: "bwrap",
+                package: "bubblewrap",
+            },
+            Peer {
+                program: "socat",
+                package: "socat",
+            },
+            Peer {
+                program: "rg",
+                package: "ripgrep",
+            },
+        ],
+    ),
 ];
+
+/// Anthropic's sandbox-runtime as npm has it, which checks the sum that its registry gives.
+const SRT: &str = "@anthropic-ai/sandbox-runtime@0.0.83";
 
 /// Measure Exeat beside nothing, empty BPF programs, nftables, DNS forwarders and a proxy
 #[derive(clap::Args)]
@@ -76,6 +98,12 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     ];
     if !peers.is_empty() {
         variables.push(("EXEAT_PEERS", env::join_paths(peers)?));
+    }
+    if asks_for("launch", &args.args) {
+        match sandbox_runtime(project) {
+            Ok(srt) => variables.push(("EXEAT_SRT", srt.into_os_string())),
+            Err(why) => eprintln!("{SRT} cannot be had: {why:#}"),
+        }
     }
     let mut bench = if setup::is_root() {
         let mut bench = Command::new(&program);
@@ -121,14 +149,32 @@ fn peers(project: &Project, args: &[OsString]) -> Vec<PathBuf> {
 
 /// The peers of the benchmarks that these arguments name; of all where they name none.
 fn wanted(args: &[OsString]) -> Vec<&'static [Peer]> {
+    let asked = PEERS.iter().filter(|(name, _)| asks_for(name, args));
+    asked.map(|(_, peers)| *peers).collect()
+}
+
+/// Whether these arguments name this benchmark, or none.
+fn asks_for(name: &str, args: &[OsString]) -> bool {
     let words: Vec<_> = args
         .iter()
         .filter_map(|word| word.to_str())
         .filter(|word| !word.starts_with('-') && !["text", "json"].contains(word))
         .collect();
-    let asked = |name: &str| words.is_empty() || words.contains(&name);
-    let asked = PEERS.iter().filter(|(name, _)| asked(name));
-    asked.map(|(_, peers)| *peers).collect()
+    words.is_empty() || words.contains(&name)
+}
+
+/// The program of [`SRT`] in the cache.
+fn sandbox_runtime(project: &Project) -> Result<PathBuf> {
+    let folder = project.cache.join("bench").join(SRT.replace('/', "-"));
+    let program = folder.join("node_modules/.bin/srt");
+    if !program.exists() {
+        fs::create_dir_all(&folder)?;
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund"]);
+        npm.args(["--loglevel", "error", "--prefix"]).arg(&folder);
+        step::quiet(SRT, npm.arg(SRT), Duration::from_secs(300))?;
+    }
+    Ok(program)
 }
 
 /// Packages of this Debian, unpacked into the cache: the machine's own stay as they are.
@@ -171,10 +217,10 @@ mod tests {
             let peers = wanted(&args).into_iter().flatten();
             peers.map(|peer| peer.program).collect()
         };
-        assert_eq!(brought(&[]), ["unbound", "dnsmasq", "squid"]);
+        assert_eq!(brought(&[]), ["unbound", "dnsmasq", "squid", "bwrap", "socat", "rg"]);
         assert_eq!(
             brought(&["--quick", "--output", "json"]),
-            ["unbound", "dnsmasq", "squid"]
+            ["unbound", "dnsmasq", "squid", "bwrap", "socat", "rg"]
         );
         assert_eq!(brought(&["tls", "--quick"]), ["squid"]);
         assert_eq!(brought(&["udp", "dns"]), ["unbound", "dnsmasq"]);

@@ -28,12 +28,20 @@ impl Program {
         }
         let folders = std::env::var_os(FOLDERS).unwrap_or_default();
         for root in std::env::split_paths(&folders) {
-            let program = root.join("usr/sbin").join(name);
-            if program.is_file() {
+            let folders = ["usr/sbin", "usr/bin"].map(|folder| root.join(folder));
+            let programs = folders.map(|folder| folder.join(name));
+            if let Some(program) = programs.into_iter().find(|path| path.is_file()) {
                 return Ok(Self::Unpacked(program, root));
             }
         }
         bail!("it is neither on PATH nor among the packages that were unpacked")
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Own(program) | Self::Unpacked(program, _) => program,
+        }
     }
 
     /// A command in a namespace, with its libraries.

@@ -217,7 +217,10 @@ mod tests {
             let peers = wanted(&args).into_iter().flatten();
             peers.map(|peer| peer.program).collect()
         };
-        assert_eq!(brought(&[]), ["unbound", "dnsmasq", "squid", "bwrap", "socat", "rg"]);
+        assert_eq!(
+            brought(&[]),
+            ["unbound", "dnsmasq", "squid", "bwrap", "socat", "rg"]
+        );
         assert_eq!(
             brought(&["--quick", "--output", "json"]),
             ["unbound", "dnsmasq", "squid", "bwrap", "socat", "rg"]

@@ -5,14 +5,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::build;
 use crate::project::Project;
 use crate::setup::apt::{self, Of, PrivateApt};
-use crate::setup::{self, Tell};
+use crate::setup::{self, Tell, npm};
 use crate::step;
 
 /// A program that something is measured beside.
@@ -64,9 +63,6 @@ const PEERS: [(&str, &[Peer]); 3] = [
     ),
 ];
 
-/// Anthropic's sandbox-runtime as npm has it, which checks the sum that its registry gives.
-const SRT: &str = "@anthropic-ai/sandbox-runtime@0.0.83";
-
 /// Measure Exeat beside nothing, empty BPF programs, nftables, DNS forwarders and a proxy
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -100,9 +96,10 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
         variables.push(("EXEAT_PEERS", env::join_paths(peers)?));
     }
     if asks_for("launch", &args.args) {
-        match sandbox_runtime(project) {
+        let package = npm::SANDBOX_RUNTIME;
+        match npm::bring(&package, &project.cache.join("bench").join(package.program)) {
             Ok(srt) => variables.push(("EXEAT_SRT", srt.into_os_string())),
-            Err(why) => eprintln!("{SRT} cannot be had: {why:#}"),
+            Err(why) => eprintln!("{} cannot be had: {why:#}", package.name),
         }
     }
     let mut bench = if setup::is_root() {
@@ -161,20 +158,6 @@ fn asks_for(name: &str, args: &[OsString]) -> bool {
         .filter(|word| !word.starts_with('-') && !["text", "json"].contains(word))
         .collect();
     words.is_empty() || words.contains(&name)
-}
-
-/// The program of [`SRT`] in the cache.
-fn sandbox_runtime(project: &Project) -> Result<PathBuf> {
-    let folder = project.cache.join("bench").join(SRT.replace('/', "-"));
-    let program = folder.join("node_modules/.bin/srt");
-    if !program.exists() {
-        fs::create_dir_all(&folder)?;
-        let mut npm = Command::new("npm");
-        npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund"]);
-        npm.args(["--loglevel", "error", "--prefix"]).arg(&folder);
-        step::quiet(SRT, npm.arg(SRT), Duration::from_secs(300))?;
-    }
-    Ok(program)
 }
 
 /// Packages of this Debian, unpacked into the cache: the machine's own stay as they are.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Tell;
 use super::apt::{Of, PrivateApt};
 use super::debian::mirror_of;
+use super::{Tell, npm};
 use crate::project::Project;
 use crate::step;
 
@@ -45,7 +45,7 @@ enum Packages {
 /// (`exeat_tests::clients::find`).
 const FOLDERS: [&str; 5] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/bin", "/sbin"];
 
-const KITS: [Kit; 7] = [
+const KITS: [Kit; 8] = [
     Kit {
         name: "Go",
         suite: "trixie",
@@ -103,6 +103,13 @@ const KITS: [Kit; 7] = [
         programs: &["java"],
     },
     Kit {
+        name: "Dropbear",
+        suite: "trixie",
+        packages: Packages::Whole(&["dropbear-bin"]),
+        make: |_, tree, into| carried::dropbear(tree, into),
+        programs: &carried::DROPBEAR,
+    },
+    Kit {
         name: "Chromium",
         // Runs with the C library of Debian 12 and newer ones.
         suite: "bookworm",
@@ -114,11 +121,15 @@ const KITS: [Kit; 7] = [
 
 /// Says that all are there.
 pub(super) fn check(project: &Project) -> Result<String> {
-    let missing: Vec<_> = KITS
+    let mut missing: Vec<_> = KITS
         .iter()
         .filter(|kit| !is_made(project, kit))
         .map(|kit| kit.name)
         .collect();
+    let agent = &npm::CLAUDE_CODE;
+    if !npm::is_there(agent, &agent_folder(project)) {
+        missing.push(agent.name);
+    }
     ensure!(missing.is_empty(), "no programs of {}", missing.join(", "));
     Ok(format!("there, in {}", folder(project).display()))
 }
@@ -139,6 +150,21 @@ pub(super) fn ensure(project: &Project, tell: Tell) {
             Err(why) => step::done(&what, &format!("NOT THERE, {why:#}")),
         }
     }
+    let (agent, folder) = (&npm::CLAUDE_CODE, agent_folder(project));
+    let what = format!("agent {} {}", agent.name, agent.version);
+    match npm::is_there(agent, &folder) {
+        true if tell == Tell::Changes => {}
+        true => step::done(&what, "there"),
+        false => match npm::bring(agent, &folder) {
+            Ok(program) => step::done(&what, &format!("fetched: {}", program.display())),
+            Err(why) => step::done(&what, &format!("NOT THERE, {why:#}")),
+        },
+    }
+}
+
+/// Where the agent of npm lies.
+fn agent_folder(project: &Project) -> PathBuf {
+    folder(project).join("claude-code")
 }
 
 fn folder(project: &Project) -> PathBuf {

@@ -4,6 +4,7 @@
 pub(crate) mod apt;
 mod clients;
 mod debian;
+pub(crate) mod npm;
 mod packages;
 mod rust_src;
 mod tools;

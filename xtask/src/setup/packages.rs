@@ -32,7 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 12] = [
+pub(super) const TESTS: [Need; 16] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -92,6 +92,30 @@ pub(super) const TESTS: [Need; 12] = [
         debian: "nodejs",
         fedora: "nodejs",
         why: "a governed client, by libuv and by c-ares",
+    },
+    Need {
+        program: "npm",
+        debian: "npm",
+        fedora: "npm",
+        why: "packages in the sandbox, and an agent to run there",
+    },
+    Need {
+        program: "git",
+        debian: "git",
+        fedora: "git",
+        why: "a clone in the sandbox",
+    },
+    Need {
+        program: "ssh",
+        debian: "openssh-client",
+        fedora: "openssh-clients",
+        why: "the same by SSH",
+    },
+    Need {
+        program: "vim",
+        debian: "vim",
+        fedora: "vim-enhanced",
+        why: "an editor in the sandbox",
     },
     Need {
         program: "ifconfig",

@@ -20,21 +20,39 @@ pub(super) const TLS: [&str; 5] = [
     "bssl-tool",
 ];
 
-/// Makes those of [`TLS`]; their libraries and the C library's loader come along.
+/// An SSH server, and the maker of its keys.
+pub(super) const DROPBEAR: [&str; 2] = ["dropbear", "dropbearkey"];
+
+/// Makes those of [`TLS`].
 pub(super) fn tls(tree: &Path, into: &Path) -> Result<()> {
+    let programs = TLS.map(|name| (name, name.strip_suffix("-3.5").unwrap_or(name)));
+    whole(tree, into, "tls", &programs)
+}
+
+/// Makes those of [`DROPBEAR`].
+pub(super) fn dropbear(tree: &Path, into: &Path) -> Result<()> {
+    whole(tree, into, "ssh", &DROPBEAR.map(|name| (name, name)))
+}
+
+/// Makes programs, each by a name and its packaged one; their libraries and the C library's
+/// loader come along.
+fn whole(tree: &Path, into: &Path, folder: &str, programs: &[(&str, &str)]) -> Result<()> {
     let libraries = only(&tree.join("usr/lib"), "", "-linux-gnu")?;
     let loader = only(&libraries, "ld-linux", "")?;
-    let beside = fresh(&into.join("tls"))?;
+    let beside = fresh(&into.join(folder))?;
     place(tree, &loader, &beside.join("loader"))?;
-    for folder in [libraries.join("android"), libraries] {
-        place_libraries(tree, &folder, &beside)?;
+    for from in [libraries.join("android"), libraries] {
+        if from.is_dir() {
+            place_libraries(tree, &from, &beside)?;
+        }
     }
-    for name in TLS {
-        let program = name.strip_suffix("-3.5").unwrap_or(name);
-        let packaged = tree.join("usr/bin").join(program);
+    for (name, program) in programs {
+        let packaged = ["usr/bin", "usr/sbin"].map(|bin| tree.join(bin).join(program));
+        let packaged = packaged.into_iter().find(|path| path.exists());
+        let packaged = packaged.with_context(|| format!("the packages have no {program}"))?;
         place(tree, &packaged, &beside.join(program))?;
         let start = format!("exec \"$at/loader\" --library-path \"$at\" \"$at/{program}\" \"$@\"");
-        script(&into.join(name), "tls", &start)?;
+        script(&into.join(name), folder, &start)?;
     }
     Ok(())
 }

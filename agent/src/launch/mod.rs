@@ -17,7 +17,13 @@
 //! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
 //! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
 
+pub mod capabilities;
 mod descriptors;
+pub mod environment;
+#[cfg(test)]
+pub(crate) mod in_child;
+pub mod landlock;
+pub mod seccomp;
 pub mod services;
 pub mod standalone;
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -19,7 +20,7 @@ use super::{
     gates::Gates,
     gateways::Gateways,
     names::Unsaved,
-    state::{AgentState, Keeper, State},
+    state::{AgentState, Held, Keeper, State},
     trust::{Trust, TrustError},
 };
 use crate::{
@@ -114,6 +115,8 @@ pub(super) struct Engine {
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
+    /// The agents that are frozen, and since when.
+    pub(super) held: Held,
     /// Where incidents go, and flows.
     pub(super) hub: Arc<Hub>,
     pub(super) keeper: Keeper,
@@ -146,6 +149,9 @@ impl Engine {
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
+        let held = keeper
+            .load_held()
+            .context("cannot read which agents are frozen (`frozen.json` in the state folder)")?;
         // The file that says it may be lost; what the kernel holds is not.
         let generation = last.generation.max(kernel.newest_generation());
         let mut engine = Self {
@@ -164,6 +170,7 @@ impl Engine {
             gateways,
             trust,
             directory,
+            held,
             hub,
             keeper,
             generation,
@@ -180,6 +187,7 @@ impl Engine {
             names,
         };
         engine.recognise()?;
+        engine.hold_again()?;
         Ok(engine)
     }
 
@@ -300,6 +308,11 @@ impl Engine {
         let mut prepared = Vec::new();
         for candidate in &candidates {
             prepared.push(self.kernel.prepare(candidate.index, &candidate.image)?);
+        }
+        for (name, index) in &indices {
+            if self.held.contains_key(name) {
+                self.kernel.isolate(*index, true)?;
+            }
         }
         self.kernel.set_gates6(&self.ports6())?;
         for tables in prepared {
@@ -451,6 +464,7 @@ impl Engine {
                 max: agent_common::layout::MAX_AGENTS,
             })?;
             self.kernel.clear_stats(index)?;
+            self.kernel.isolate(index, self.held.contains_key(&name))?;
             found.insert(name, index);
         }
         Ok(found)

@@ -17,6 +17,7 @@ mod gateway_desk;
 mod gateway_records;
 mod gateways;
 mod handle;
+mod hold;
 mod lookup;
 mod names;
 mod report;

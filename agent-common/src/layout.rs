@@ -13,7 +13,7 @@ use crate::{
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;
@@ -24,6 +24,12 @@ pub const MAX_RUNS: u32 = 4096;
 
 /// Each agent has two banks of tables: the one in force and the one being filled.
 pub const MAX_BANKS: u32 = MAX_AGENTS * 2;
+
+/// In an element of `FLIP`, beside the bank: every flow of the agent is refused, whatever its
+/// policy says and its sockets carry.
+pub const ISOLATED: u32 = 1 << 31;
+
+const _: () = assert!(MAX_BANKS < ISOLATED);
 
 /// Entries of one policy. 12 bytes each, so 48 KiB a bank. An array inside a map of
 /// maps must have the size of its template to be inlined by the JIT.

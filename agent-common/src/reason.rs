@@ -103,6 +103,8 @@ closed! {
         /// A server whose certificate is not good for its name, or has no key that the rule
         /// pins (the gateway, where it inspects).
         Server = 32, "server";
+        /// The agent is cut off from the network: it was frozen or is being killed.
+        Isolated = 33, "isolated";
     }
 }
 

@@ -2,7 +2,9 @@
 
 use agent_common::{
     Addr, Hook,
-    layout::{AGENT_LEVEL, Bank, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4, helper},
+    layout::{
+        AGENT_LEVEL, Bank, ISOLATED, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4, helper,
+    },
     verdict::{Entry, SetRef, Tables},
 };
 use aya_ebpf::{
@@ -36,6 +38,8 @@ pub(crate) struct Agent {
     pub(crate) index: u32,
     pub(crate) bank: u32,
     pub(crate) info: &'static Bank,
+    /// Cut off: every flow is refused.
+    pub(crate) isolated: bool,
 }
 
 impl Owner {
@@ -99,7 +103,8 @@ impl Agent {
     /// The agent at an index; none if it has no tables.
     #[inline(always)]
     pub(crate) fn of_index(index: u32) -> Option<Self> {
-        let bank = *FLIP.get(index)?;
+        let word = *FLIP.get(index)?;
+        let bank = word & !ISOLATED;
         if bank >= MAX_BANKS {
             return None;
         }
@@ -107,11 +112,20 @@ impl Agent {
         if info.generation == 0 {
             return None;
         }
-        Some(Self { index, bank, info })
+        Some(Self {
+            index,
+            bank,
+            info,
+            isolated: word & ISOLATED != 0,
+        })
     }
 
     #[inline(always)]
     pub(crate) fn mode(&self) -> Mode {
+        // Who is cut off is so in monitor mode too.
+        if self.isolated {
+            return Mode::Enforce;
+        }
         Mode::from_number(self.info.mode)
     }
 

@@ -147,7 +147,7 @@ fn holds(state: &FlowState, packet: &Packet) -> bool {
         && state.protocol == packet.number
         && matches!(
             Agent::of_index(state.agent),
-            Some(agent) if agent.info.generation == state.generation
+            Some(agent) if agent.info.generation == state.generation && !agent.isolated
         )
 }
 
@@ -158,6 +158,9 @@ pub(crate) fn decide(agent: &Agent, packet: &Packet, opened: bool) -> (Verdict, 
         reason,
         rule: NO_RULE,
     };
+    if agent.isolated {
+        return (deny(Reason::Isolated), Role::Opener);
+    }
     if let Some(reason) = packet.fault {
         return (deny(reason), Role::Opener);
     }

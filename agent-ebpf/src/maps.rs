@@ -38,8 +38,9 @@ pub(crate) static AGENTS: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::
 #[btf_map]
 pub(crate) static RUNS: HashMap<u64, u32, { MAX_RUNS as usize }> = HashMap::new();
 
-/// Index of the agent → the bank in force (2·index or 2·index+1). Only the lowest bit of
-/// an element ever changes, so a reader meets the old bank or the new one, whole.
+/// Index of the agent → the bank in force (2·index or 2·index+1), with
+/// [`agent_common::layout::ISOLATED`] where the agent is cut off. One word, so a reader meets
+/// the old bank or the new one, whole.
 #[btf_map]
 pub(crate) static FLIP: Array<u32, { MAX_AGENTS as usize }> = Array::new();
 

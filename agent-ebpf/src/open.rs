@@ -95,6 +95,9 @@ fn decide(
     dest: Addr,
     port: u16,
 ) -> Verdict {
+    if agent.isolated {
+        return deny(Reason::Isolated);
+    }
     match gate_use(agent, &dest, port) {
         GateUse::Own => return Verdict::FREE,
         GateUse::Foreign => return deny(Reason::Gate),

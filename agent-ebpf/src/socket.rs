@@ -36,6 +36,7 @@ pub(crate) fn create(ctx: &SockContext) -> Outcome {
     let protocol = Protocol::new(number as u8);
     let reason = match &agent {
         None => Reason::NoPolicy,
+        Some(agent) if agent.isolated => Reason::Isolated,
         Some(agent) => {
             let known = number <= u32::from(u8::MAX)
                 && match (kind, protocol) {
@@ -79,6 +80,7 @@ pub(crate) fn bind(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcome
     let number = ctx::sock_addr_protocol(ctx);
     let (reason, rule) = match &agent {
         None => (Reason::NoPolicy, NO_RULE),
+        Some(agent) if agent.isolated => (Reason::Isolated, NO_RULE),
         Some(_) if addr.is_gate_v4() => (Reason::Gate, NO_RULE),
         Some(agent) => match judge_bind(agent, Protocol::new(number), port) {
             Verdict::Allow { .. } => return Outcome::Pass,

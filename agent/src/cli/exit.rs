@@ -75,7 +75,7 @@ impl Exit {
             "" => &[0, 1, 2, 3, 4, 5, 125, 126, 127],
             "run" => &[125, 126, 127],
             "status" => &[0, 1, 2, 3, 4, 5],
-            "events" | "leases" | "reload" => &[0, 1, 2, 4, 5],
+            "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" => &[0, 1, 2, 4, 5],
             "doctor" => &[0, 1, 2, 3],
             "daemon" | "teardown" => &[0, 1, 2, 5],
             _ => &[0, 1, 2],
@@ -184,6 +184,7 @@ impl From<ClientError> for Failure {
                 | Code::UnknownMethod
                 | Code::NoAgent
                 | Code::NotEnforceable
+                | Code::Frozen
                 | Code::Busy
                 | Code::Internal
                 | Code::Unknown => Exit::Failed,

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod events;
 pub mod exit;
 pub mod explain;
+pub mod hold;
 pub mod leases;
 pub mod man;
 pub mod output;
@@ -27,6 +28,7 @@ pub use exit::{Exit, Failure};
 pub use output::Format as Output;
 
 use crate::config::Config;
+use crate::control::protocol::Holding;
 
 /// What follows the help of the command itself.
 const AFTER_HELP: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, bad configuration \
@@ -75,6 +77,12 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Compile the policy anew and swap it in; a policy with an error changes nothing
     Reload(output::OutputArgs),
+    /// Cut an agent off from the network, then stop it; it starts nothing until it is thawed
+    Freeze(hold::HoldArgs),
+    /// Let a frozen agent go on
+    Thaw(hold::HoldArgs),
+    /// Cut an agent off from the network, then end everything that it runs
+    Kill(hold::HoldArgs),
     /// Try what this kernel can enforce, and say what to change
     Doctor(doctor::DoctorArgs),
     /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
@@ -120,6 +128,9 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Leases(args) => leases::run(&socket()?, args),
         Command::Dns(args) => dns::run(&socket()?, args),
         Command::Reload(args) => reload::run(&socket()?, *args),
+        Command::Freeze(args) => hold::run(&socket()?, args, Holding::Frozen),
+        Command::Thaw(args) => hold::run(&socket()?, args, Holding::Thawed),
+        Command::Kill(args) => hold::run(&socket()?, args, Holding::Killed),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?

@@ -165,6 +165,17 @@ fn agents(out: &mut String, s: &Status, style: Style) {
     }
     let _ = write!(out, "\n{}", columns.text());
     for a in &s.agents {
+        let name = printable(&a.name);
+        if let Some(since) = a.frozen {
+            let frozen = style.paint(Tone::Warn, "frozen");
+            let _ = writeln!(
+                out,
+                "{name} is {frozen} since {since}: cut off from the network and stopped; `sudo exeat thaw --agent {name}` lets it go on"
+            );
+        } else if a.isolated {
+            let cut = style.paint(Tone::Warn, "cut off from the network");
+            let _ = writeln!(out, "{name} is {cut}: it is being killed");
+        }
         let parts: Vec<String> = a
             .blocked
             .iter()

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
+use crate::incident::Incident;
 use crate::policy::{Sandbox, Services};
+use crate::sink::Record;
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
 pub const VERSION: u32 = 1;
@@ -34,7 +36,8 @@ pub const DEFAULT_LIMIT: u32 = 100;
 pub enum Request {
     /// The daemon's [`Status`]. For every local user.
     Status {},
-    /// Recent refused flows. A user who does not administer sees those of own processes.
+    /// Recent refused flows and incidents. A user who does not administer sees those of own
+    /// processes.
     Events {
         /// Stay, and send what happens from now on.
         #[serde(default)]
@@ -71,11 +74,28 @@ pub enum Request {
         /// The record type, such as `A`.
         qtype: String,
     },
+    /// Cut an agent off from the network, then stop it. For root.
+    Freeze {
+        /// Name of the agent.
+        agent: String,
+    },
+    /// Let a frozen agent go on. For root.
+    Thaw {
+        /// Name of the agent.
+        agent: String,
+    },
+    /// Cut an agent off from the network, then end everything that it runs. For root.
+    Kill {
+        /// Name of the agent.
+        agent: String,
+    },
 }
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 6] = ["status", "events", "reload", "run", "leases", "dns"];
+    pub const METHODS: [&'static str; 9] = [
+        "status", "events", "reload", "run", "leases", "dns", "freeze", "thaw", "kill",
+    ];
 
     /// The request as a line, with the version and the line's end.
     pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -139,6 +159,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To `events`: one record.
     Flow(Box<FlowRecord>),
+    /// To `events`: one incident.
+    Incident(Box<Incident>),
     /// To `events`: records that this reader does not get.
     Lost {
         /// How many, of every agent and user.
@@ -156,6 +178,8 @@ pub enum Response {
     Reload(ReloadReport),
     /// To `run`: the asking process is governed from now on.
     Run(RunTicket),
+    /// To `freeze`, `thaw` and `kill`.
+    Held(Box<HoldReport>),
     /// To `leases`: some of them, at most [`LEASES_A_LINE`].
     Leases {
         /// By agent, then name.
@@ -165,6 +189,15 @@ pub enum Response {
     Dns(Box<DnsReport>),
     /// To anything.
     Error(Problem),
+}
+
+impl From<&Record> for Response {
+    fn from(record: &Record) -> Self {
+        match record {
+            Record::Flow(flow) => Self::Flow(Box::new(flow.clone())),
+            Record::Incident(incident) => Self::Incident(Box::new(incident.clone())),
+        }
+    }
 }
 
 /// Why a reader of events does not get some.
@@ -234,6 +267,8 @@ pub enum Code {
     Policy,
     /// What the policy requires cannot be enforced.
     NotEnforceable,
+    /// The agent is frozen, and starts nothing.
+    Frozen,
     /// Too many connections, or the daemon took too long.
     Busy,
     /// The daemon failed.
@@ -292,6 +327,43 @@ pub struct RunTicket {
     /// The agent's proxy listeners, with what opens them.
     #[serde(default)]
     pub proxies: Vec<ProxyAddress>,
+}
+
+/// What is done with an agent as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holding {
+    /// Cut off from the network, then stopped.
+    Frozen,
+    /// Let go on.
+    Thawed,
+    /// Cut off from the network, then ended.
+    Killed,
+}
+
+/// What became of an agent that was to be frozen, thawed or killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// Name of the agent.
+    pub agent: String,
+    /// What was to be done.
+    pub did: Holding,
+    /// Whether it was not so before.
+    pub changed: bool,
+    /// Whether the kernel says that all processes have stopped, go on, or are gone.
+    pub confirmed: bool,
+    /// Whether it is frozen now.
+    pub frozen: bool,
+    /// Processes that it was about; of a kill that is not confirmed, those that are left.
+    pub processes: u32,
+    /// What was done, in a sentence.
+    pub message: String,
+    /// What to do next; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next: String,
+    /// What a person should know besides.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A proxy listener of an agent's gateway.
@@ -361,6 +433,9 @@ mod tests {
                 name: "n.example".into(),
                 qtype: "A".into(),
             },
+            Request::Freeze { agent: "a".into() },
+            Request::Thaw { agent: "a".into() },
+            Request::Kill { agent: "a".into() },
         ];
         for request in all {
             let line = request.to_line().expect("line");

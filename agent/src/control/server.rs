@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
-use super::protocol::{Code, Lease, Problem, ReloadReport, Response, RunTicket};
+use super::protocol::{
+    Code, HoldReport, Holding, Lease, Problem, ReloadReport, Response, RunTicket,
+};
 use super::session::Session;
 use super::status::Status;
 use super::{LOCK_NAME, SOCKET_NAME};
@@ -56,6 +58,13 @@ pub trait Handler: Send + Sync + 'static {
         peer: &Peer,
         agent: &str,
     ) -> impl Future<Output = Result<RunTicket, Problem>> + Send;
+
+    /// Freezes, thaws or kills an agent. The peer is root.
+    fn hold(
+        &self,
+        agent: &str,
+        how: Holding,
+    ) -> impl Future<Output = Result<HoldReport, Problem>> + Send;
 
     /// Recent flows and those to come.
     fn hub(&self) -> &Hub;

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::peer::Peer;
 use super::protocol::{
-    Code, DEFAULT_LIMIT, LEASES_A_LINE, LossCause, MAX_ANSWER, MAX_LINE, Problem, Request, Response,
+    Code, DEFAULT_LIMIT, Holding, LEASES_A_LINE, LossCause, MAX_ANSWER, MAX_LINE, Problem, Request,
+    Response,
 };
 use super::server::{Handler, Rules};
 use crate::sink::Filter;
@@ -127,12 +128,35 @@ impl Session {
                 let report = within(limit, handler.reload(&self.peer)).await;
                 report.and_then(|r| r).map(Response::Reload)
             }
+            Request::Freeze { agent } => self.hold(handler, &agent, Holding::Frozen).await,
+            Request::Thaw { agent } => self.hold(handler, &agent, Holding::Thawed).await,
+            Request::Kill { agent } => self.hold(handler, &agent, Holding::Killed).await,
             Request::Run { agent } => {
                 let ticket = within(limit, handler.run(&self.peer, &agent)).await;
                 ticket.and_then(|r| r).map(Response::Run)
             }
         };
         self.send(&answer.unwrap_or_else(Response::Error)).await
+    }
+
+    async fn hold<H: Handler>(
+        &self,
+        handler: &H,
+        agent: &str,
+        how: Holding,
+    ) -> Result<Response, Problem> {
+        if self.peer.uid() != 0 {
+            return Err(Problem::new(
+                Code::NotPermitted,
+                format!(
+                    "user {} may not freeze, thaw or kill an agent",
+                    self.peer.uid()
+                ),
+                "use sudo: only root may",
+            ));
+        }
+        let report = within(self.rules.limits.handler, handler.hold(agent, how)).await;
+        report.and_then(|r| r).map(|r| Response::Held(Box::new(r)))
     }
 
     async fn leases(&mut self, leases: Vec<super::protocol::Lease>) -> Result<(), End> {
@@ -163,8 +187,7 @@ impl Session {
             .await?;
         }
         for record in &page.records {
-            self.send(&Response::Flow(Box::new((**record).clone())))
-                .await?;
+            self.send(&Response::from(&**record)).await?;
         }
         if !follow {
             return self.send(&Response::End { last_seq }).await;
@@ -185,9 +208,9 @@ impl Session {
                 _ = tick.tick() => self.rules.admit(&self.peer)?,
                 record = live.recv() => match record {
                     Ok(record) => {
-                        last_seq = record.seq;
+                        last_seq = record.seq();
                         if filter.admits(&record) {
-                            self.send(&Response::Flow(Box::new((*record).clone()))).await?;
+                            self.send(&Response::from(&*record)).await?;
                         }
                     }
                     Err(RecvError::Lagged(records)) => {

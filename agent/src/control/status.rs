@@ -131,6 +131,12 @@ pub struct AgentStatus {
     pub sent_bytes: u64,
     /// Fill of its maps, by name.
     pub maps: BTreeMap<String, Fill>,
+    /// Since when it is frozen; none if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Timestamp>,
+    /// Whether the kernel refuses every flow of it, whatever its policy says.
+    #[serde(default)]
+    pub isolated: bool,
 }
 
 impl AgentStatus {
@@ -324,6 +330,7 @@ pub(crate) mod tests {
                 allowed: [("tcp".to_owned(), 11)].into(),
                 sent_bytes: 5_300_000,
                 maps: [("exact".to_owned(), Fill { used: 6, max: 1024 })].into(),
+                ..AgentStatus::default()
             }],
             names: vec![NameStatus {
                 name: "api.example.com".into(),

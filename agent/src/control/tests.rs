@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio_util::sync::CancellationToken;
 
-use super::protocol::{Code, LEASES_A_LINE, Lease, LossCause, MAX_LINE, Problem};
+use super::protocol::{
+    Code, HoldReport, Holding, LEASES_A_LINE, Lease, LossCause, MAX_LINE, Problem,
+};
 use super::server::{CountsReader, Limits, Rules};
 use super::session::Session;
 use super::status::tests::status;
@@ -97,6 +99,20 @@ impl Handler for Fake {
             warnings: vec![],
             authorities: None,
             proxies: Vec::new(),
+        })
+    }
+
+    async fn hold(&self, agent: &str, how: Holding) -> Result<HoldReport, Problem> {
+        Ok(HoldReport {
+            agent: agent.into(),
+            did: how,
+            changed: true,
+            confirmed: true,
+            frozen: how == Holding::Frozen,
+            processes: 1,
+            message: "done".into(),
+            next: String::new(),
+            warnings: vec![],
         })
     }
 

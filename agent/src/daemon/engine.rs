@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -19,16 +20,18 @@ use super::{
     gates::Gates,
     gateways::Gateways,
     names::Unsaved,
-    state::{AgentState, Keeper, State},
+    state::{AgentState, Held, Keeper, State},
     trust::{Trust, TrustError},
 };
 use crate::{
     control::protocol::ReloadReport,
     error::chain,
     gateway::ProxyError,
+    incident::Incident,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name, Snapshot},
     policy::{self, Policy, PolicyErrors, PolicySet},
+    sink::Hub,
 };
 
 /// Why a policy was not put in force.
@@ -112,6 +115,10 @@ pub(super) struct Engine {
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
+    /// The agents that are frozen, and since when.
+    pub(super) held: Held,
+    /// Where incidents go, and flows.
+    pub(super) hub: Arc<Hub>,
     pub(super) keeper: Keeper,
     pub(super) last: State,
     pub(super) generation: u32,
@@ -141,9 +148,13 @@ impl Engine {
         }: Ways,
         directory: Arc<Directory>,
         sandbox: bool,
+        hub: Arc<Hub>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
+        let held = keeper
+            .load_held()
+            .context("cannot read which agents are frozen (`frozen.json` in the state folder)")?;
         // The file that says it may be lost; what the kernel holds is not.
         let generation = last.generation.max(kernel.newest_generation());
         let mut engine = Self {
@@ -162,6 +173,8 @@ impl Engine {
             gateways,
             trust,
             directory,
+            held,
+            hub,
             keeper,
             generation,
             last,
@@ -178,6 +191,7 @@ impl Engine {
             names,
         };
         engine.recognise()?;
+        engine.hold_again()?;
         Ok(engine)
     }
 
@@ -299,6 +313,11 @@ impl Engine {
         for candidate in &candidates {
             prepared.push(self.kernel.prepare(candidate.index, &candidate.image)?);
         }
+        for (name, index) in &indices {
+            if self.held.contains_key(name) {
+                self.kernel.isolate(*index, true)?;
+            }
+        }
         self.kernel.set_gates6(&self.ports6())?;
         for tables in prepared {
             self.kernel.flip(tables)?;
@@ -383,6 +402,11 @@ impl Engine {
         }
     }
 
+    /// Tells of an incident.
+    pub(super) fn incident(&self, incident: Incident) {
+        self.hub.incident(incident);
+    }
+
     /// The agent of an index.
     pub(super) fn agent(&self, index: u32) -> Option<&Agent> {
         self.agents.get(self.owners.get(&index)?)
@@ -444,6 +468,7 @@ impl Engine {
                 max: agent_common::layout::MAX_AGENTS,
             })?;
             self.kernel.clear_stats(index)?;
+            self.kernel.isolate(index, self.held.contains_key(&name))?;
             found.insert(name, index);
         }
         Ok(found)

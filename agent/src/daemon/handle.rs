@@ -7,10 +7,11 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Shared, engine::EngineError, lookup, report, runs::Candidate};
+use super::{Shared, engine::EngineError, hold, lookup, report, runs::Candidate};
 use crate::{
     control::{
-        DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status, protocol::Code,
+        DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
+        protocol::{Code, HoldReport, Holding},
     },
     dns::clock,
     error::chain,
@@ -112,6 +113,14 @@ impl Handler for Handle {
         };
         count.fetch_add(1, Relaxed);
         result
+    }
+
+    async fn hold(&self, agent: &str, how: Holding) -> Result<HoldReport, Problem> {
+        match how {
+            Holding::Frozen => hold::freeze(&self.shared, agent).await,
+            Holding::Thawed => hold::thaw(&self.shared, agent).await,
+            Holding::Killed => hold::kill(&self.shared, agent).await,
+        }
     }
 
     fn hub(&self) -> &Hub {

@@ -17,6 +17,7 @@ mod gateway_desk;
 mod gateway_records;
 mod gateways;
 mod handle;
+mod hold;
 mod lookup;
 mod names;
 mod report;
@@ -247,6 +248,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         Arc::clone(&directory),
         config.sandbox,
+        Arc::clone(&hub),
         names,
     )?;
 

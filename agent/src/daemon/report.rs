@@ -132,6 +132,8 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         allowed: allowed(&stats),
         sent_bytes: stats.sent_bytes,
         maps,
+        frozen: engine.held.get(name).copied(),
+        isolated: engine.kernel.is_isolated(agent.index),
     }
 }
 

@@ -82,6 +82,9 @@ impl Engine {
             ));
         };
         let (index, mode, generation) = (agent.index, agent.policy.mode, agent.generation);
+        if let Some(problem) = self.held_back(name, index) {
+            return Err(problem);
+        }
         let services = match mode {
             Mode::Enforce => agent.policy.services.clone(),
             // It changes nothing for the program.

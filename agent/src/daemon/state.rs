@@ -29,6 +29,9 @@ const OLD_JOURNAL: &str = "leases.log.old";
 /// Name of the last good policy's file in the state folder.
 const LAST_GOOD: &str = "last-good-policy.json";
 
+/// Name of the file in the state folder that says who is frozen, and since when.
+const HELD: &str = "frozen.json";
+
 /// One agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AgentState {
@@ -60,6 +63,9 @@ impl fmt::Debug for GatewayState {
     }
 }
 
+/// The agents that are frozen, and since when.
+pub(super) type Held = BTreeMap<String, jiff::Timestamp>;
+
 /// What is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -88,15 +94,38 @@ impl Keeper {
     /// Keeps the texts of a policy that is in force, for a start at which the files are not
     /// a policy. Synced, because the next start may be after a power cut.
     pub(super) fn save_policy(&self, texts: &[PolicyText]) -> io::Result<()> {
+        self.keep_for_good(LAST_GOOD, &serde_json::to_vec(texts)?)?;
+        Ok(())
+    }
+
+    fn keep_for_good(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&self.lasting)?;
-        let beside = self.lasting.join(format!(".{LAST_GOOD}.new"));
+        let beside = self.lasting.join(format!(".{name}.new"));
         let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(texts)?)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&beside, self.lasting.join(LAST_GOOD))
+        fs::rename(&beside, self.lasting.join(name))
+    }
+
+    /// Keeps which agents are frozen, also over a power cut.
+    pub(super) fn save_held(&self, held: &Held) -> io::Result<()> {
+        self.keep_for_good(HELD, &serde_json::to_vec(held)?)?;
+        File::open(&self.lasting)?.sync_all()
+    }
+
+    /// Which agents are frozen.
+    ///
+    /// # Errors
+    /// Where it is written down and cannot be read: who is frozen must not run for that.
+    pub(super) fn load_held(&self) -> io::Result<Held> {
+        match fs::read(self.lasting.join(HELD)) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Held::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The texts of the last policy that was in force; none if there is none that can be read.
@@ -240,6 +269,20 @@ mod tests {
         keeper.drop_old_journal().expect("drop");
         assert_eq!(keeper.load_journals(), ["head\n"]);
         keeper.drop_old_journal().expect("nothing to drop");
+    }
+
+    #[test]
+    fn who_is_frozen_comes_back_and_rubbish_is_an_error() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = folder.path().join("state");
+        let keeper = Keeper::new(folder.path(), &state);
+        assert_eq!(keeper.load_held().expect("none"), Held::new());
+        let since = "2026-03-04T12:00:00Z".parse().expect("time");
+        let held = Held::from([("a".to_owned(), since)]);
+        keeper.save_held(&held).expect("save");
+        assert_eq!(keeper.load_held().expect("held"), held);
+        fs::write(state.join(HELD), b"{").expect("write");
+        keeper.load_held().expect_err("rubbish");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 use procfs::process::{MountInfos, Process};
@@ -140,26 +140,77 @@ impl Slice {
     /// Kills every process of every agent. They need a moment to be gone, and before kernel
     /// 5.14 one that forks meanwhile may need another call.
     pub fn kill(&self) -> Result<(), KernelError> {
-        let file = self.path.join("cgroup.kill");
-        if file.exists() {
-            return write(&file, b"1", "kill by");
-        }
-        // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
-        // Freezing is begun here and not waited for.
-        write(&self.path.join("cgroup.freeze"), b"1", "freeze by")?;
-        for pid in processes(&self.path)? {
-            // Only somebody else's SIGKILL can have ended a frozen process meanwhile, and that
-            // is what was wanted. 0 would be our own process group.
-            if pid > 0 {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
-        }
-        Ok(())
+        kill(&self.path)
     }
 
     /// Removes the slice and what is below, as far as it holds no process.
     pub fn remove(&self) -> Result<bool, KernelError> {
         remove_empty(&self.path)
+    }
+}
+
+/// Kills every process of a cgroup and of those below it; one that is not there has none. They
+/// need a moment to be gone, and before kernel 5.14 one that forks meanwhile may need another
+/// call.
+pub fn kill(path: &Path) -> Result<(), KernelError> {
+    let file = path.join("cgroup.kill");
+    if file.exists() {
+        return gone_is_fine(write(&file, b"1", "kill by"));
+    }
+    if !path.exists() {
+        return Ok(());
+    }
+    // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
+    // Freezing is begun here and not waited for.
+    gone_is_fine(write(&path.join("cgroup.freeze"), b"1", "freeze by"))?;
+    for pid in processes(path)? {
+        // Only somebody else's SIGKILL can have ended a frozen process meanwhile, and that
+        // is what was wanted. 0 would be our own process group.
+        if pid > 0 {
+            let _ = signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(())
+}
+
+/// Stops every process of a cgroup and of those below it, or lets them go on; one that is not
+/// there has none. It is begun here: see [`is_frozen`].
+pub fn freeze(path: &Path, on: bool) -> Result<(), KernelError> {
+    let word: &[u8] = if on { b"1" } else { b"0" };
+    gone_is_fine(write(&path.join("cgroup.freeze"), word, "freeze by"))
+}
+
+/// Whether everything in a cgroup has stopped: there is nothing, or the kernel says so.
+pub fn is_frozen(path: &Path) -> bool {
+    event(path, "frozen") || !path.exists()
+}
+
+/// Whether a cgroup, or one below it, has a live process.
+pub fn is_populated(path: &Path) -> bool {
+    event(path, "populated")
+}
+
+/// Number of processes of a cgroup and of those below it.
+pub fn processes_of(path: &Path) -> usize {
+    processes(path).map_or(0, |all| all.len())
+}
+
+fn event(path: &Path, key: &str) -> bool {
+    let text = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .any(|(name, value)| name == key && value == "1")
+}
+
+fn gone_is_fine(result: Result<(), KernelError>) -> Result<(), KernelError> {
+    match result {
+        Err(KernelError::Path { source, .. })
+            if source.kind() == io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(libc::ENODEV) =>
+        {
+            Ok(())
+        }
+        other => other,
     }
 }
 

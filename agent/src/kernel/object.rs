@@ -1,9 +1,9 @@
 //! The loaded object: maps, tables by agent, counters.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent_common::{
-    layout::{Bank, MAX_AGENTS, Stats},
+    layout::{Bank, ISOLATED, MAX_AGENTS, Stats},
     verdict::Entry,
 };
 use aya::{
@@ -77,6 +77,8 @@ pub struct Kernel {
     ring: Option<RingBuf<MapData>>,
     /// Tables in force, by index of the agent.
     live: BTreeMap<u32, Live>,
+    /// Agents that are cut off.
+    isolated: BTreeSet<u32>,
 }
 
 /// The tables in force for an agent.
@@ -137,12 +139,18 @@ impl Kernel {
             stats: take(&mut ebpf, "STATS")?,
             ring: Some(take(&mut ebpf, "EVENTS")?),
             live: BTreeMap::new(),
+            isolated: BTreeSet::new(),
             ebpf,
             helpers,
             slice,
             pins,
         };
         kernel.claim_slice()?;
+        for agent in 0..MAX_AGENTS {
+            if kernel.flip_word(agent)? & ISOLATED != 0 {
+                kernel.isolated.insert(agent);
+            }
+        }
         drop(loader);
         sys::give_back_memory();
         Ok(kernel)
@@ -252,10 +260,7 @@ impl Kernel {
             return Err(KernelError::TooManyAgents { max: MAX_AGENTS });
         }
         let tables = Tables::filled(image)?;
-        let in_force = self
-            .flip
-            .get(&agent, 0)
-            .map_err(KernelError::map("read", "FLIP"))?;
+        let in_force = self.flip_word(agent)? & !ISOLATED;
         // A new agent's element is 0, which is agent 0's bank: any bank that is not the
         // agent's own counts as none in force.
         let bank = if in_force == agent * 2 {
@@ -264,14 +269,8 @@ impl Kernel {
             agent * 2
         };
         // A program that read the old word before the last flip may still be running in the
-        // bank that is about to be rewritten. An update of a map of maps returns after an RCU
-        // grace period (`maybe_wait_bpf_programs`), so putting the map in force where it
-        // already is waits that program out.
-        if let Ok(current) = self.entries.get(&in_force, 0) {
-            self.entries
-                .set(in_force, &current, 0)
-                .map_err(KernelError::map("write to", "ENTRIES"))?;
-        }
+        // bank that is about to be rewritten.
+        self.wait_for_programs(in_force)?;
         self.set_bank(bank, Bank::default())?;
         self.entries
             .set(bank, &tables.entries, 0)
@@ -296,11 +295,60 @@ impl Kernel {
     /// one.
     pub fn flip(&mut self, prepared: Prepared) -> Result<(), KernelError> {
         let Prepared { agent, live } = prepared;
-        self.flip
-            .set(agent, live.bank, 0)
-            .map_err(KernelError::map("write to", "FLIP"))?;
+        self.set_flip(agent, live.bank)?;
         self.live.insert(agent, live);
         Ok(())
+    }
+
+    fn flip_word(&self, agent: u32) -> Result<u32, KernelError> {
+        self.flip
+            .get(&agent, 0)
+            .map_err(KernelError::map("read", "FLIP"))
+    }
+
+    fn set_flip(&mut self, agent: u32, bank: u32) -> Result<(), KernelError> {
+        let isolated = match self.isolated.contains(&agent) {
+            true => ISOLATED,
+            false => 0,
+        };
+        self.flip
+            .set(agent, bank | isolated, 0)
+            .map_err(KernelError::map("write to", "FLIP"))
+    }
+
+    /// Waits until no program runs that read a word before this. An update of a map of maps
+    /// returns after an RCU grace period (`maybe_wait_bpf_programs`), so putting the map that is
+    /// in force where it already is waits such programs out.
+    fn wait_for_programs(&mut self, in_force: u32) -> Result<(), KernelError> {
+        if let Ok(current) = self.entries.get(&in_force, 0) {
+            self.entries
+                .set(in_force, &current, 0)
+                .map_err(KernelError::map("write to", "ENTRIES"))?;
+        }
+        Ok(())
+    }
+
+    /// Cuts an agent off: once this has returned, every flow of it is refused, also of sockets
+    /// that were let out before. Or no longer. It holds until it is undone, whatever becomes of
+    /// the daemon and the policy.
+    pub fn isolate(&mut self, agent: u32, on: bool) -> Result<(), KernelError> {
+        match on {
+            true => self.isolated.insert(agent),
+            false => self.isolated.remove(&agent),
+        };
+        let bank = self.flip_word(agent)? & !ISOLATED;
+        self.set_flip(agent, bank)?;
+        self.wait_for_programs(bank)
+    }
+
+    /// The agents that are cut off.
+    pub fn isolated(&self) -> BTreeSet<u32> {
+        self.isolated.clone()
+    }
+
+    /// Whether an agent is cut off.
+    pub fn is_isolated(&self, agent: u32) -> bool {
+        self.isolated.contains(&agent)
     }
 
     fn set_bank(&mut self, bank: u32, value: Bank) -> Result<(), KernelError> {

@@ -14,7 +14,7 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 22] = [
+pub(super) const SUITES: [Suite; 23] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
@@ -35,6 +35,7 @@ pub(super) const SUITES: [Suite; 22] = [
     suite("reload", false, 1200),
     suite("standalone", false, 600),
     suite("survive", false, 900),
+    suite("limits", false, 900),
     suite("bounds", false, 900),
     suite("faults", false, 600),
 ];

@@ -1,0 +1,3 @@
+//! An agent as a whole: its limits, and `exeat freeze`, `thaw` and `kill`.
+
+mod hold;

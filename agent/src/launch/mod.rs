@@ -26,6 +26,7 @@ pub mod landlock;
 pub mod seccomp;
 pub mod services;
 pub mod standalone;
+pub mod trial;
 
 use std::{
     convert::Infallible,

@@ -35,7 +35,7 @@ use crate::policy::services::{RUN, Services};
 
 /// What of `/run` programs need and no service answers at, from there. Lists of servers
 /// because `/etc/resolv.conf` may be a link to them: the gate answers whatever they say.
-const USUAL: &[&str] = &[
+pub(super) const USUAL: &[&str] = &[
     "NetworkManager/no-stub-resolv.conf",
     "NetworkManager/resolv.conf",
     "booted-system",

@@ -18,7 +18,10 @@ fn registry(scene: &Scene) {
         "Cargo.toml",
         "[package]\nname = \"greeting\"\nversion = \"1.0.0\"\nedition = \"2021\"\n",
     );
-    write("src/lib.rs", "pub fn word() -> &'static str { \"hello\" }\n");
+    write(
+        "src/lib.rs",
+        "pub fn word() -> &'static str { \"hello\" }\n",
+    );
     let script = format!(
         "fn main() {{\n\
          let mut seen = Vec::new();\n\
@@ -40,9 +43,7 @@ fn registry(scene: &Scene) {
     let digest = outside(&workshop, &["sha256sum", "greeting-1.0.0.crate"]);
     let digest = digest.split(' ').next().expect("digest");
     let archive = std::fs::read(workshop.join("greeting-1.0.0.crate")).expect("crate");
-    scene
-        .files
-        .put("/crates/greeting/1.0.0/download", archive);
+    scene.files.put("/crates/greeting/1.0.0/download", archive);
     scene.files.put(
         "/index/config.json",
         format!(r#"{{"dl": "https://{HOST}/crates/{{crate}}/{{version}}/download"}}"#),

@@ -52,7 +52,15 @@ fn vim_edits_a_file() {
     let scene = Scene::new();
     scene.write("text", "one\n");
     scene.says(&[
-        &vim, "-es", "-u", "NONE", "-c", "%s/one/two/", "-c", "wq", "text",
+        &vim,
+        "-es",
+        "-u",
+        "NONE",
+        "-c",
+        "%s/one/two/",
+        "-c",
+        "wq",
+        "text",
     ]);
     assert_eq!(scene.read("text"), "two\n");
 }

@@ -34,7 +34,14 @@ fn a_shell_has_job_control() {
 #[test]
 fn interpreters_read_from_a_terminal() {
     for (name, words, prompt, line, answer, end) in [
-        ("python3", ["-q", "-i"].as_slice(), ">>> ", "6*7\n", "42", "exit(5)\n"),
+        (
+            "python3",
+            ["-q", "-i"].as_slice(),
+            ">>> ",
+            "6*7\n",
+            "42",
+            "exit(5)\n",
+        ),
         ("node", &["-i"], "> ", "6*7\n", "42", "process.exit(5)\n"),
     ] {
         let Some(program) = clients::find(name) else {

@@ -39,13 +39,25 @@ pub(crate) fn beside(name: &str) -> PathBuf {
     path.join(name)
 }
 
-/// Every technique.
+/// Every technique that sends.
 ///
 /// # Errors
 /// When the program cannot be run.
 pub fn list() -> anyhow::Result<Vec<Technique>> {
+    listed("list")
+}
+
+/// Every technique that only a sandbox stops: none of them sends by itself.
+///
+/// # Errors
+/// As [`list`].
+pub fn confined() -> anyhow::Result<Vec<Technique>> {
+    listed("list-confined")
+}
+
+fn listed(which: &str) -> anyhow::Result<Vec<Technique>> {
     let output = Command::new(program())
-        .arg("list")
+        .arg(which)
         .output()
         .context("run `hostile list`")?;
     let list: Vec<Value> = serde_json::from_slice(&output.stdout).context("read `hostile list`")?;

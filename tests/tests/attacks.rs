@@ -1,17 +1,19 @@
 //! Every technique of the hostile program against a policy that allows nothing, and
 //! against one that allows a single host. `control.rs` shows that the same techniques get
-//! out where nothing enforces.
+//! out where nothing enforces. In the sandbox, as an ordinary user and as root, every one is run,
+//! and those besides that only a sandbox stops.
 
 use exeat_tests::attack::{
-    Attack, DECOY, DECOY6, Effect, Free, PORT, Report, allowed_by_decoy_policy,
+    Attack, DECOY, DECOY6, Effect, Free, Launch, PORT, Report, allowed_by_decoy_policy,
 };
-use exeat_tests::daemon::Daemon;
+use exeat_tests::daemon::{AsAgent, Daemon};
 use exeat_tests::record;
 use exeat_tests::sniff::{Packet, Sniffer};
 use exeat_tests::stage::is_forbidden;
-use exeat_tests::technique::{Technique, list};
+use exeat_tests::technique::{Technique, confined, list, program};
 use exeat_tests::world::World;
 use std::collections::BTreeMap;
+use std::process::Command;
 
 /// Techniques that the walls of a later issue stop: each with the wall. They are not run
 /// here; what they do is known, and the README says so.
@@ -237,4 +239,145 @@ fn under_a_policy_that_allows_one_host() {
          \x20     - {{ cidr: \"{DECOY6}/128\", protocol: udp, ports: [{PORT}] }}\n"
     );
     attack_under("one_host", &policy, &allowed_by_decoy_policy);
+}
+
+/// Everything as one user, whatever it needs.
+struct As<'a> {
+    root: bool,
+    launcher: AsAgent<'a>,
+}
+
+impl Launch for As<'_> {
+    fn command(&self, _: bool, argv: &[String]) -> Command {
+        self.launcher.command(self.root, argv)
+    }
+
+    fn before(&self, _: bool, argv: &[String]) -> Command {
+        self.launcher.before(self.root, argv)
+    }
+
+    fn join(&self, pid: u32) -> anyhow::Result<()> {
+        self.launcher.join(pid)
+    }
+}
+
+/// Every technique in the sandbox of an agent that may connect nowhere.
+fn in_the_sandbox(root: bool) {
+    let world = World::new().expect("world");
+    let sniffer = world.sniffer().expect("sniffer");
+    let dns = world.dns().expect("dns");
+    let program = program();
+    let tools = program.parent().expect("folder").display();
+    let policy =
+        format!("version: 1\nagents:\n  worker:\n    sandbox: {{ read: [\"{tools}\"] }}\n");
+    let daemon = Daemon::start_with(&world, &policy, "sandbox: true\n").expect("daemon");
+    let socket = daemon.control_socket().expect("control socket");
+    let attack = Attack {
+        victim: daemon.pid().expect("pid"),
+        socket: &socket,
+        folder: daemon.bpffs(),
+        ..Attack::typical(&world, &sniffer, &|_| false)
+    };
+    let sinks = attack.sinks().expect("sinks");
+    let _holder = daemon.hold("worker").expect("a process of the agent");
+    let links = daemon.links().expect("links");
+    let (handed_in, mut own): (Vec<_>, Vec<_>) = list()
+        .expect("list")
+        .into_iter()
+        .partition(|t| ["fd3", "stdin"].contains(&t.needs.as_str()));
+    own.extend(confined().expect("list"));
+    let launcher = As {
+        root,
+        launcher: daemon.launcher("worker"),
+    };
+    let mut reports = attack.run_all(&own, &launcher).expect("run the attacks");
+    world.settle(&sniffer).expect("settle");
+    let mut surprises = packets(&sniffer, &|_| false);
+    reports.extend(
+        attack
+            .run_all(&handed_in, &launcher)
+            .expect("run the attacks"),
+    );
+    assert!(reports.len() > 200, "{} techniques", reports.len());
+    for (name, report) in &reports {
+        let fine = match report.effect {
+            // That the set-user-ID copy runs as root says nothing where everything does.
+            Effect::Out => {
+                EITHER.contains(&name.as_str()) || root && name.as_str() == "setuid-exec"
+            }
+            // A connection as standard input is refused before the program starts.
+            Effect::NotStarted => name == "stdin-write",
+            Effect::Refused(_) | Effect::Dropped | Effect::Unsupported(_) => true,
+        };
+        if !fine {
+            surprises.push(format!("{name}: {:?}: {}", report.effect, report.said));
+        }
+    }
+    if !dns.names().iter().all(|name| !name.contains("exfil")) {
+        surprises.push(format!("questions left the laptop: {:?}", dns.names()));
+    }
+    assert_eq!(
+        daemon.links().expect("links"),
+        links,
+        "the guard was disarmed"
+    );
+    assert_eq!(sniffer.lost().expect("counters"), 0);
+    drop(sinks);
+    assert!(
+        surprises.is_empty(),
+        "{}:\n{}",
+        surprises.len(),
+        surprises.join("\n")
+    );
+}
+
+#[test]
+fn in_the_sandbox_of_an_ordinary_user() {
+    in_the_sandbox(false);
+}
+
+#[test]
+fn in_the_sandbox_of_root() {
+    in_the_sandbox(true);
+}
+
+/// What a sandbox closes is open to root without one, but for what this kernel does not have:
+/// a technique that never works would prove nothing.
+#[test]
+fn without_a_sandbox_root_does_all_of_it() {
+    /// Each with what decides whether it works.
+    const BY_KERNEL: &[(&str, &str)] = &[
+        ("compare-processes", "CONFIG_KCMP"),
+        ("disk", "whether there is one"),
+        ("watch-mount", "CONFIG_FANOTIFY"),
+        ("session-keys", "CONFIG_KEYS"),
+        ("new-key", "CONFIG_KEYS"),
+        ("page-faults", "CONFIG_USERFAULTFD"),
+        ("measure", "CONFIG_PERF_EVENTS"),
+        ("module-path", "CONFIG_MODULES"),
+        ("sysrq", "CONFIG_MAGIC_SYSRQ"),
+        ("old-architecture", "CONFIG_IA32_EMULATION"),
+        ("core-pattern", "CONFIG_COREDUMP"),
+    ];
+    let world = World::new().expect("world");
+    let sniffer = world.sniffer().expect("sniffer");
+    let victim = Command::new("/usr/bin/sleep").arg("600").spawn();
+    let mut victim = victim.expect("victim");
+    let attack = Attack {
+        victim: victim.id(),
+        ..Attack::typical(&world, &sniffer, &|_| false)
+    };
+    let all = confined().expect("list");
+    let reports = attack.run_all(&all, &Free(&world));
+    victim.kill().expect("kill the victim");
+    victim.wait().expect("wait for the victim");
+    let surprises: Vec<String> = reports
+        .expect("run every technique")
+        .iter()
+        .filter(|(name, report)| {
+            report.effect != Effect::Out && !BY_KERNEL.iter().any(|(of, _)| of == name)
+        })
+        .map(|(name, report)| format!("{name}: {:?}: {}", report.effect, report.said))
+        .collect();
+    assert!(surprises.is_empty(), "{}", surprises.join("\n"));
 }

@@ -6,6 +6,7 @@ use exeat_tests::stage::{AGENT, ALLOWED_V4, OTHER_V4, POLICY, Stage};
 use exeat_tests::wait;
 use exeat_tests::world::open_to_all;
 use serde_json::Value;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -219,6 +220,56 @@ fn without_a_daemon_the_commands_say_so() {
     let output = bench.run(&["doctor"]);
     assert!(text(&output.stdout).contains("This kernel can enforce"));
     assert!(text(&output.stdout).contains("What this version does not stop"));
+}
+
+#[test]
+fn the_doctor_tries_the_sandbox_as_an_ordinary_user() {
+    const PARTS: [&str; 6] = [
+        "namespaces of an ordinary user's own",
+        "a root and a /proc of the sandbox's own",
+        "a network namespace of the sandbox's own",
+        "Landlock",
+        "no capabilities in the sandbox",
+        "a filter of system calls",
+    ];
+    let bench = Bench::new();
+    let grades = |output: &Output| {
+        let report = json(output);
+        let findings = report["findings"].as_array().cloned().unwrap_or_default();
+        PARTS.map(|part| {
+            let of_it = |finding: &&Value| {
+                let feature = finding["feature"].as_str();
+                feature.is_some_and(|feature| feature.starts_with(part))
+            };
+            findings.iter().find(of_it).cloned().unwrap_or_default()
+        })
+    };
+    let here = grades(&bench.run(&["doctor", "--output", "json"]));
+    for (part, finding) in PARTS.iter().zip(&here) {
+        assert!(finding["grade"].is_string(), "{part}: {here:?}");
+    }
+    // A user namespace in which there may be no other stands for a machine without them.
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\"";
+    let output = Command::new("/usr/bin/unshare")
+        .args(["--user", "--map-current-user", "--keep-caps"])
+        .args(["/bin/sh", "-c", script, "sh"])
+        .arg(program())
+        .arg("--config")
+        .arg(&bench.config)
+        .args(["doctor", "--output", "json"])
+        .stdin(Stdio::null())
+        .uid(PLAIN_USER)
+        .gid(PLAIN_USER)
+        .current_dir("/")
+        .output()
+        .expect("run exeat");
+    let there = grades(&output);
+    for (part, finding) in PARTS.iter().zip(&there) {
+        assert_eq!(finding["grade"], "missing", "{part}: {there:?}");
+    }
+    let said = there[0].to_string();
+    assert!(said.contains("user.max_user_namespaces"), "{said}");
+    assert!(said.contains("starts nothing without"), "{said}");
 }
 
 #[test]

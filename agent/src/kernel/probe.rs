@@ -10,7 +10,10 @@ use aya::{
 use serde::Serialize;
 
 use super::{KernelError, cgroup, trial::Trial};
-use crate::error::chain;
+use crate::{
+    error::chain,
+    launch::trial::{Outcome, Part},
+};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -136,6 +139,40 @@ pub fn services(attempt: Result<(), (io::Error, &'static str)>) -> Finding {
             );
             lacks(feature, Grade::Missing, detail, advice)
         }
+    }
+}
+
+/// What came of trying the sandbox of `exeat run`, part by part.
+pub fn sandbox(attempt: io::Result<Vec<Outcome>>) -> Vec<Finding> {
+    match attempt {
+        Ok(outcomes) => outcomes
+            .into_iter()
+            .map(|outcome| match outcome.works {
+                true => ok(outcome.part.name(), outcome.detail),
+                false => {
+                    let consequence = match outcome.part {
+                        Part::Network => {
+                            "agents with `network: own` in their policy are not started"
+                        }
+                        Part::Landlock => "the other walls of the sandbox stand alone there",
+                        _ => "`exeat run` starts nothing without `sandbox: none` in its policy",
+                    };
+                    let detail = format!("{}: {consequence}", outcome.detail);
+                    lacks(
+                        outcome.part.name(),
+                        Grade::Missing,
+                        detail,
+                        outcome.part.advice(),
+                    )
+                }
+            })
+            .collect(),
+        Err(error) => vec![lacks(
+            "the sandbox",
+            Grade::Missing,
+            format!("cannot be tried: {error}"),
+            "let this user have more processes",
+        )],
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! hostile list
+//! hostile list-confined
 //! hostile TECHNIQUE --target IP --target6 IP --port N --payload TOKEN [...]
 //! ```
 //!
@@ -11,6 +12,7 @@
 
 mod bpf;
 mod cmsg;
+mod confine;
 mod context;
 mod dns;
 mod escape;
@@ -68,8 +70,14 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    if name == "list" {
-        let all: Vec<_> = ALL
+    let confined = [confine::TECHNIQUES];
+    let list = match name.as_str() {
+        "list" => Some(ALL),
+        "list-confined" => Some(confined.as_slice()),
+        _ => None,
+    };
+    if let Some(list) = list {
+        let all: Vec<_> = list
             .iter()
             .flat_map(|group| group.iter())
             .map(Technique::describe)
@@ -82,6 +90,7 @@ fn main() -> ExitCode {
     }
     let Some(technique) = ALL
         .iter()
+        .chain(&confined)
         .flat_map(|group| group.iter())
         .find(|t| t.name == name)
     else {

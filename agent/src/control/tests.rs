@@ -96,6 +96,7 @@ impl Handler for Fake {
             generation: 1,
             services: crate::policy::Services::default(),
             warnings: vec![],
+            open_files: None,
             authorities: None,
             proxies: Vec::new(),
         })

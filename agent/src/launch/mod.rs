@@ -33,6 +33,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigHandler, Signal, signal},
     },
     unistd::{User, initgroups, setgid, setuid},
@@ -140,6 +141,8 @@ pub struct Given<'a> {
     pub variables: Vec<(&'a str, &'a str)>,
     /// A file of the authorities (PEM) that it is to trust.
     pub authorities: Option<&'a Path>,
+    /// The most files that each of its processes may have open.
+    pub open_files: Option<u64>,
 }
 
 impl Given<'_> {
@@ -157,6 +160,18 @@ impl Given<'_> {
         "CARGO_HTTP_CAINFO",
         "NIX_SSL_CERT_FILE",
     ];
+
+    /// Bounds open files, hard and soft; a bound that is tighter already stays.
+    fn bound(&self) -> Result<(), LaunchError> {
+        let Some(most) = self.open_files else {
+            return Ok(());
+        };
+        let what = step("bound the open files of the command");
+        let files = Resource::RLIMIT_NOFILE;
+        let bounded = getrlimit(files)
+            .and_then(|(soft, hard)| setrlimit(files, most.min(soft), most.min(hard)));
+        bounded.map_err(what)
+    }
 
     /// Puts it into the environment.
     fn put(&self) {
@@ -195,6 +210,7 @@ pub fn execute(
         become_user(user)?;
     }
     given.put();
+    given.bound()?;
     services::hide(services, given.authorities)?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
     // Rust programs start with SIGPIPE ignored, and exec would hand that on.

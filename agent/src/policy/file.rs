@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
 mod inspect;
+mod limits;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use limits::{IoFile, LimitsFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -87,6 +89,8 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// How much of the machine the agent may take, all of its runs together.
+    pub limits: Option<At<LimitsFile>>,
 }
 
 /// Sockets of local services.

@@ -7,6 +7,7 @@ use super::gateway::GatewayPolicy;
 use super::host::HostName;
 use super::http::{HTTP, Http};
 use super::inspect::Inspect;
+use super::limits::Limits;
 use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
@@ -53,6 +54,8 @@ pub struct Policy {
     pub services: Services,
     /// At which doors its gateway waits.
     pub gateway: GatewayPolicy,
+    /// How much of the machine it may take.
+    pub limits: Limits,
 }
 
 /// One rule.
@@ -381,6 +384,7 @@ struct Canonical<'a> {
     over_budget: &'static str,
     services: &'a Services,
     gateway: GatewayPolicy,
+    limits: &'a Limits,
 }
 
 #[derive(Serialize)]
@@ -430,6 +434,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
             gateway: policy.gateway,
+            limits: &policy.limits,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

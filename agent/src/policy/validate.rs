@@ -23,6 +23,7 @@ mod dns;
 mod finish;
 mod gateway;
 mod inspect;
+mod limits;
 use dns::dns_policy;
 use gateway::gateway_policy;
 
@@ -193,6 +194,7 @@ impl Validator<'_> {
                     },
                     rules,
                     services: services(agent.value.services.as_ref()),
+                    limits: limits::limits(agent.value.limits.as_ref()),
                     dns: agent
                         .value
                         .dns
@@ -212,8 +214,15 @@ impl Validator<'_> {
                         .into_iter()
                         .map(move |(pos, message, help)| (at(pos), message, help))
                 });
+                let about_limits = agent.value.limits.as_ref().map(|limits| {
+                    let at = |at| Place { file, at };
+                    limits::lint(policy.name.as_str(), policy.mode, limits)
+                        .into_iter()
+                        .map(move |(pos, message, help)| (at(pos), message, help))
+                });
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()
+                    .chain(about_limits.into_iter().flatten())
                     .chain(about_services.into_iter().flatten());
                 for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);

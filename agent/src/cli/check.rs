@@ -1,9 +1,10 @@
 //! `exeat check`: whether policy files are sound, and what they come to.
 
 use super::Output;
+use crate::kernel::{cgroup, limits};
 use crate::policy::{
-    self, Compiled, Diagnostic, DnsPolicy, HostPattern, Openings, Policy, PolicyErrors, PolicySet,
-    Rule, Sandbox, Selector, Services, Via, mode_str,
+    self, Compiled, Diagnostic, DnsPolicy, HostPattern, Limits, Openings, Policy, PolicyErrors,
+    PolicySet, Rule, Sandbox, Selector, Services, Via, mode_str,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -50,6 +51,9 @@ struct AgentReport<'a> {
     services: ServicesReport<'a>,
     gateway: GatewayReport,
     sandbox: SandboxReport<'a>,
+    limits: &'a Limits,
+    /// Limits that this machine cannot do, with the reason.
+    limits_lacking: Vec<String>,
     addresses: usize,
     entries: usize,
 }
@@ -217,6 +221,8 @@ fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
                     listen: policy.gateway.words().collect(),
                 },
                 sandbox: SandboxReport::from(&policy.sandbox),
+                limits: &policy.limits,
+                limits_lacking: lacking(policy),
                 addresses: compiled.len(),
                 entries: compiled.entries().len(),
             })
@@ -276,6 +282,16 @@ fn text(out: &mut impl Write, set: &PolicySet, compiled: &[Compiled]) -> anyhow:
     Ok(())
 }
 
+/// Limits of a policy that this machine, which may be another than the one that it is for,
+/// cannot do.
+fn lacking(policy: &Policy) -> Vec<String> {
+    let Ok(root) = cgroup::cgroup2_root() else {
+        return Vec::new();
+    };
+    let unmet = limits::lacking(&root, &policy.limits);
+    unmet.iter().map(ToString::to_string).collect()
+}
+
 /// The wildcards of a policy, each once.
 fn wildcards(policy: &Policy) -> BTreeSet<&HostPattern> {
     let patterns = policy.rules.iter().filter_map(|rule| match &rule.selector {
@@ -321,6 +337,17 @@ fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
             "  gateway: programs may ask it as a proxy over {}",
             doors.join(" and ")
         )?;
+    }
+    if policy.limits != Limits::default() {
+        let limits = policy.limits.each();
+        let limits: Vec<String> = limits
+            .into_iter()
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect();
+        writeln!(out, "  limits: {}", limits.join(", "))?;
+        for unmet in lacking(policy) {
+            writeln!(out, "  on this machine a limit does not hold: {unmet}")?;
+        }
     }
     match &policy.services {
         Services::All => writeln!(out, "  sees every local service")?,

@@ -61,6 +61,7 @@ pub fn run(config: &Config, args: &DoctorArgs) -> Result<Exit, Failure> {
     findings.extend(probe::own_programs(&programs));
     findings.push(probe::services(launch::services::attempt()));
     findings.extend(probe::sandbox(launch::trial::attempt()));
+    findings.push(probe::limits());
     let programs = programs.unwrap_or_default();
     let daemon = Client::connect(&config.socket_path())
         .and_then(|mut client| client.ask(&Request::Status {}))

@@ -53,6 +53,7 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                     .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
                     .collect(),
                 authorities: ticket.authorities.as_deref(),
+                open_files: ticket.open_files,
             };
             match launch::execute(
                 &ticket.cgroup,

@@ -176,6 +176,20 @@ fn agents(out: &mut String, s: &Status, style: Style) {
             let cut = style.paint(Tone::Warn, "cut off from the network");
             let _ = writeln!(out, "{name} is {cut}: it is being killed");
         }
+        for limit in &a.limits {
+            let word = match limit.holds {
+                true => String::new(),
+                false => format!("{}: ", style.paint(Tone::Bad, "does not hold")),
+            };
+            let between = if limit.detail.is_empty() { "" } else { ", " };
+            let _ = writeln!(
+                out,
+                "limit of {name}: {} {}{between}{word}{}",
+                printable(&limit.limit),
+                printable(&limit.value),
+                printable(&limit.detail)
+            );
+        }
         let parts: Vec<String> = a
             .blocked
             .iter()

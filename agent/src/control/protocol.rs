@@ -321,6 +321,9 @@ pub struct RunTicket {
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// The most files that a process of it may have open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
     /// A file of the authorities (PEM) that the program is to trust: its TLS is inspected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorities: Option<PathBuf>,

@@ -137,6 +137,23 @@ pub struct AgentStatus {
     /// Whether the kernel refuses every flow of it, whatever its policy says.
     #[serde(default)]
     pub isolated: bool,
+    /// Its limits, in the order of the documentation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitStatus>,
+}
+
+/// One limit of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// Its key, such as `memory` or `io.read`.
+    pub limit: String,
+    /// Its value, as people write it.
+    pub value: String,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why not, or what is used of it; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
 }
 
 impl AgentStatus {

@@ -97,6 +97,7 @@ impl Handler for Fake {
             services: crate::policy::Services::default(),
             sandbox: crate::policy::Sandbox::None,
             warnings: vec![],
+            open_files: None,
             authorities: None,
             proxies: Vec::new(),
         })

@@ -19,6 +19,7 @@ use super::{
     directory::Directory,
     gates::Gates,
     gateways::Gateways,
+    limits::Ledger,
     names::Unsaved,
     state::{AgentState, Held, Keeper, State},
     trust::{Trust, TrustError},
@@ -28,7 +29,7 @@ use crate::{
     error::chain,
     gateway::ProxyError,
     incident::Incident,
-    kernel::{Kernel, KernelError},
+    kernel::{Kernel, KernelError, limits::Unmet},
     leases::{LeaseConfig, Leases, Name, Snapshot},
     policy::{self, Policy, PolicyErrors, PolicySet},
     sink::Hub,
@@ -115,6 +116,10 @@ pub(super) struct Engine {
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
+    /// When runs began, and what was told of their limits.
+    pub(super) ledger: Ledger,
+    /// Limits that do not hold, by agent.
+    pub(super) unmet: BTreeMap<String, Vec<Unmet>>,
     /// The agents that are frozen, and since when.
     pub(super) held: Held,
     /// Where incidents go, and flows.
@@ -173,6 +178,8 @@ impl Engine {
             gateways,
             trust,
             directory,
+            ledger: keeper.load_ledger(),
+            unmet: BTreeMap::new(),
             held,
             hub,
             keeper,
@@ -376,6 +383,7 @@ impl Engine {
         self.digest = set.digest.clone();
         self.loaded_at = Timestamp::now();
         self.remember();
+        self.apply_all_limits();
         Ok(ReloadReport {
             generation,
             digest: set.digest,

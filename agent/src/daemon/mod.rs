@@ -18,6 +18,7 @@ mod gateway_records;
 mod gateways;
 mod handle;
 mod hold;
+mod limits;
 mod lookup;
 mod names;
 mod report;
@@ -420,6 +421,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {
             begun |= !engine.admitted.is_empty();
+            engine.watch_limits(clock::now());
             engine.mend();
             engine.collect()
         });

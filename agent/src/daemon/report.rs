@@ -134,6 +134,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         maps,
         frozen: engine.held.get(name).copied(),
         isolated: engine.kernel.is_isolated(agent.index),
+        limits: engine.limits_status(name, clock::now()),
     }
 }
 
@@ -301,6 +302,11 @@ fn health(
                 "{} addresses of {name} have no room and stay refused",
                 agent.overflow.len()
             ));
+        }
+    }
+    for (name, unmet) in &engine.unmet {
+        for unmet in unmet {
+            reasons.push(format!("a limit of {name} does not hold: {unmet}"));
         }
     }
     if let Some(error) = &shared.file_error {

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::engine::Engine;
 use crate::{
     control::protocol::{Code, Problem, RunTicket},
+    dns::clock,
     error::chain,
     kernel::{
         KernelError,
@@ -105,6 +106,10 @@ impl Engine {
                 "see `exeat status` and `sudo exeat doctor`",
             ));
         }
+        let open_files = match mode {
+            Mode::Enforce => agent.policy.limits.open_files,
+            Mode::Monitor => None,
+        };
         let run = self.join(process, name, index).map_err(|error| {
             Problem::new(
                 Code::NotEnforceable,
@@ -134,7 +139,14 @@ impl Engine {
             generation,
             services,
             sandbox,
-            warnings: Vec::new(),
+            warnings: self
+                .unmet
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(|unmet| format!("a limit of agent {name} does not hold: {unmet}"))
+                .collect(),
+            open_files,
             authorities,
             proxies,
         })
@@ -148,13 +160,16 @@ impl Engine {
         index: u32,
     ) -> Result<RunCgroup, KernelError> {
         let run = self.kernel.slice().create_run(name)?;
+        self.apply_limits(name);
         if self.admitted.get(name) != Some(&run.agent_id) {
             if let Some(old) = self.admitted.insert(name.to_owned(), run.agent_id) {
                 self.kernel.forget(old)?;
             }
             self.kernel.admit(run.agent_id, index)?;
         }
-        self.kernel.admit_run(cgroup::id(&run.path)?, index)?;
+        let id = cgroup::id(&run.path)?;
+        self.kernel.admit_run(id, index)?;
+        self.clock_in(id, clock::now());
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
     }

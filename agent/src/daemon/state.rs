@@ -16,6 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::Ledger;
 use crate::policy::PolicyText;
 
 /// Name of the file in the runtime folder.
@@ -29,6 +30,9 @@ const OLD_JOURNAL: &str = "leases.log.old";
 /// Name of the last good policy's file in the state folder.
 const LAST_GOOD: &str = "last-good-policy.json";
 
+/// Name of the file in the runtime folder that says when runs began, and which limits that were
+/// hit were told of.
+const LEDGER: &str = "limits.json";
 /// Name of the file in the state folder that says who is frozen, and since when.
 const HELD: &str = "frozen.json";
 
@@ -152,6 +156,16 @@ impl Keeper {
     /// The last daemon's leases, as [`crate::leases::Leases::snapshot`] wrote them.
     pub(super) fn load_leases(&self) -> Option<String> {
         fs::read_to_string(self.folder.join(LEASES)).ok()
+    }
+
+    /// When runs began; nothing where that cannot be read.
+    pub(super) fn load_ledger(&self) -> Ledger {
+        let bytes = fs::read(self.folder.join(LEDGER)).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    pub(super) fn save_ledger(&self, ledger: &Ledger) -> io::Result<()> {
+        self.replace(LEDGER, &serde_json::to_vec(ledger)?)
     }
 
     pub(super) fn save_leases(&self, json: &str) -> io::Result<()> {

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod events;
 mod fields;
 mod helpers;
+pub mod limits;
 pub mod links;
 pub mod object;
 pub mod pins;

@@ -176,6 +176,30 @@ pub fn sandbox(attempt: io::Result<Vec<Outcome>>) -> Vec<Finding> {
     }
 }
 
+/// Which limits of a policy this machine can do.
+pub fn limits() -> Finding {
+    let feature = "limits on memory, cpu, pids and io (cgroup v2 controllers)";
+    let offered = cgroup::cgroup2_root()
+        .map(|root| super::limits::offered(&root))
+        .unwrap_or_default();
+    let missing: Vec<&str> = super::limits::CONTROLLERS
+        .into_iter()
+        .filter(|name| !offered.contains(*name))
+        .collect();
+    match missing.is_empty() {
+        true => ok(feature, "all are there"),
+        false => lacks(
+            feature,
+            Grade::Missing,
+            format!(
+                "not in cgroup v2 here: {}; those limits of a policy do not hold",
+                missing.join(", ")
+            ),
+            "boot with systemd.unified_cgroup_hierarchy=1, or with cgroup_no_v1=all",
+        ),
+    }
+}
+
 /// Whether nothing that is required is missing.
 pub fn can_enforce(findings: &[Finding]) -> bool {
     findings

@@ -44,6 +44,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
+        resource::{Resource, getrlimit, setrlimit},
         signal::{SigHandler, Signal, signal},
     },
     unistd::{User, initgroups, setgid, setuid},
@@ -181,6 +182,8 @@ pub struct Given<'a> {
     pub variables: Vec<(&'a str, &'a str)>,
     /// A file of the authorities (PEM) that it is to trust.
     pub authorities: Option<&'a Path>,
+    /// The most files that each of its processes may have open.
+    pub open_files: Option<u64>,
 }
 
 impl Given<'_> {
@@ -198,6 +201,18 @@ impl Given<'_> {
         "CARGO_HTTP_CAINFO",
         "NIX_SSL_CERT_FILE",
     ];
+
+    /// Bounds open files, hard and soft; a bound that is tighter already stays.
+    fn bound(&self) -> Result<(), LaunchError> {
+        let Some(most) = self.open_files else {
+            return Ok(());
+        };
+        let what = step("bound the open files of the command");
+        let files = Resource::RLIMIT_NOFILE;
+        let bounded = getrlimit(files)
+            .and_then(|(soft, hard)| setrlimit(files, most.min(soft), most.min(hard)));
+        bounded.map_err(what)
+    }
 
     /// Puts it into the environment.
     fn put(&self) {
@@ -247,6 +262,7 @@ pub fn execute(
     match confinement.sandbox {
         Sandbox::None => {
             given.put();
+            given.bound()?;
             services::hide(confinement.services, given.authorities)?;
             prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
             exec(command)
@@ -259,6 +275,7 @@ pub fn execute(
             let lacks = command.first().is_some_and(|program| plan.lacks(program));
             environment::filter(openings);
             given.put();
+            given.bound()?;
             supervise::run(&plan, openings, || match exec(command) {
                 Err(LaunchError::NotFound { command }) if lacks => {
                     Err(LaunchError::NotInSight { command })

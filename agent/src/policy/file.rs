@@ -15,9 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
 mod inspect;
+mod limits;
 mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use limits::{IoFile, LimitsFile};
 pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
@@ -92,6 +94,8 @@ pub struct AgentFile {
     /// What the sandbox of `exeat run` leaves open, or `none` for no sandbox. Without it the
     /// sandbox is whole.
     pub sandbox: Option<At<SandboxFile>>,
+    /// How much of the machine the agent may take, all of its runs together.
+    pub limits: Option<At<LimitsFile>>,
 }
 
 /// Sockets of local services.

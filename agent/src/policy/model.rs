@@ -7,6 +7,7 @@ use super::gateway::GatewayPolicy;
 use super::host::HostName;
 use super::http::{HTTP, Http};
 use super::inspect::Inspect;
+use super::limits::Limits;
 use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
@@ -56,6 +57,8 @@ pub struct Policy {
     pub gateway: GatewayPolicy,
     /// What its sandbox leaves open.
     pub sandbox: Sandbox,
+    /// How much of the machine it may take.
+    pub limits: Limits,
 }
 
 /// One rule.
@@ -385,6 +388,7 @@ struct Canonical<'a> {
     services: &'a Services,
     gateway: GatewayPolicy,
     sandbox: &'a Sandbox,
+    limits: &'a Limits,
 }
 
 #[derive(Serialize)]
@@ -435,6 +439,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             services: &policy.services,
             gateway: policy.gateway,
             sandbox: &policy.sandbox,
+            limits: &policy.limits,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

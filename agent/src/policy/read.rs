@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 mod dns;
 mod gateway;
 mod inspect;
+mod limits;
 mod sandbox;
 mod services;
 mod words;
@@ -20,8 +21,11 @@ use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits",
 ];
+pub(crate) const LIMITS_KEYS: &[&str] =
+    &["memory", "swap", "cpu", "pids", "io", "open_files", "time"];
+pub(crate) const IO_KEYS: &[&str] = &["read", "write", "read_ops", "write_ops"];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
     "via", "inspect", "reason",
@@ -203,7 +207,13 @@ impl Reader<'_> {
         });
         let sandbox = fields.take("sandbox");
         let sandbox = sandbox.and_then(|node| self.sandbox(node, &what));
+        let limits = fields.take("limits").and_then(|node| {
+            let at = node.at;
+            let value = self.limits(node, &what)?;
+            Some(At { value, at })
+        });
         Some(AgentFile {
+            limits,
             mode,
             allow,
             deny,

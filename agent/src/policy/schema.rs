@@ -91,6 +91,8 @@ mod tests {
         assert_eq!(keys(&defs["listen_rule"]), known(read::LISTEN_KEYS));
         assert_eq!(keys(&defs["dns"]), known(read::DNS_KEYS));
         assert_eq!(keys(&defs["budget"]), known(read::BUDGET_KEYS));
+        assert_eq!(keys(&defs["limits"]), known(read::LIMITS_KEYS));
+        assert_eq!(keys(&defs["io"]), known(read::IO_KEYS));
         assert_eq!(keys(&defs["gateway"]), known(read::GATEWAY_KEYS));
         assert_eq!(keys(&defs["proxy"]), known(read::PROXY_KEYS));
         assert_eq!(keys(&defs["inspect"]), known(read::INSPECT_KEYS));

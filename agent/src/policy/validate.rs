@@ -23,6 +23,7 @@ mod dns;
 mod finish;
 mod gateway;
 mod inspect;
+mod limits;
 mod sandbox;
 use dns::dns_policy;
 use gateway::gateway_policy;
@@ -194,6 +195,7 @@ impl Validator<'_> {
                     },
                     rules,
                     services: services(agent.value.services.as_ref()),
+                    limits: limits::limits(agent.value.limits.as_ref()),
                     dns: agent
                         .value
                         .dns
@@ -208,20 +210,22 @@ impl Validator<'_> {
                         .unwrap_or_default(),
                     sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
                 };
-                let about_services = agent.value.services.as_ref().map(|services| {
-                    let at = |at| Place { file, at };
-                    lint::services(&policy, services)
-                        .into_iter()
-                        .map(move |(pos, message, help)| (at(pos), message, help))
-                });
-                let about_sandbox = agent.value.sandbox.iter().flat_map(|sandbox| {
-                    let warnings = lint::sandbox(&policy, sandbox).into_iter();
-                    warnings.map(|(at, message, help)| (Place { file, at }, message, help))
-                });
+                let said = &agent.value;
+                let about_services = said.services.iter();
+                let about_limits = said.limits.iter();
+                let about_sandbox = said.sandbox.iter();
+                let of_the_agent = std::iter::empty()
+                    .chain(
+                        about_limits.flat_map(|limits| {
+                            limits::lint(policy.name.as_str(), policy.mode, limits)
+                        }),
+                    )
+                    .chain(about_services.flat_map(|services| lint::services(&policy, services)))
+                    .chain(about_sandbox.flat_map(|sandbox| lint::sandbox(&policy, sandbox)))
+                    .map(|(at, message, help)| (Place { file, at }, message, help));
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()
-                    .chain(about_services.into_iter().flatten())
-                    .chain(about_sandbox);
+                    .chain(of_the_agent);
                 for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);
                     self.report.warn(warning);

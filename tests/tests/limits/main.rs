@@ -1,3 +1,4 @@
 //! An agent as a whole: its limits, and `exeat freeze`, `thaw` and `kill`.
 
+mod amounts;
 mod hold;

@@ -38,6 +38,14 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("headers", "strip"),
     ("max_size", "max_body"),
     ("dlp", "patterns"),
+    ("ram", "memory"),
+    ("mem", "memory"),
+    ("cpus", "cpu"),
+    ("processes", "pids"),
+    ("tasks", "pids"),
+    ("nofile", "open_files"),
+    ("timeout", "time"),
+    ("disk", "io"),
 ];
 
 /// What to write for a key instead of a word that is none of its words.

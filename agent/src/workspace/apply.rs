@@ -9,7 +9,6 @@
 //! looked at before; else it is put back.
 
 use std::{
-    collections::BTreeSet,
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
@@ -106,11 +105,10 @@ impl Choice {
         if special || path.iter().any(own) {
             return Some(Held::Never);
         }
-        // By its own name, or by that of a folder whose every file runs.
-        let named = self
-            .paths
-            .iter()
-            .any(|one| path == one || (path.starts_with(one) && autorun::by(one).is_some()));
+        // By its own name, or by that of a folder whose every file runs; not all of `.git` do.
+        let all_run = |folder: &Path| !folder.ends_with(".git") && autorun::by(folder).is_some();
+        let named = |one: &PathBuf| path == one || (path.starts_with(one) && all_run(one));
+        let named = self.paths.iter().any(named);
         match change.runs {
             Some(by) if !named => return Some(Held::Runs(by)),
             _ if change.leads_out && !named => return Some(Held::LeadsOut),
@@ -127,7 +125,7 @@ impl View {
     /// When the disk does not take what was written: then nothing, or a part, was taken over,
     /// and the workspace still has all of it.
     pub fn apply(&self, choice: &Choice) -> io::Result<Outcome> {
-        self.clear(choice)?;
+        self.clear()?;
         let mut outcome = Outcome::default();
         let (mut files, mut removals, mut folders) = (Vec::new(), Vec::new(), Vec::new());
         for (number, change) in self.changes.iter().enumerate() {
@@ -144,7 +142,7 @@ impl View {
             }
         }
         if let Err(error) = self.sync() {
-            self.clear(choice)?;
+            self.clear()?;
             return Err(error);
         }
         for (change, file) in files {
@@ -327,15 +325,9 @@ impl View {
     }
 
     /// Takes away what an apply that was broken off left beside.
-    fn clear(&self, choice: &Choice) -> io::Result<()> {
+    fn clear(&self) -> io::Result<()> {
         let own = format!("{OWN}{}-", self.id);
-        let folders: BTreeSet<&Path> = self
-            .changes
-            .iter()
-            .filter(|change| choice.holds(change) != Some(Held::NotNamed))
-            .filter_map(|change| change.path.parent())
-            .collect();
-        for path in folders {
+        for path in &self.folders {
             let Ok(names) = self.lower.names(path) else {
                 continue;
             };

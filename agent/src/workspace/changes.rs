@@ -9,7 +9,8 @@
 //! it was only touched or taken over before, is no change.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
+    ffi::OsString,
     fs, io,
     io::Read as _,
     os::unix::fs::MetadataExt as _,
@@ -24,7 +25,7 @@ use super::{
     Workspace,
     tree::{Found, Tree, is_missing},
 };
-use crate::policy::autorun;
+use crate::policy::autorun::{self, InRepository};
 
 /// The kind of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -146,6 +147,8 @@ pub struct View {
     pub changes: Vec<Change>,
     /// What is not among them.
     pub unread: Vec<Unread>,
+    /// Every folder of the upper layer.
+    pub(super) folders: Vec<PathBuf>,
 }
 
 impl View {
@@ -168,26 +171,22 @@ impl View {
             started: meta.started,
             changes: Vec::new(),
             unread: Vec::new(),
+            folders: Vec::new(),
         };
         view.read();
         Ok(view)
     }
 
     fn read(&mut self) {
-        // A folder of the upper layer, and whether the project's at that place is hidden.
-        let mut folders = vec![(PathBuf::new(), false)];
-        while let Some((path, hidden)) = folders.pop() {
-            if let Err(error) = self.read_folder(&path, hidden, &mut folders) {
-                self.cannot_read(path, &error);
+        let mut folders = vec![Folder::default()];
+        while let Some(folder) = folders.pop() {
+            if let Err(error) = self.read_folder(&folder, &mut folders) {
+                self.cannot_read(folder.path.clone(), &error);
             }
+            self.folders.push(folder.path);
         }
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
         self.unread.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut repositories = BTreeMap::new();
-        for at in 0..self.changes.len() {
-            let runs = self.runs(&self.changes[at], &mut repositories);
-            self.changes[at].runs = runs;
-        }
     }
 
     fn cannot_read(&mut self, path: PathBuf, error: &io::Error) {
@@ -195,33 +194,38 @@ impl View {
         self.unread.push(Unread { path, why });
     }
 
-    fn read_folder(
-        &mut self,
-        path: &Path,
-        hidden: bool,
-        folders: &mut Vec<(PathBuf, bool)>,
-    ) -> io::Result<()> {
+    fn read_folder(&mut self, folder: &Folder, folders: &mut Vec<Folder>) -> io::Result<()> {
+        let path = &folder.path;
         let opaque = self.upper.attribute(path, "user.overlay.opaque")?;
-        let hidden = hidden || opaque.is_some_and(|value| value == b"y");
+        let hides = folder.hides || opaque.is_some_and(|value| value == b"y");
         let names = self.upper.names(path)?;
+        let in_repository = match self.is_repository(path) {
+            true => folder.in_repository.and_top(),
+            false => folder.in_repository,
+        };
+        let enter = |name: &OsString| Folder {
+            path: path.join(name),
+            hides,
+            in_repository: in_repository.enter(&name.to_string_lossy()),
+        };
         for name in &names {
-            let path = path.join(name);
-            match self.read_one(&path) {
-                Ok(true) => folders.push((path, hidden)),
+            let one = enter(name);
+            match self.read_one(&one) {
+                Ok(true) => folders.push(one),
                 Ok(false) => {}
-                Err(error) => self.cannot_read(path, &error),
+                Err(error) => self.cannot_read(one.path, &error),
             }
         }
-        if hidden {
+        if hides {
             let in_project = match self.lower.names(path) {
                 Err(error) if is_missing(&error) => Vec::new(),
                 names => names?,
             };
             let kept: BTreeSet<_> = names.into_iter().collect();
             for name in in_project.iter().filter(|name| !kept.contains(*name)) {
-                let path = path.join(name);
-                if let Err(error) = self.removed(&path) {
-                    self.cannot_read(path, &error);
+                let one = enter(name);
+                if let Err(error) = self.removed(&one) {
+                    self.cannot_read(one.path, &error);
                 }
             }
         }
@@ -229,12 +233,13 @@ impl View {
     }
 
     /// One object of the upper layer; whether it is a folder to be read.
-    fn read_one(&mut self, path: &Path) -> io::Result<bool> {
+    fn read_one(&mut self, one: &Folder) -> io::Result<bool> {
+        let path = &one.path;
         let Some(new) = self.upper.look(path)? else {
             return Ok(false);
         };
         if self.is_whiteout(path, &new)? {
-            self.removed(path)?;
+            self.removed(one)?;
             return Ok(false);
         }
         let mut refused = ["user.overlay.redirect", "user.overlay.metacopy"].into_iter();
@@ -280,11 +285,11 @@ impl View {
         self.changes.push(Change {
             path: path.to_owned(),
             what,
-            before,
-            after: Some(after),
             inside,
             since,
-            runs: None,
+            runs: one.runs(before.as_ref(), Some(&after)),
+            before,
+            after: Some(after),
             leads_out,
             found,
         });
@@ -302,19 +307,21 @@ impl View {
         })
     }
 
-    fn removed(&mut self, path: &Path) -> io::Result<()> {
+    fn removed(&mut self, one: &Folder) -> io::Result<()> {
+        let path = &one.path;
         let Some(found) = self.lower.look(path)? else {
             return Ok(());
         };
         let (inside, changed) = self.inside(path, &found)?;
+        let before = thing(&self.lower, path, &found)?;
         self.changes.push(Change {
             path: path.to_owned(),
             what: What::Removed,
-            before: Some(thing(&self.lower, path, &found)?),
-            after: None,
             inside,
             since: changed.then_some(Since::Changed),
-            runs: None,
+            runs: one.runs(Some(&before), None),
+            before: Some(before),
+            after: None,
             leads_out: false,
             found: Some(found),
         });
@@ -407,42 +414,39 @@ impl View {
         i128::from(latest.0) * 1_000_000_000 + i128::from(latest.1) >= started
     }
 
-    /// See [`Change::runs`]. `known` are folders that were asked for before.
-    fn runs(&self, change: &Change, known: &mut BTreeMap<PathBuf, bool>) -> Option<&'static str> {
-        let path = &change.path;
-        let kind = |thing: &Option<Thing>| thing.as_ref().map(|thing| thing.kind);
-        let is_dot_git = path
-            .file_name()
-            .is_some_and(|name| name.eq_ignore_ascii_case(".git"));
-        // As a folder it is a repository like any other, judged by what is in it.
-        if is_dot_git && kind(&change.after) == Some(Kind::Folder) && kind(&change.before).is_none()
-        {
-            return None;
-        }
-        if let Some(by) = autorun::by(path) {
-            return Some(by);
-        }
-        let mut folder = path.as_path();
-        while let Some(parent) = folder.parent() {
-            folder = parent;
-            let below = path.strip_prefix(folder).ok()?;
-            if autorun::in_bare_repository(below)
-                && *known
-                    .entry(folder.to_owned())
-                    .or_insert_with(|| self.is_repository(folder))
-            {
-                return Some("Git");
-            }
-        }
-        None
-    }
-
+    /// Whether the merged folder is one that Git takes for a repository.
     fn is_repository(&self, folder: &Path) -> bool {
         ["HEAD", "objects", "refs"].iter().all(|name| {
             let path = folder.join(name);
             let there = |tree: &Tree| !matches!(tree.look(&path), Ok(None));
             there(&self.upper) || there(&self.lower)
         })
+    }
+}
+
+/// A place in the upper layer.
+#[derive(Clone, Debug, Default)]
+struct Folder {
+    path: PathBuf,
+    /// It hides the project's folder at its place.
+    hides: bool,
+    in_repository: InRepository,
+}
+
+impl Folder {
+    /// See [`Change::runs`].
+    fn runs(&self, before: Option<&Thing>, after: Option<&Thing>) -> Option<&'static str> {
+        let is_dot_git = self
+            .path
+            .file_name()
+            .is_some_and(|name| name.eq_ignore_ascii_case(".git"));
+        let is_folder = after.is_some_and(|after| after.kind == Kind::Folder);
+        match self.in_repository.runs {
+            true => Some("Git"),
+            // As a new folder it is a repository like any other, judged by what is in it.
+            false if is_dot_git && is_folder && before.is_none() => None,
+            false => autorun::by(&self.path),
+        }
     }
 }
 

@@ -527,7 +527,7 @@ fn the_deepest_tree_is_discarded() {
     let workspace = scene.workspace();
     let mut folder =
         openat(CWD, &workspace.upper(), OFlags::DIRECTORY, Mode::empty()).expect("open");
-    for _ in 0..5000 {
+    for _ in 0..2500 {
         mkdirat(&folder, "d", Mode::RWXU).expect("mkdir");
         folder = openat(&folder, "d", OFlags::DIRECTORY, Mode::empty()).expect("open");
     }

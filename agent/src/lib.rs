@@ -19,3 +19,4 @@ pub mod process;
 pub mod sink;
 pub mod sockets;
 mod throttle;
+pub mod workspace;

@@ -131,6 +131,9 @@ pub struct AgentStatus {
     pub sent_bytes: u64,
     /// Fill of its maps, by name.
     pub maps: BTreeMap<String, Fill>,
+    /// Its walls beside the hooks of cgroups, which are those of all ([`Enforcement::walls`]).
+    #[serde(default)]
+    pub walls: Vec<Wall>,
 }
 
 impl AgentStatus {
@@ -324,6 +327,7 @@ pub(crate) mod tests {
                 allowed: [("tcp".to_owned(), 11)].into(),
                 sent_bytes: 5_300_000,
                 maps: [("exact".to_owned(), Fill { used: 6, max: 1024 })].into(),
+                walls: Vec::new(),
             }],
             names: vec![NameStatus {
                 name: "api.example.com".into(),

@@ -21,6 +21,7 @@ use super::{
     names::Unsaved,
     state::{AgentState, Keeper, State},
     trust::{Trust, TrustError},
+    walls,
 };
 use crate::{
     control::protocol::ReloadReport,
@@ -113,6 +114,8 @@ pub(super) struct Engine {
     pub(super) gates: Gates,
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
+    /// Sockets of others that agents may connect to.
+    pub(super) sockets: walls::Sockets,
     pub(super) directory: Arc<Directory>,
     /// Where incidents go, and flows.
     pub(super) hub: Arc<Hub>,
@@ -163,6 +166,7 @@ impl Engine {
             gates,
             gateways,
             trust,
+            sockets: walls::Sockets::default(),
             directory,
             hub,
             keeper,
@@ -350,6 +354,7 @@ impl Engine {
             agent.published.clear();
             self.publish_all(agent.index, now);
         }
+        self.show_sockets();
         self.unsaved.touch();
         self.leases.watch(&names);
         self.failing.retain(|name| names.contains(name));

@@ -25,6 +25,7 @@ mod scrape;
 mod serving;
 mod state;
 mod trust;
+mod walls;
 mod watch;
 
 use std::{
@@ -265,6 +266,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     }
     engine.gates.settle();
     engine.kernel.enforce()?;
+    engine.show_sockets();
     let slice = engine.kernel.slice().path().to_owned();
     // Before the first name is resolved, so that every lease from now on is written down.
     let snapshot = engine.unsaved(now);
@@ -419,6 +421,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
         let empty = shared.with(|engine| {
             begun |= !engine.admitted.is_empty();
             engine.mend();
+            engine.show_sockets();
             engine.collect()
         });
         if lifetime == Lifetime::OneRun

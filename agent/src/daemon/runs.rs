@@ -18,6 +18,7 @@ use crate::{
         KernelError,
         cgroup::{self, RunCgroup},
         links::{ATTACHMENTS, LinkState, Place},
+        walls::{LsmWall, Standing},
     },
     policy::{Services, mode_str},
 };
@@ -58,7 +59,15 @@ pub(super) fn fallen(engine: &Engine) -> Vec<String> {
                 LinkState::Missing => Some(format!("{hook} is not attached")),
             }
         })
+        .chain(engine.kernel.walls().into_iter().filter_map(fallen_wall))
         .collect()
+}
+
+fn fallen_wall((wall, standing): (&LsmWall, Standing)) -> Option<String> {
+    match standing {
+        Standing::Failed(why) => Some(format!("{}: {why}", wall.name)),
+        Standing::Up | Standing::Missing(_) => None,
+    }
 }
 
 impl Engine {
@@ -98,6 +107,8 @@ impl Engine {
                 "see `exeat status` and `sudo exeat doctor`",
             ));
         }
+        let policy = std::sync::Arc::clone(&agent.policy);
+        self.check_required(name, &policy, process.pid)?;
         let run = self.join(process, name, index).map_err(|error| {
             Problem::new(
                 Code::NotEnforceable,
@@ -146,7 +157,9 @@ impl Engine {
             }
             self.kernel.admit(run.agent_id, index)?;
         }
-        self.kernel.admit_run(cgroup::id(&run.path)?, index)?;
+        let id = cgroup::id(&run.path)?;
+        self.kernel.admit_run(id, index)?;
+        self.kernel.begin_run(id)?;
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
     }

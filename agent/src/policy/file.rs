@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
 mod inspect;
+mod require;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use require::RequireFile;
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -87,6 +89,8 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// Walls without which `exeat run` starts nothing; `exeat status --agent` lists them all.
+    pub require: Option<At<RequireFile>>,
 }
 
 /// Sockets of local services.

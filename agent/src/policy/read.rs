@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 mod dns;
 mod gateway;
 mod inspect;
+mod require;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
@@ -20,6 +21,7 @@ use words::{one_of, unknown_key, value_help};
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
     "mode", "allow", "deny", "listen", "dns", "services", "gateway",
+    "require",
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
@@ -178,6 +180,8 @@ impl Reader<'_> {
         });
         let services = fields.take("services");
         let services = services.and_then(|node| self.services(node));
+        let require = fields.take("require");
+        let require = require.and_then(|node| self.require(node));
         let gateway = fields.take("gateway").and_then(|node| {
             let at = node.at;
             let value = self.gateway(node, &what)?;
@@ -191,6 +195,7 @@ impl Reader<'_> {
             dns,
             services,
             gateway,
+            require,
         })
     }
 

@@ -205,6 +205,12 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
+                    require: agent
+                        .value
+                        .require
+                        .iter()
+                        .flat_map(|require| require.value.0.iter().map(|wall| wall.value))
+                        .collect(),
                 };
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };

@@ -5,6 +5,7 @@ mod fuzz;
 mod gateway;
 mod inspect;
 mod names;
+mod require;
 mod routes;
 mod rule_errors;
 mod services;

@@ -194,6 +194,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         mode: Mode::Enforce,
         rules,
         services: Default::default(),
+        require: Default::default(),
         gateway: Default::default(),
         dns: DnsPolicy::default(),
     }

@@ -20,7 +20,7 @@ use crate::{
         links::{ATTACHMENTS, LinkState, Place},
         walls::{LsmWall, Standing},
     },
-    policy::{Services, mode_str},
+    policy::{Sandbox, Services, mode_str},
 };
 
 /// A process that is to be moved: its number, and the descriptor that proves that the
@@ -96,6 +96,10 @@ impl Engine {
             // It changes nothing for the program.
             Mode::Monitor => Services::All,
         };
+        let sandbox = match mode {
+            Mode::Enforce if self.sandbox => agent.policy.sandbox.clone(),
+            Mode::Enforce | Mode::Monitor => Sandbox::None,
+        };
         let proxies = self.gateways.proxies(index, &agent.policy.gateway);
         let inspects = agent.policy.inspects();
         let authorities = inspects.then(|| self.trust.bundle().to_owned());
@@ -137,6 +141,7 @@ impl Engine {
             mode: mode_str(mode).to_owned(),
             generation,
             services,
+            sandbox,
             warnings: Vec::new(),
             authorities,
             proxies,

@@ -8,6 +8,7 @@ mod names;
 mod require;
 mod routes;
 mod rule_errors;
+mod sandbox;
 mod services;
 mod stock;
 mod tables;

@@ -44,7 +44,12 @@ pub(crate) fn receive(ctx: &LsmContext) -> Outcome {
             return Outcome::Pass;
         }
         let detail = [u32::from(family), OUT];
-        return refuse(Some(&agent), Hook::FileReceive, Reason::PassedSocket, detail);
+        return refuse(
+            Some(&agent),
+            Hook::FileReceive,
+            Reason::PassedSocket,
+            detail,
+        );
     }
     match Confined::by(wall::PASSING) {
         Some(who) if !who.is(maker) => {

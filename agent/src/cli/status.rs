@@ -57,10 +57,20 @@ pub fn run(socket: &Path, args: &StatusArgs) -> Result<Exit, Failure> {
 
 /// An agent with the walls of all before its own, as it has them.
 fn with_all_walls(status: &Status, name: &str) -> Option<AgentStatus> {
-    let mut agent = status.agents.iter().find(|agent| agent.name == name)?.clone();
+    let mut agent = status
+        .agents
+        .iter()
+        .find(|agent| agent.name == name)?
+        .clone();
     let own = std::mem::take(&mut agent.walls);
     let has = |wall: &&Wall| own.iter().all(|one| one.name != wall.name);
-    agent.walls = status.enforcement.walls.iter().filter(has).cloned().collect();
+    agent.walls = status
+        .enforcement
+        .walls
+        .iter()
+        .filter(has)
+        .cloned()
+        .collect();
     agent.walls.extend(own);
     Some(agent)
 }
@@ -86,8 +96,13 @@ fn of_agent(a: &AgentStatus, style: Style) -> String {
             WallState::Missing => Tone::Warn,
             WallState::Failed => Tone::Bad,
         };
-        let without = wall.leaves_out.iter().map(|what| format!("this kernel does not tell it {what}"));
-        let told = [wall.detail.clone()].into_iter().filter(|detail| !detail.is_empty());
+        let without = wall
+            .leaves_out
+            .iter()
+            .map(|what| format!("this kernel does not tell it {what}"));
+        let told = [wall.detail.clone()]
+            .into_iter()
+            .filter(|detail| !detail.is_empty());
         let detail: Vec<String> = told.chain(without).collect();
         columns.row(&[
             (&wall.name, Tone::Plain),
@@ -444,10 +459,15 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
     fn walls_that_are_missing_for_one_reason_are_one_line() {
         let mut s = status();
         for (name, why) in [("a", "no LSM"), ("b", "refused"), ("c", "no LSM")] {
-            s.enforcement.walls.push(wall(name, WallState::Missing, why));
+            s.enforcement
+                .walls
+                .push(wall(name, WallState::Missing, why));
         }
         let text = render(&s, Style::default());
-        assert!(text.contains("walls: 1 up, 3 missing, 0 failed\n"), "{text}");
+        assert!(
+            text.contains("walls: 1 up, 3 missing, 0 failed\n"),
+            "{text}"
+        );
         assert!(text.contains("           missing a, c: no LSM\n"), "{text}");
         assert!(text.contains("           missing b: refused\n"), "{text}");
     }
@@ -457,7 +477,11 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
         let mut s = status();
         s.enforcement.walls.push(wall("lsm_bpf", WallState::Up, ""));
         s.agents[0].walls = vec![
-            wall("lsm_bpf", WallState::Missing, "its policy says `sandbox: none`"),
+            wall(
+                "lsm_bpf",
+                WallState::Missing,
+                "its policy says `sandbox: none`",
+            ),
             wall("seccomp", WallState::Up, "a list"),
         ];
         let agent = with_all_walls(&s, "build-bot").expect("the agent");
@@ -468,10 +492,10 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
             "\
 build-bot: enforce, generation 2, 5 rules, 1 runs, cgroup /sys/fs/cgroup/exeat.slice/build-bot
 
-WALL      STATE    WHERE                             DETAIL
+WALL      STATE    WHERE                              DETAIL
 connect4  up       cgroup/connect4 at /sys/fs/cgroup
-lsm_bpf   missing  lsm/x                             its policy says `sandbox: none`
-seccomp   up       lsm/x                             a list
+lsm_bpf   missing  lsm/x                              its policy says `sandbox: none`
+seccomp   up       lsm/x                              a list
 "
         );
         assert_eq!(with_all_walls(&s, "nobody"), None);

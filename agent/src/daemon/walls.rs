@@ -194,7 +194,14 @@ impl Engine {
             .into_iter()
             .filter(|wall| wall.state != WallState::Up)
             .filter(|wall| policy.require.iter().any(|name| name.as_str() == wall.name))
-            .map(|wall| format!("`{}` is {}: {}", wall.name, wall.state.as_str(), wall.detail))
+            .map(|wall| {
+                format!(
+                    "`{}` is {}: {}",
+                    wall.name,
+                    wall.state.as_str(),
+                    wall.detail
+                )
+            })
             .collect()
     }
 
@@ -235,11 +242,19 @@ impl Engine {
             wanted.entry(*index).or_default();
         }
         for (index, sockets) in wanted {
-            if self.sockets.told.get(&index).is_some_and(|told| *told == sockets) {
+            if self
+                .sockets
+                .told
+                .get(&index)
+                .is_some_and(|told| *told == sockets)
+            {
                 continue;
             }
             if let Err(error) = self.kernel.set_sockets(index, &sockets) {
-                warn!(error = chain(&error), "the kernel was not told of all sockets");
+                warn!(
+                    error = chain(&error),
+                    "the kernel was not told of all sockets"
+                );
                 continue;
             }
             self.sockets.told.insert(index, sockets);
@@ -284,7 +299,10 @@ fn sockets(configured: bool, policy: &Policy) -> BTreeSet<(u32, u64)> {
         }
     }
     // What is not there is not open.
-    paths.iter().filter_map(|path| identity(path).ok()).collect()
+    paths
+        .iter()
+        .filter_map(|path| identity(path).ok())
+        .collect()
 }
 
 /// These names in the folder of every user.
@@ -319,7 +337,10 @@ fn identity(path: &Path) -> io::Result<(u32, u64)> {
     let file = fs::File::from(openat2(AT_FDCWD, path, how)?);
     let found = file.metadata()?;
     let device = major(found.dev()) << 20 | minor(found.dev());
-    Ok((u32::try_from(device).map_err(io::Error::other)?, found.ino()))
+    Ok((
+        u32::try_from(device).map_err(io::Error::other)?,
+        found.ino(),
+    ))
 }
 
 #[cfg(test)]
@@ -344,7 +365,10 @@ mod tests {
 
     #[test]
     fn all_services_are_all_sockets_and_none_is_none() {
-        assert_eq!(sockets(true, &policy("    services: all\n")), BTreeSet::from([(0, 0)]));
+        assert_eq!(
+            sockets(true, &policy("    services: all\n")),
+            BTreeSet::from([(0, 0)])
+        );
         assert_eq!(sockets(true, &policy("")), BTreeSet::new());
     }
 

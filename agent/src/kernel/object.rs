@@ -21,11 +21,11 @@ use super::{
     pins::Pins,
     steered::{self, Steered},
     sys,
-    walls::{LsmWall, Standing, Walls},
     tables::{
         self, Entries, Exact, Image, Leased, Names, Prefix, Tables, absent_is_fine, is_full,
         write_entries,
     },
+    walls::{LsmWall, Standing, Walls},
 };
 use crate::policy::Change;
 

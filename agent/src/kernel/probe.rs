@@ -130,7 +130,12 @@ pub fn lsm_walls(walls: &Result<Vec<(&'static LsmWall, Standing)>, KernelError>)
     let walls = match walls {
         Ok(walls) => walls,
         Err(error) => {
-            return vec![lacks("walls of BPF LSM", Grade::Missing, chain(error), ADVICE)];
+            return vec![lacks(
+                "walls of BPF LSM",
+                Grade::Missing,
+                chain(error),
+                ADVICE,
+            )];
         }
     };
     walls

@@ -89,11 +89,7 @@ pub fn walls() -> Result<Vec<(&'static LsmWall, Standing)>, KernelError> {
 }
 
 /// The object with maps of its own.
-fn object(
-    helpers: Helpers,
-    fields: &Fields,
-    level: VerifierLogLevel,
-) -> Result<Ebpf, KernelError> {
+fn object(helpers: Helpers, fields: &Fields, level: VerifierLogLevel) -> Result<Ebpf, KernelError> {
     let quiet = Throttle {
         per_second: 0,
         burst: 0,

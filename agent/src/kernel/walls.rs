@@ -188,7 +188,11 @@ impl Walls {
             return;
         }
         for wall in &WALLS {
-            if wall.programs.iter().any(|(name, _)| self.refused.contains_key(name)) {
+            if wall
+                .programs
+                .iter()
+                .any(|(name, _)| self.refused.contains_key(name))
+            {
                 continue;
             }
             for (name, _) in wall.programs {
@@ -232,7 +236,9 @@ impl Walls {
             .map(|wall| {
                 let refused = wall.programs.iter().find_map(|(name, hook)| {
                     let reason = self.refused.get(name)?;
-                    Some(format!("the kernel refuses its program at {hook}: {reason}"))
+                    Some(format!(
+                        "the kernel refuses its program at {hook}: {reason}"
+                    ))
                 });
                 let missing = self.absent.clone().or(refused);
                 (wall, missing.map_or(Standing::Up, Standing::Missing))
@@ -302,7 +308,8 @@ mod tests {
         });
         assert_eq!(all, wall::ALL);
         let programs = WALLS.iter().flat_map(|wall| wall.programs);
-        let names: std::collections::BTreeSet<&str> = programs.clone().map(|(name, _)| *name).collect();
+        let names: std::collections::BTreeSet<&str> =
+            programs.clone().map(|(name, _)| *name).collect();
         assert_eq!(names.len(), programs.count());
     }
 
@@ -314,15 +321,24 @@ mod tests {
             unattached: BTreeMap::new(),
         };
         let of = |walls: &Walls, name| {
-            let found = walls.prospects().into_iter().find(|(wall, _)| wall.name == name);
+            let found = walls
+                .prospects()
+                .into_iter()
+                .find(|(wall, _)| wall.name == name);
             found.expect("a wall").1
         };
         assert_eq!(of(&walls, "lsm_bpf"), Standing::Up);
         let Standing::Missing(why) = of(&walls, "lsm_cgroup") else {
             panic!("it stands");
         };
-        assert_eq!(why, "the kernel refuses its program at task_alloc: no such hook");
+        assert_eq!(
+            why,
+            "the kernel refuses its program at task_alloc: no such hook"
+        );
         walls.absent = Some("not here".to_owned());
-        assert_eq!(of(&walls, "lsm_bpf"), Standing::Missing("not here".to_owned()));
+        assert_eq!(
+            of(&walls, "lsm_bpf"),
+            Standing::Missing("not here".to_owned())
+        );
     }
 }

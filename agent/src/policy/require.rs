@@ -36,5 +36,8 @@ labels! {
 
 /// The words of a policy, each with its wall.
 pub(crate) fn words() -> Vec<(&'static str, Wall)> {
-    Wall::ALL.iter().map(|wall| (wall.as_str(), *wall)).collect()
+    Wall::ALL
+        .iter()
+        .map(|wall| (wall.as_str(), *wall))
+        .collect()
 }

@@ -38,7 +38,11 @@ impl Reader<'_> {
         for node in nodes {
             let Value::Text(text) = &node.value else {
                 let message = format!("a wall is {}", node.value.kind());
-                self.error(node.at, message, format!("name walls, as in `require: [seccomp]`; there are {list}"));
+                self.error(
+                    node.at,
+                    message,
+                    format!("name walls, as in `require: [seccomp]`; there are {list}"),
+                );
                 continue;
             };
             if let Some((_, value)) = known.iter().find(|(word, _)| word == text) {
@@ -55,7 +59,11 @@ impl Reader<'_> {
                 Some(word) => format!("did you mean `{word}`? There are {list}"),
                 None => format!("there are {list}"),
             };
-            self.error(node.at, format!("`{}` is no wall to require", shown(text)), help);
+            self.error(
+                node.at,
+                format!("`{}` is no wall to require", shown(text)),
+                help,
+            );
         }
         Some(At {
             value: RequireFile(walls),

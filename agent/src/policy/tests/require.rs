@@ -30,11 +30,32 @@ fn walls_are_named_one_or_more() {
 fn what_is_no_wall_is_an_error() {
     for (value, column, message, help) in [
         ("7", 14, "a wall is a number", "require: [seccomp]"),
-        ("secomp", 14, "`secomp` is no wall", "did you mean `seccomp`?"),
-        ("[seccomp, moat]", 24, "`moat` is no wall", "there are `lsm_unix`"),
-        ("[connect4]", 15, "`connect4` is no wall to require", "nothing is ever started without it"),
+        (
+            "secomp",
+            14,
+            "`secomp` is no wall",
+            "did you mean `seccomp`?",
+        ),
+        (
+            "[seccomp, moat]",
+            24,
+            "`moat` is no wall",
+            "there are `lsm_unix`",
+        ),
+        (
+            "[connect4]",
+            15,
+            "`connect4` is no wall to require",
+            "nothing is ever started without it",
+        ),
     ] {
-        one(&agent(&format!("    require: {value}\n")), 4, column, message, help);
+        one(
+            &agent(&format!("    require: {value}\n")),
+            4,
+            column,
+            message,
+            help,
+        );
     }
 }
 

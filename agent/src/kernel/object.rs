@@ -208,12 +208,11 @@ impl Kernel {
     /// A run is about to be set up in this cgroup: the walls do not hold for it until its first
     /// program is executed.
     pub fn begin_run(&mut self, cgroup: u64) -> Result<(), KernelError> {
-        if !self.has_walls() {
-            return Ok(());
+        match self.starting.insert(cgroup, 1, 0) {
+            // The walls, where there are any, hold for the launcher too, and it says so.
+            Err(e) if is_full(&e) => Ok(()),
+            other => other.map_err(KernelError::map("write to", "STARTING")),
         }
-        self.starting
-            .insert(cgroup, 1, 0)
-            .map_err(KernelError::map("write to", "STARTING"))
     }
 
     /// From now on these sockets outside of it, and what is in these folders, are open to an

@@ -128,7 +128,7 @@ pub(super) struct Walls {
     absent: Option<String>,
     /// Why a program was not taken.
     refused: BTreeMap<&'static str, String>,
-    /// Why a program was not attached.
+    /// Why a program of those could not be attached.
     unattached: BTreeMap<&'static str, String>,
 }
 
@@ -188,39 +188,45 @@ impl Walls {
             return;
         }
         for wall in &WALLS {
-            if wall
-                .programs
-                .iter()
-                .any(|(name, _)| self.refused.contains_key(name))
-            {
+            if let Some((name, reason)) = self.lost(wall) {
+                debug!(wall = wall.name, program = name, reason, "not put up");
                 continue;
             }
             for (name, _) in wall.programs {
                 if let Err(error) = attach(ebpf, name, pins) {
-                    warn!(program = name, %error, "a wall could not be put up");
-                    self.unattached.insert(name, error.to_string());
+                    warn!(program = name, %error, "a wall is missing");
+                    self.unattached
+                        .insert(name, format!("it cannot be attached: {error}"));
                 }
             }
-            info!(wall = wall.name, "put up");
         }
+        let up = self.prospects().into_iter();
+        let up = up.filter(|(_, standing)| *standing == Standing::Up).count();
+        info!(walls = up, "walls of BPF LSM are up");
+    }
+
+    /// The program that a wall lacks, and why.
+    fn lost(&self, wall: &LsmWall) -> Option<(&'static str, &str)> {
+        wall.programs.iter().find_map(|(name, hook)| {
+            let why = self
+                .refused
+                .get(name)
+                .or_else(|| self.unattached.get(name))?;
+            Some((*hook, why.as_str()))
+        })
     }
 
     /// How every wall stands, as the kernel has it now.
     pub(super) fn standing(&self, pins: &Pins) -> Vec<(&'static LsmWall, Standing)> {
-        let gone = |name: &str| sys::object_get(&pins.walls().join(name)).is_err();
-        let exec = gone(EXEC.0);
+        let gone = |(name, _): &&Program| sys::object_get(&pins.walls().join(name)).is_err();
+        let exec = [EXEC];
         self.prospects()
             .into_iter()
             .map(|(wall, standing)| {
-                let fallen = || {
-                    let missing = wall.programs.iter().find(|(name, _)| gone(name))?;
-                    let why = self.unattached.get(missing.0).map_or("", String::as_str);
-                    Some(format!("{} is not attached {why}", missing.1))
-                };
+                let fallen = || exec.iter().chain(wall.programs).find(gone);
                 let standing = match standing {
-                    Standing::Up if exec => Standing::Failed(format!("{} is not attached", EXEC.1)),
-                    Standing::Up => fallen().map_or(Standing::Up, |why| {
-                        Standing::Failed(why.trim_end().to_owned())
+                    Standing::Up => fallen().map_or(Standing::Up, |(_, hook)| {
+                        Standing::Failed(format!("its program at {hook} is not attached"))
                     }),
                     other => other,
                 };
@@ -234,13 +240,9 @@ impl Walls {
         WALLS
             .iter()
             .map(|wall| {
-                let refused = wall.programs.iter().find_map(|(name, hook)| {
-                    let reason = self.refused.get(name)?;
-                    Some(format!(
-                        "the kernel refuses its program at {hook}: {reason}"
-                    ))
-                });
-                let missing = self.absent.clone().or(refused);
+                let lost = self.lost(wall);
+                let lost = lost.map(|(hook, why)| format!("its program at {hook}: {why}"));
+                let missing = self.absent.clone().or(lost);
                 (wall, missing.map_or(Standing::Up, Standing::Missing))
             })
             .collect()
@@ -331,10 +333,7 @@ mod tests {
         let Standing::Missing(why) = of(&walls, "lsm_cgroup") else {
             panic!("it stands");
         };
-        assert_eq!(
-            why,
-            "the kernel refuses its program at task_alloc: no such hook"
-        );
+        assert_eq!(why, "its program at task_alloc: no such hook");
         walls.absent = Some("not here".to_owned());
         assert_eq!(
             of(&walls, "lsm_bpf"),

@@ -82,6 +82,11 @@ impl Scene {
         let stage = Stage::new(policy, CONFIG).expect("stage");
         let status = stage.daemon.status().expect("status");
         if state(&status, WALLS[0]).0 != "up" {
+            for wall in WALLS {
+                let (standing, why) = state(&status, wall);
+                assert_eq!(standing, "missing", "{wall}");
+                assert!(why.len() > 10, "{wall}: {why:?}");
+            }
             eprintln!(
                 "this kernel has no walls of BPF LSM: {}",
                 state(&status, WALLS[0]).1

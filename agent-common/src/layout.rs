@@ -80,6 +80,45 @@ pub mod helper {
     pub const NAME: u64 = 1 << 4;
 }
 
+/// Sockets, and folders of sockets, outside of agents that agents may connect to, over all
+/// agents.
+pub const MAX_SOCKETS: u32 = 4096;
+
+/// Walls of BPF LSM: bits of [`Bank::open`].
+pub mod wall {
+    /// Unix sockets of others.
+    pub const UNIX: u16 = 1;
+    /// Sockets that are passed across the boundary.
+    pub const PASSING: u16 = 1 << 1;
+    /// The way into another cgroup.
+    pub const CGROUP: u16 = 1 << 2;
+    /// Looking into and steering processes of others.
+    pub const PTRACE: u16 = 1 << 3;
+    /// Families of sockets.
+    pub const FAMILIES: u16 = 1 << 4;
+    /// `bpf(2)`.
+    pub const BPF: u16 = 1 << 5;
+    /// Mounts.
+    pub const MOUNT: u16 = 1 << 6;
+    /// All of them.
+    pub const ALL: u16 = (1 << 7) - 1;
+}
+
+/// Key of the `SOCKETS` table: a file, or a folder with all that is in it, whose sockets an
+/// agent may connect to. Zero and zero: every socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SocketKey {
+    /// Index of the agent.
+    pub agent: u32,
+    /// The file system, as the kernel numbers it (`super_block.s_dev`).
+    pub device: u32,
+    /// The file.
+    pub inode: u64,
+}
+
+const _: () = assert!(size_of::<SocketKey>() == 16, "no padding");
+
 /// What is enforced for an agent.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,8 +164,10 @@ pub struct Bank {
     /// TCP ports of the gateway's HTTP and SOCKS5 listeners at [`gate_v4`], host order; 0
     /// where there is none.
     pub proxy_ports: [u16; 2],
+    /// Walls of BPF LSM that do not hold for the agent, by [`wall`].
+    pub open: u16,
     #[doc(hidden)]
-    pub _zero: [u16; 3],
+    pub _zero: [u16; 2],
     /// Every listen entry, for bind.
     pub listeners: SetRef,
 }
@@ -335,7 +376,7 @@ pub const fn allowed_bucket_index(agent: u32) -> u32 {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Bank, Bucket, NameKey, Origin, Stats};
+    use super::{Bank, Bucket, NameKey, Origin, SocketKey, Stats};
     use crate::{
         Addr,
         verdict::{Entry, SetRef},
@@ -344,6 +385,8 @@ mod pod {
     // SAFETY: each is `repr(C)` or transparent, made of integers only, without padding (see
     // the size assertions), so any bytes are a value and every byte of a value is written.
     unsafe impl aya::Pod for Bank {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for SocketKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Bucket {}
     // SAFETY: as above.

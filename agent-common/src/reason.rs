@@ -105,6 +105,20 @@ closed! {
         Server = 32, "server";
         /// The agent is cut off from the network: it was frozen or is being killed.
         Isolated = 33, "isolated";
+        /// A Unix socket of somebody else that the policy does not name (BPF LSM).
+        UnixSocket = 34, "unix_socket";
+        /// A socket that is passed into the agent or out of it (BPF LSM).
+        PassedSocket = 35, "passed_socket";
+        /// The way into another cgroup (BPF LSM).
+        Cgroup = 36, "cgroup";
+        /// Looking into a process of somebody else, or steering it (BPF LSM).
+        Ptrace = 37, "ptrace";
+        /// A socket of a family that agents may not use (BPF LSM).
+        SocketFamily = 38, "socket_family";
+        /// A call of `bpf(2)` (BPF LSM).
+        Bpf = 39, "bpf";
+        /// A mount, or the end of one (BPF LSM).
+        Mount = 40, "mount";
     }
 }
 
@@ -143,6 +157,40 @@ closed! {
         Ingress = 10, "ingress";
         /// A connection at the gateway (user space).
         Gateway = 11, "gateway";
+        /// `connect(2)` on a Unix stream socket (BPF LSM).
+        UnixConnect = 12, "unix_connect";
+        /// `connect(2)` or a send on a Unix datagram socket (BPF LSM).
+        UnixSend = 13, "unix_send";
+        /// A descriptor that is received (BPF LSM).
+        FileReceive = 14, "file_receive";
+        /// `open(2)` (BPF LSM).
+        FileOpen = 15, "file_open";
+        /// `clone3(2)` (BPF LSM).
+        Clone = 16, "clone";
+        /// `ptrace(2)`, and what is allowed by the same right (BPF LSM).
+        PtraceAccess = 17, "ptrace_access";
+        /// `PTRACE_TRACEME` (BPF LSM).
+        PtraceTraceme = 18, "ptrace_traceme";
+        /// `socket(2)` and `socketpair(2)` of any family (BPF LSM).
+        SocketCreate = 19, "socket_create";
+        /// `bpf(2)` (BPF LSM).
+        Bpf = 20, "bpf";
+        /// `mount(2)` (BPF LSM).
+        Mount = 21, "mount";
+        /// `move_mount(2)` (BPF LSM).
+        MoveMount = 22, "move_mount";
+        /// `umount2(2)` (BPF LSM).
+        Umount = 23, "umount";
+        /// `pivot_root(2)` (BPF LSM).
+        PivotRoot = 24, "pivot_root";
+    }
+}
+
+impl Hook {
+    /// Whether it is one of BPF LSM: what it sees is no flow.
+    #[inline(always)]
+    pub const fn is_of_lsm(self) -> bool {
+        self.number() >= Self::UnixConnect.number()
     }
 }
 

@@ -44,6 +44,71 @@ static PAGE_FLAGS: u64 = 0;
 #[unsafe(no_mangle)]
 static PAGE_SHARED: u64 = 0;
 
+// Where fields of the kernel's own structures lie, for the walls.
+/// `file.f_inode`.
+#[unsafe(no_mangle)]
+static FILE_INODE: u64 = 0;
+/// `file.f_mode`.
+#[unsafe(no_mangle)]
+static FILE_MODE: u64 = 0;
+/// `file.private_data`: of a socket's file the socket.
+#[unsafe(no_mangle)]
+static FILE_PRIVATE: u64 = 0;
+/// `inode.i_mode`.
+#[unsafe(no_mangle)]
+static INODE_MODE: u64 = 0;
+/// `inode.i_sb`.
+#[unsafe(no_mangle)]
+static INODE_SB: u64 = 0;
+/// `inode.i_ino`.
+#[unsafe(no_mangle)]
+static INODE_INO: u64 = 0;
+/// `super_block.s_magic`.
+#[unsafe(no_mangle)]
+static SB_MAGIC: u64 = 0;
+/// `super_block.s_dev`.
+#[unsafe(no_mangle)]
+static SB_DEV: u64 = 0;
+/// `socket.sk`.
+#[unsafe(no_mangle)]
+static SOCKET_SK: u64 = 0;
+/// `sock.skc_family`.
+#[unsafe(no_mangle)]
+static SOCK_FAMILY: u64 = 0;
+/// `sock.sk_cgrp_data.cgroup`: the cgroup of whom made it.
+#[unsafe(no_mangle)]
+static SOCK_CGROUP: u64 = 0;
+/// `unix_sock.path.dentry`: where it is bound.
+#[unsafe(no_mangle)]
+static UNIX_DENTRY: u64 = 0;
+/// `dentry.d_inode`.
+#[unsafe(no_mangle)]
+static DENTRY_INODE: u64 = 0;
+/// `dentry.d_parent`.
+#[unsafe(no_mangle)]
+static DENTRY_PARENT: u64 = 0;
+/// `cgroup.self`.
+#[unsafe(no_mangle)]
+static CGROUP_SELF: u64 = 0;
+/// `cgroup_subsys_state.parent`.
+#[unsafe(no_mangle)]
+static CSS_PARENT: u64 = 0;
+/// `cgroup.kn`.
+#[unsafe(no_mangle)]
+static CGROUP_KN: u64 = 0;
+/// `kernfs_node.id`: the cgroup's id.
+#[unsafe(no_mangle)]
+static KN_ID: u64 = 0;
+/// `task_struct.cgroups`.
+#[unsafe(no_mangle)]
+static TASK_CGROUPS: u64 = 0;
+/// `css_set.dfl_cgrp`.
+#[unsafe(no_mangle)]
+static SET_CGROUP: u64 = 0;
+/// `task_struct.tgid`.
+#[unsafe(no_mangle)]
+static TASK_TGID: u64 = 0;
+
 macro_rules! getter {
     ($name:ident, $global:ident) => {
         #[inline(always)]
@@ -62,6 +127,27 @@ getter!(skb_head, SKB_HEAD);
 getter!(skb_end, SKB_END);
 getter!(page_flags, PAGE_FLAGS);
 getter!(page_shared, PAGE_SHARED);
+getter!(file_inode, FILE_INODE);
+getter!(file_mode, FILE_MODE);
+getter!(file_private, FILE_PRIVATE);
+getter!(inode_mode, INODE_MODE);
+getter!(inode_sb, INODE_SB);
+getter!(inode_ino, INODE_INO);
+getter!(sb_magic, SB_MAGIC);
+getter!(sb_dev, SB_DEV);
+getter!(socket_sk, SOCKET_SK);
+getter!(sock_family, SOCK_FAMILY);
+getter!(sock_cgroup, SOCK_CGROUP);
+getter!(unix_dentry, UNIX_DENTRY);
+getter!(dentry_inode, DENTRY_INODE);
+getter!(dentry_parent, DENTRY_PARENT);
+getter!(cgroup_self, CGROUP_SELF);
+getter!(css_parent, CSS_PARENT);
+getter!(cgroup_kn, CGROUP_KN);
+getter!(kn_id, KN_ID);
+getter!(task_cgroups, TASK_CGROUPS);
+getter!(set_cgroup, SET_CGROUP);
+getter!(task_tgid, TASK_TGID);
 
 /// Whether a hook's program may call a helper here. Programs on sockets and on addresses
 /// may call all of them since kernel 5.7.

@@ -28,11 +28,12 @@ mod pages;
 mod payload;
 mod report;
 mod socket;
+mod walls;
 
 use agent_common::Hook;
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt},
-    programs::{SkBuffContext, SockAddrContext, SockContext, SockoptContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm},
+    programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockoptContext},
 };
 
 use crate::ctx::Family;
@@ -121,6 +122,90 @@ pub fn exeat_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 pub fn exeat_ingress(ctx: SkBuffContext) -> i32 {
     code(ingress::judge(&ctx))
+}
+
+/// For every hook of BPF LSM used here, 0 lets through and an error number refuses.
+const fn errno(outcome: Outcome) -> i32 {
+    const EPERM: i32 = 1;
+    match outcome {
+        Outcome::Pass => 0,
+        Outcome::Refuse => -EPERM,
+    }
+}
+
+#[lsm(hook = "bpf")]
+pub fn exeat_wall_trial(_ctx: LsmContext) -> i32 {
+    errno(walls::trial::seen())
+}
+
+#[lsm(hook = "bprm_committed_creds")]
+pub fn exeat_wall_exec(_ctx: LsmContext) -> i32 {
+    errno(walls::starting::executed())
+}
+
+#[lsm(hook = "unix_stream_connect")]
+pub fn exeat_wall_unix_connect(ctx: LsmContext) -> i32 {
+    errno(walls::unix::connect(&ctx))
+}
+
+#[lsm(hook = "unix_may_send")]
+pub fn exeat_wall_unix_send(ctx: LsmContext) -> i32 {
+    errno(walls::unix::send(&ctx))
+}
+
+#[lsm(hook = "file_receive")]
+pub fn exeat_wall_receive(ctx: LsmContext) -> i32 {
+    errno(walls::passing::receive(&ctx))
+}
+
+#[lsm(hook = "file_open")]
+pub fn exeat_wall_open(ctx: LsmContext) -> i32 {
+    errno(walls::migrating::open(&ctx))
+}
+
+#[lsm(hook = "task_alloc")]
+pub fn exeat_wall_clone(ctx: LsmContext) -> i32 {
+    errno(walls::migrating::clone(&ctx))
+}
+
+#[lsm(hook = "ptrace_access_check")]
+pub fn exeat_wall_ptrace(ctx: LsmContext) -> i32 {
+    errno(walls::ptrace::access(&ctx))
+}
+
+#[lsm(hook = "ptrace_traceme")]
+pub fn exeat_wall_traceme(ctx: LsmContext) -> i32 {
+    errno(walls::ptrace::traceme(&ctx))
+}
+
+#[lsm(hook = "socket_create")]
+pub fn exeat_wall_socket(ctx: LsmContext) -> i32 {
+    errno(walls::families::create(&ctx))
+}
+
+#[lsm(hook = "bpf")]
+pub fn exeat_wall_bpf(ctx: LsmContext) -> i32 {
+    errno(walls::bpf::call(&ctx))
+}
+
+#[lsm(hook = "sb_mount")]
+pub fn exeat_wall_mount(ctx: LsmContext) -> i32 {
+    errno(walls::mount::mount(&ctx))
+}
+
+#[lsm(hook = "move_mount")]
+pub fn exeat_wall_move_mount(_ctx: LsmContext) -> i32 {
+    errno(walls::mount::change(Hook::MoveMount))
+}
+
+#[lsm(hook = "sb_umount")]
+pub fn exeat_wall_umount(_ctx: LsmContext) -> i32 {
+    errno(walls::mount::change(Hook::Umount))
+}
+
+#[lsm(hook = "sb_pivotroot")]
+pub fn exeat_wall_pivot(_ctx: LsmContext) -> i32 {
+    errno(walls::mount::change(Hook::PivotRoot))
 }
 
 #[panic_handler]

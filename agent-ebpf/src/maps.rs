@@ -4,7 +4,7 @@ use agent_common::{
     Addr, FlowEvent,
     layout::{
         Bank, Bucket, FlowState, Handshake, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
-        MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, Stats,
+        MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey, Stats,
     },
     verdict::{Entry, SetRef},
 };
@@ -104,3 +104,16 @@ pub(crate) static SEQUENCE: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// allows `::1` must still not ask another agent's.
 #[btf_map]
 pub(crate) static GATES6: HashMap<u16, u32, { MAX_AGENTS as usize * 2 }> = HashMap::new();
+
+/// Id of a run's cgroup, while `exeat run` sets it up: the walls do not hold for the launcher.
+/// The first program that is executed in it takes it out.
+#[btf_map]
+pub(crate) static STARTING: HashMap<u64, u32, { MAX_RUNS as usize }> = HashMap::new();
+
+/// Sockets outside of agents that agents may connect to.
+#[btf_map]
+pub(crate) static SOCKETS: HashMap<SocketKey, u32, { MAX_SOCKETS as usize }> = HashMap::new();
+
+/// Calls that the trial program saw: whether this kernel calls programs at LSM hooks at all.
+#[btf_map]
+pub(crate) static TRIAL: Array<u64, 1> = Array::new();

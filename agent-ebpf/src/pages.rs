@@ -9,9 +9,9 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_probe_read_kernel};
 
 use crate::globals;
 
-/// Reads a value of the kernel's own; zero where nothing is.
+/// Reads a value of the kernel's own; none where nothing is.
 #[inline(always)]
-fn read<T: Copy + Default>(address: u64) -> Option<T> {
+pub(crate) fn read<T: Copy + Default>(address: u64) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the helper writes a whole value, or fails and says so; any bytes are one for the
     // integers that this is used for.

@@ -332,6 +332,7 @@ impl FlowRecord {
             socket_cookie: event.socket_cookie,
             detail: match event.hook() {
                 Hook::SockCreate | Hook::Setsockopt => Some(event.detail),
+                hook if hook.is_of_lsm() => Some(event.detail),
                 _ => None,
             },
             suppressed: event.suppressed,
@@ -382,6 +383,7 @@ impl FlowRecord {
         let verdict = self.verdict.as_str();
         let protocol = match self.protocol {
             _ if self.hook == Hook::SockCreate => "socket".to_owned(),
+            _ if self.hook.is_of_lsm() => self.hook.as_str().to_owned(),
             ProtocolClass::Other => format!("proto-{}", self.protocol_number),
             class => class.as_str().to_owned(),
         };
@@ -425,6 +427,7 @@ impl FlowRecord {
             (Hook::Setsockopt, Some([level, name])) => {
                 return write!(out, "option level {level} name {name}");
             }
+            (hook, Some(detail)) if hook.is_of_lsm() => return write_wall(out, hook, detail),
             _ => {}
         }
         if matches!(self.hook, Hook::Bind4 | Hook::Bind6) {
@@ -443,6 +446,25 @@ impl FlowRecord {
             write!(out, " as {}", printable(name))?;
         }
         Ok(())
+    }
+}
+
+/// What a wall of BPF LSM saw.
+fn write_wall(out: &mut String, hook: Hook, [first, second]: [u32; 2]) -> fmt::Result {
+    use fmt::Write as _;
+    match hook {
+        Hook::FileReceive if second == 2 => write!(out, "family {first} passed out"),
+        Hook::FileReceive => write!(out, "family {first} passed in"),
+        Hook::PtraceAccess | Hook::PtraceTraceme => write!(out, "process {first}"),
+        Hook::SocketCreate => {
+            let (kind, number) = (second & 0xff, second >> 8);
+            write!(out, "family {first} type {kind} protocol {number}")
+        }
+        Hook::Bpf => write!(out, "command {first}"),
+        Hook::Mount => write!(out, "flags {first:#x}"),
+        Hook::FileOpen => out.write_str("a file of cgroupfs"),
+        Hook::Clone => out.write_str("into another cgroup"),
+        _ => out.write_str("refused"),
     }
 }
 

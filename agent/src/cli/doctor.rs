@@ -59,6 +59,9 @@ pub fn run(config: &Config, args: &DoctorArgs) -> Result<Exit, Failure> {
         false => Ok(Vec::new()),
     };
     findings.extend(probe::own_programs(&programs));
+    if nix::unistd::geteuid().is_root() {
+        findings.extend(probe::lsm_walls(&trial::walls()));
+    }
     findings.push(probe::services(launch::services::attempt()));
     findings.extend(probe::sandbox(launch::trial::attempt()));
     findings.push(probe::limits());

@@ -63,7 +63,7 @@ pub enum Command {
     #[command(after_help = AFTER_RUN)]
     Run(run::RunArgs),
     /// Show agents, walls, names, counters and health (exit 0 healthy, 3 degraded, 4 not running)
-    Status(output::OutputArgs),
+    Status(status::StatusArgs),
     /// Show refused flows, the newest last
     Events(events::EventsArgs),
     /// Show which addresses names stand for now, and for how long
@@ -123,7 +123,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
     let socket = || config().map(|c| c.socket_path());
     let out = &mut std::io::stdout().lock();
     match &cli.command {
-        Command::Status(args) => status::run(&socket()?, *args),
+        Command::Status(args) => status::run(&socket()?, args),
         Command::Events(args) => events::run(&socket()?, args),
         Command::Leases(args) => leases::run(&socket()?, args),
         Command::Dns(args) => dns::run(&socket()?, args),

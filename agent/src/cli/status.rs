@@ -4,26 +4,115 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::exit::{Exit, Failure};
+use clap::Args;
+
 use super::output::{Columns, Format, OutputArgs, Style, Tone, bytes, duration, print, print_json};
 use super::term::printable;
-use crate::control::status::{HealthState, NameState, Status, WallState};
+use crate::control::status::{AgentStatus, HealthState, NameState, Status, Wall, WallState};
 use crate::control::{Client, ClientError, Request, Response};
+
+/// Of what.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Show one agent, with every wall: those that hold it, and those that do not and why
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+    /// How to print.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
 
 /// Asks, shows, and says by the exit code how it stands: 0 healthy and enforcing,
 /// 3 degraded, 4 not running.
-pub fn run(socket: &Path, args: OutputArgs) -> Result<Exit, Failure> {
+pub fn run(socket: &Path, args: &StatusArgs) -> Result<Exit, Failure> {
     let answer = Client::connect(socket)?.ask(&Request::Status {})?;
     let Response::Status(status) = answer else {
         return Err(ClientError::Protocol("it is no status".into()).into());
     };
-    match args.output {
-        Format::Json => print_json(&status)?,
-        Format::Text => print(&render(&status, Style::stdout()))?,
+    let format = args.output.output;
+    match (&args.agent, format) {
+        (None, Format::Json) => print_json(&status)?,
+        (None, Format::Text) => print(&render(&status, Style::stdout()))?,
+        (Some(name), _) => {
+            let Some(agent) = with_all_walls(&status, name) else {
+                let known: Vec<&str> = status.agents.iter().map(|a| a.name.as_str()).collect();
+                let message = format!(
+                    "there is no policy for an agent `{}`\n  agents with a policy: {}",
+                    printable(name),
+                    printable(&known.join(", ")),
+                );
+                return Err(Failure::new(Exit::Failed, message));
+            };
+            match format {
+                Format::Json => print_json(&agent)?,
+                Format::Text => print(&of_agent(&agent, Style::stdout()))?,
+            }
+        }
     }
     Ok(match status.is_healthy() {
         true => Exit::Ok,
         false => Exit::Degraded,
     })
+}
+
+/// An agent with the walls of all before its own, as it has them.
+fn with_all_walls(status: &Status, name: &str) -> Option<AgentStatus> {
+    let mut agent = status
+        .agents
+        .iter()
+        .find(|agent| agent.name == name)?
+        .clone();
+    let own = std::mem::take(&mut agent.walls);
+    let has = |wall: &&Wall| own.iter().all(|one| one.name != wall.name);
+    agent.walls = status
+        .enforcement
+        .walls
+        .iter()
+        .filter(has)
+        .cloned()
+        .collect();
+    agent.walls.extend(own);
+    Some(agent)
+}
+
+/// One agent for people.
+fn of_agent(a: &AgentStatus, style: Style) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{}: {}, generation {}, {} rules, {} runs, cgroup {}\n",
+        printable(&a.name),
+        printable(&a.mode),
+        a.generation,
+        a.rules,
+        a.runs.len(),
+        printable(&a.cgroup.to_string_lossy()),
+    );
+    let mut columns = Columns::new(style, &["WALL", "STATE", "WHERE", "DETAIL"]);
+    for wall in &a.walls {
+        let tone = match wall.state {
+            WallState::Up => Tone::Good,
+            WallState::Missing => Tone::Warn,
+            WallState::Failed => Tone::Bad,
+        };
+        let without = wall
+            .leaves_out
+            .iter()
+            .map(|what| format!("this kernel does not tell it {what}"));
+        let told = [wall.detail.clone()]
+            .into_iter()
+            .filter(|detail| !detail.is_empty());
+        let detail: Vec<String> = told.chain(without).collect();
+        columns.row(&[
+            (&wall.name, Tone::Plain),
+            (wall.state.as_str(), tone),
+            (&wall.hook, Tone::Plain),
+            (&detail.join("; "), Tone::Plain),
+        ]);
+    }
+    out.push_str(&columns.text());
+    out
 }
 
 /// The status for people.
@@ -86,22 +175,43 @@ fn health(out: &mut String, s: &Status, style: Style) {
                 printable(what)
             );
         }
-        let tone = match wall.state {
-            WallState::Up => continue,
-            WallState::Missing => Tone::Warn,
-            WallState::Failed => Tone::Bad,
-        };
+        if wall.state == WallState::Failed {
+            let _ = writeln!(
+                out,
+                "           {} {} ({}): {}",
+                style.paint(Tone::Bad, wall.state.as_str()),
+                printable(&wall.name),
+                printable(&wall.hook),
+                reason(&wall.detail),
+            );
+        }
+    }
+    // Many walls are missing for one reason.
+    let mut missing: Vec<(&str, Vec<&str>)> = Vec::new();
+    for wall in &s.enforcement.walls {
+        if wall.state != WallState::Missing {
+            continue;
+        }
+        match missing.iter_mut().find(|(why, _)| *why == wall.detail) {
+            Some((_, names)) => names.push(&wall.name),
+            None => missing.push((&wall.detail, vec![&wall.name])),
+        }
+    }
+    for (why, names) in missing {
         let _ = writeln!(
             out,
-            "           {} {} ({}): {}",
-            style.paint(tone, wall.state.as_str()),
-            printable(&wall.name),
-            printable(&wall.hook),
-            match wall.detail.as_str() {
-                "" => "no reason given".into(),
-                detail => printable(detail),
-            },
+            "           {} {}: {}",
+            style.paint(Tone::Warn, WallState::Missing.as_str()),
+            printable(&names.join(", ")),
+            reason(why),
         );
+    }
+}
+
+fn reason(detail: &str) -> std::borrow::Cow<'_, str> {
+    match detail {
+        "" => "no reason given".into(),
+        detail => printable(detail),
     }
 }
 
@@ -358,6 +468,62 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
         }
         assert!(!text.contains('\x1b'));
         assert!(render(&s, Style { colour: true }).contains("\x1b[31mDEGRADED\x1b[0m"));
+    }
+
+    fn wall(name: &str, state: WallState, detail: &str) -> Wall {
+        Wall {
+            name: name.into(),
+            hook: "lsm/x".into(),
+            state,
+            detail: detail.into(),
+            leaves_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn walls_that_are_missing_for_one_reason_are_one_line() {
+        let mut s = status();
+        for (name, why) in [("a", "no LSM"), ("b", "refused"), ("c", "no LSM")] {
+            s.enforcement
+                .walls
+                .push(wall(name, WallState::Missing, why));
+        }
+        let text = render(&s, Style::default());
+        assert!(
+            text.contains("walls: 1 up, 3 missing, 0 failed\n"),
+            "{text}"
+        );
+        assert!(text.contains("           missing a, c: no LSM\n"), "{text}");
+        assert!(text.contains("           missing b: refused\n"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_has_the_walls_of_all_and_its_own_instead_of_theirs() {
+        let mut s = status();
+        s.enforcement.walls.push(wall("lsm_bpf", WallState::Up, ""));
+        s.agents[0].walls = vec![
+            wall(
+                "lsm_bpf",
+                WallState::Missing,
+                "its policy says `sandbox: none`",
+            ),
+            wall("seccomp", WallState::Up, "a list"),
+        ];
+        let agent = with_all_walls(&s, "build-bot").expect("the agent");
+        let names: Vec<&str> = agent.walls.iter().map(|wall| wall.name.as_str()).collect();
+        assert_eq!(names, ["connect4", "lsm_bpf", "seccomp"]);
+        assert_eq!(
+            of_agent(&agent, Style::default()),
+            "\
+build-bot: enforce, generation 2, 5 rules, 1 runs, cgroup /sys/fs/cgroup/exeat.slice/build-bot
+
+WALL      STATE    WHERE                              DETAIL
+connect4  up       cgroup/connect4 at /sys/fs/cgroup
+lsm_bpf   missing  lsm/x                              its policy says `sandbox: none`
+seccomp   up       lsm/x                              a list
+"
+        );
+        assert_eq!(with_all_walls(&s, "nobody"), None);
     }
 
     #[test]

@@ -140,6 +140,9 @@ pub struct AgentStatus {
     /// Its limits, in the order of the documentation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitStatus>,
+    /// Its walls beside the hooks of cgroups, which are those of all ([`Enforcement::walls`]).
+    #[serde(default)]
+    pub walls: Vec<Wall>,
 }
 
 /// One limit of an agent.

@@ -18,6 +18,7 @@ use super::{
     gateway_desk,
     gateways::Wanted,
     state::GatewayState,
+    walls,
 };
 use crate::{
     dns::gate::GatePorts,
@@ -180,6 +181,7 @@ impl Engine {
                 proxy(policy.gateway.http, Listening::Http),
                 proxy(policy.gateway.socks5, Listening::Socks),
             ],
+            open: walls::open(self.sandbox, &policy),
             ..Bank::default()
         };
         let image = Image::new(&compiled, bank, room);

@@ -23,6 +23,7 @@ use super::{
     names::Unsaved,
     state::{AgentState, Held, Keeper, State},
     trust::{Trust, TrustError},
+    walls,
 };
 use crate::{
     control::protocol::ReloadReport,
@@ -115,6 +116,8 @@ pub(super) struct Engine {
     pub(super) gates: Gates,
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
+    /// Sockets of others that agents may connect to.
+    pub(super) sockets: walls::Sockets,
     pub(super) directory: Arc<Directory>,
     /// When runs began, and what was told of their limits.
     pub(super) ledger: Ledger,
@@ -152,8 +155,8 @@ impl Engine {
             trust,
         }: Ways,
         directory: Arc<Directory>,
-        sandbox: bool,
         hub: Arc<Hub>,
+        sandbox: bool,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
@@ -177,6 +180,7 @@ impl Engine {
             gates,
             gateways,
             trust,
+            sockets: walls::Sockets::default(),
             directory,
             ledger: keeper.load_ledger(),
             unmet: BTreeMap::new(),
@@ -374,6 +378,7 @@ impl Engine {
             agent.published.clear();
             self.publish_all(agent.index, now);
         }
+        self.show_sockets();
         self.unsaved.touch();
         self.leases.watch(&names);
         self.failing.retain(|name| names.contains(name));

@@ -27,6 +27,7 @@ mod scrape;
 mod serving;
 mod state;
 mod trust;
+mod walls;
 mod watch;
 
 use std::{
@@ -248,8 +249,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             trust: Trust::new(&config),
         },
         Arc::clone(&directory),
-        config.sandbox,
         Arc::clone(&hub),
+        config.sandbox,
         names,
     )?;
 
@@ -268,6 +269,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     }
     engine.gates.settle();
     engine.kernel.enforce()?;
+    engine.show_sockets();
     let slice = engine.kernel.slice().path().to_owned();
     // Before the first name is resolved, so that every lease from now on is written down.
     let snapshot = engine.unsaved(now);
@@ -423,6 +425,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             begun |= !engine.admitted.is_empty();
             engine.watch_limits(clock::now());
             engine.mend();
+            engine.show_sockets();
             engine.collect()
         });
         if lifetime == Lifetime::OneRun

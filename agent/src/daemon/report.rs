@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs};
 use agent_common::{Reason, layout::Stats, protocol::ProtocolClass};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Shared, agents::Agent, engine::Engine};
+use super::{Shared, agents::Agent, engine::Engine, walls::of_lsm};
 use crate::{
     control::status::{
         AgentStatus, DaemonStatus, Enforcement, EventsStatus, Fill, Health, NameState, NameStatus,
@@ -27,7 +27,8 @@ pub(super) const REVISION: &str = env!("EXEAT_REVISION");
 
 pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
     let walls = walls(engine);
-    let active = walls.iter().all(|wall| wall.state == WallState::Up) && !engine.digest.is_empty();
+    let fallen = walls.iter().any(|wall| wall.state == WallState::Failed);
+    let active = !fallen && !engine.digest.is_empty();
     let agents: Vec<AgentStatus> = engine
         .agents
         .iter()
@@ -103,6 +104,13 @@ pub(super) fn walls(engine: &Engine) -> Vec<Wall> {
                     .collect(),
             }
         })
+        .chain(
+            engine
+                .kernel
+                .walls()
+                .into_iter()
+                .map(|(wall, standing)| of_lsm(wall.name, &wall.hooks(), standing)),
+        )
         .collect()
 }
 
@@ -135,6 +143,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         frozen: engine.held.get(name).copied(),
         isolated: engine.kernel.is_isolated(agent.index),
         limits: engine.limits_status(name, clock::now()),
+        walls: engine.walls_of(&agent.policy),
     }
 }
 
@@ -253,9 +262,14 @@ fn health(
 ) -> Health {
     let mut reasons: Vec<String> = walls
         .iter()
-        .filter(|wall| wall.state != WallState::Up)
+        .filter(|wall| wall.state == WallState::Failed)
         .map(|wall| format!("{} is not up: {}", wall.hook, wall.detail))
         .collect();
+    for (name, agent) in &engine.agents {
+        for lack in engine.lacks(&agent.policy) {
+            reasons.push(format!("{name} requires {lack}"));
+        }
+    }
     if let Some(error) = &engine.last_error {
         reasons.push(format!("the last policy load failed: {error}"));
     }

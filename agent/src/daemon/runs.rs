@@ -19,6 +19,7 @@ use crate::{
         KernelError,
         cgroup::{self, RunCgroup},
         links::{ATTACHMENTS, LinkState, Place},
+        walls::{LsmWall, Standing},
     },
     policy::{Sandbox, Services, mode_str},
 };
@@ -59,7 +60,15 @@ pub(super) fn fallen(engine: &Engine) -> Vec<String> {
                 LinkState::Missing => Some(format!("{hook} is not attached")),
             }
         })
+        .chain(engine.kernel.walls().into_iter().filter_map(fallen_wall))
         .collect()
+}
+
+fn fallen_wall((wall, standing): (&LsmWall, Standing)) -> Option<String> {
+    match standing {
+        Standing::Failed(why) => Some(format!("{}: {why}", wall.name)),
+        Standing::Up | Standing::Missing(_) => None,
+    }
 }
 
 impl Engine {
@@ -110,6 +119,8 @@ impl Engine {
             Mode::Enforce => agent.policy.limits.open_files,
             Mode::Monitor => None,
         };
+        let policy = std::sync::Arc::clone(&agent.policy);
+        self.check_required(name, &policy, process.pid)?;
         let run = self.join(process, name, index).map_err(|error| {
             Problem::new(
                 Code::NotEnforceable,
@@ -170,6 +181,7 @@ impl Engine {
         let id = cgroup::id(&run.path)?;
         self.kernel.admit_run(id, index)?;
         self.clock_in(id, clock::now());
+        self.kernel.begin_run(id)?;
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
     }

@@ -17,6 +17,7 @@ use crate::{
     },
     gateway::{GatewayStats, Outcome},
     incident::IncidentKind,
+    kernel::links::ATTACHMENTS,
     leases::FailKind,
     metrics::{
         AgentSample, CacheSample, DnsSample, DnsVerdict, GateDrop, GateSample, GatewaySample,
@@ -72,6 +73,8 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         .enforcement
         .walls
         .iter()
+        // The others have no program each.
+        .filter(|wall| ATTACHMENTS.iter().any(|hook| hook.hook == wall.name))
         .map(|wall| (wall.name.clone(), u64::from(wall.state == WallState::Up)))
         .collect();
     snapshot.walls = status.enforcement.walls;

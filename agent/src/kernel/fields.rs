@@ -5,14 +5,16 @@
 
 use std::{fs, io};
 
-use btfparse::{Offset, Readable, TypeInformation};
+use std::collections::BTreeMap;
+
+use btfparse::{Offset, Readable, TypeInformation, TypeVariant};
 
 use super::KernelError;
 
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The places that the programs read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fields {
     /// `sk_buff.head`: the address of a packet's buffer.
     pub(super) skb_head: u64,
@@ -23,6 +25,84 @@ pub(super) struct Fields {
     pub(super) page_flags: u64,
     /// Bits of that byte by which a page may still be changed by who wrote it.
     pub(super) shared: u64,
+    /// What the walls of BPF LSM read, or why there can be none.
+    pub(super) walls: Result<WallFields, String>,
+}
+
+/// The places that the walls read, and the hooks that they stand at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WallFields {
+    /// Places, by the names of the programs' constants.
+    pub(super) places: Vec<(&'static str, u64)>,
+    /// Type id of the hook `bpf`, for a first try.
+    pub(super) first_hook: u32,
+}
+
+/// Constant, structure and field.
+const WALL_PLACES: [(&str, &str, &str); 21] = [
+    ("FILE_INODE", "file", "f_inode"),
+    ("FILE_MODE", "file", "f_mode"),
+    ("FILE_PRIVATE", "file", "private_data"),
+    ("INODE_MODE", "inode", "i_mode"),
+    ("INODE_SB", "inode", "i_sb"),
+    ("INODE_INO", "inode", "i_ino"),
+    ("SB_MAGIC", "super_block", "s_magic"),
+    ("SB_DEV", "super_block", "s_dev"),
+    ("SOCKET_SK", "socket", "sk"),
+    ("SOCK_FAMILY", "sock", "__sk_common.skc_family"),
+    // Kernels before 5.15 keep another thing there.
+    ("SOCK_CGROUP", "sock", "sk_cgrp_data.cgroup"),
+    ("UNIX_DENTRY", "unix_sock", "path.dentry"),
+    ("DENTRY_INODE", "dentry", "d_inode"),
+    ("DENTRY_PARENT", "dentry", "d_parent"),
+    ("CGROUP_SELF", "cgroup", "self"),
+    ("CSS_PARENT", "cgroup_subsys_state", "parent"),
+    ("CGROUP_KN", "cgroup", "kn"),
+    ("KN_ID", "kernfs_node", "id"),
+    ("TASK_CGROUPS", "task_struct", "cgroups"),
+    ("SET_CGROUP", "css_set", "dfl_cgrp"),
+    ("TASK_TGID", "task_struct", "tgid"),
+];
+
+impl WallFields {
+    fn of(types: &TypeInformation) -> Result<Self, String> {
+        // A name can be that of a function or a variable too, so structures are looked for
+        // among structures.
+        let mut structures: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        let mut first_hook = None;
+        for (id, kind) in types.get() {
+            match kind {
+                TypeVariant::Struct(found) => {
+                    let wanted = found.name().as_deref().and_then(|name| {
+                        let mut places = WALL_PLACES.iter();
+                        places.find(|(_, of, _)| *of == name).map(|(_, of, _)| *of)
+                    });
+                    if let Some(of) = wanted {
+                        structures.entry(of).or_default().push(*id);
+                    }
+                }
+                TypeVariant::Func(found) if found.name().as_deref() == Some("bpf_lsm_bpf") => {
+                    first_hook = Some(*id);
+                }
+                _ => {}
+            }
+        }
+        let first_hook = first_hook.ok_or("this kernel is built without CONFIG_BPF_LSM")?;
+        let place = |of: &str, field: &str| {
+            let ids = structures.get(of)?;
+            ids.iter().find_map(|id| match types.offset_of(*id, field) {
+                Ok((_, Offset::ByteOffset(at))) => Some(u64::from(at)),
+                _ => None,
+            })
+        };
+        let mut places = Vec::new();
+        for (constant, of, field) in WALL_PLACES {
+            let at = place(of, field)
+                .ok_or_else(|| format!("this kernel's type information has no {of}.{field}"))?;
+            places.push((constant, at));
+        }
+        Ok(Self { places, first_hook })
+    }
 }
 
 /// `SKBFL_ZEROCOPY_ENABLE`, `SKBFL_SHARED_FRAG`, `SKBFL_PURE_ZEROCOPY` and
@@ -73,6 +153,7 @@ impl Fields {
             skb_end: wanted("sk_buff", "end")?,
             page_flags,
             shared,
+            walls: WallFields::of(&types),
         })
     }
 }
@@ -85,6 +166,11 @@ mod tests {
     fn this_kernel_has_them_all() {
         let fields = Fields::look_up().expect("fields");
         assert!(fields.skb_head > fields.skb_end && fields.page_flags < 16);
+        let walls = fields.walls.expect("what the walls read");
+        assert_eq!(walls.places.len(), WALL_PLACES.len());
+        let at = |name| walls.places.iter().find(|(other, _)| *other == name);
+        assert_ne!(at("FILE_INODE"), at("FILE_MODE"));
+        assert_ne!(walls.first_hook, 0);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod steered;
 mod sys;
 pub mod tables;
 pub mod trial;
+pub mod walls;
 
 use std::{io, path::PathBuf};
 

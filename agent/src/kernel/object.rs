@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use agent_common::{
-    layout::{Bank, ISOLATED, MAX_AGENTS, Stats},
+    layout::{Bank, ISOLATED, MAX_AGENTS, SocketKey, Stats},
     verdict::Entry,
 };
 use aya::{
@@ -25,6 +25,7 @@ use super::{
         self, Entries, Exact, Image, Leased, Names, Prefix, Tables, absent_is_fine, is_full,
         write_entries,
     },
+    walls::{LsmWall, Standing, Walls},
 };
 use crate::policy::Change;
 
@@ -51,6 +52,8 @@ const MAPS: &[&str] = &[
     "BUCKETS",
     "SEQUENCE",
     "GATES6",
+    "STARTING",
+    "SOCKETS",
 ];
 
 /// How the events are throttled: by agent, reason and CPU. 0 a second turns it off.
@@ -72,6 +75,9 @@ pub struct Kernel {
     names: ArrayOfMaps<MapData, Names>,
     entries: ArrayOfMaps<MapData, Entries>,
     gates6: HashMap<MapData, u16, u32>,
+    starting: HashMap<MapData, u64, u32>,
+    sockets: HashMap<MapData, SocketKey, u32>,
+    walls: Walls,
     steered: ArrayOfMaps<MapData, steered::Table>,
     stats: PerCpuArray<MapData, Stats>,
     ring: Option<RingBuf<MapData>>,
@@ -112,7 +118,8 @@ impl Kernel {
         tables::pin_banks(&folder)?;
         let helpers = Helpers::probe()?;
         debug!(?helpers, "helpers");
-        let constants = Constants::new(throttle, helpers, Fields::look_up()?);
+        let fields = Fields::look_up()?;
+        let constants = Constants::new(throttle, helpers, &fields);
         let mut loader = constants.loader(VerifierLogLevel::STATS);
         for map in MAPS {
             loader.map_pin_path(map, folder.join(map));
@@ -124,6 +131,7 @@ impl Kernel {
             links::load(&mut ebpf, attachment)?;
             debug!(program = attachment.program, "loaded");
         }
+        let walls = Walls::load(&mut ebpf, &fields);
         let mut kernel = Self {
             slice_id: take(&mut ebpf, "SLICE")?,
             agents: take(&mut ebpf, "AGENTS")?,
@@ -135,6 +143,9 @@ impl Kernel {
             names: take(&mut ebpf, "NAMES")?,
             entries: take(&mut ebpf, "ENTRIES")?,
             gates6: take(&mut ebpf, "GATES6")?,
+            starting: take(&mut ebpf, "STARTING")?,
+            sockets: take(&mut ebpf, "SOCKETS")?,
+            walls,
             steered: take(&mut ebpf, "STEERED")?,
             stats: take(&mut ebpf, "STATS")?,
             ring: Some(take(&mut ebpf, "EVENTS")?),
@@ -179,6 +190,7 @@ impl Kernel {
                 Put::Updated => info!(hook = attachment.hook, "updated in place"),
             }
         }
+        self.walls.put(&self.ebpf, &self.pins);
         // No program uses maps of another layout any more.
         self.pins.remove_other_layouts()
     }
@@ -189,6 +201,58 @@ impl Kernel {
             .iter()
             .map(|attachment| (attachment.hook, links::state(&self.pins, attachment)))
             .collect()
+    }
+
+    /// How every wall of BPF LSM stands now.
+    pub fn walls(&self) -> Vec<(&'static LsmWall, Standing)> {
+        self.walls.standing(&self.pins)
+    }
+
+    /// Whether this kernel has walls of BPF LSM at all.
+    pub fn has_walls(&self) -> bool {
+        self.walls.absent().is_none()
+    }
+
+    /// A run is about to be set up in this cgroup: the walls do not hold for it until its first
+    /// program is executed.
+    pub fn begin_run(&mut self, cgroup: u64) -> Result<(), KernelError> {
+        match self.starting.insert(cgroup, 1, 0) {
+            // The walls, where there are any, hold for the launcher too, and it says so.
+            Err(e) if is_full(&e) => Ok(()),
+            other => other.map_err(KernelError::map("write to", "STARTING")),
+        }
+    }
+
+    /// From now on these sockets outside of it, and what is in these folders, are open to an
+    /// agent: device and inode of each, zeroes for all.
+    pub fn set_sockets(
+        &mut self,
+        agent: u32,
+        open: &BTreeSet<(u32, u64)>,
+    ) -> Result<(), KernelError> {
+        let map = "SOCKETS";
+        for (device, inode) in open {
+            let key = SocketKey {
+                agent,
+                device: *device,
+                inode: *inode,
+            };
+            match self.sockets.insert(key, 1, 0) {
+                // What there is no room for stays refused.
+                Err(e) if is_full(&e) => break,
+                other => other.map_err(KernelError::map("write to", map))?,
+            }
+        }
+        let gone: Vec<SocketKey> = self
+            .sockets
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.agent == agent && !open.contains(&(key.device, key.inode)))
+            .collect();
+        for key in gone {
+            absent_is_fine(self.sockets.remove(&key)).map_err(KernelError::map("write to", map))?;
+        }
+        Ok(())
     }
 
     /// What a hook's program does not learn on this kernel.
@@ -249,6 +313,9 @@ impl Kernel {
             .collect();
         for id in gone {
             absent_is_fine(self.runs.remove(&id)).map_err(KernelError::map("write to", "RUNS"))?;
+            // One in which nothing was ever executed.
+            absent_is_fine(self.starting.remove(&id))
+                .map_err(KernelError::map("write to", "STARTING"))?;
         }
         Ok(())
     }
@@ -490,15 +557,15 @@ impl Kernel {
 }
 
 /// The programs' constants, by the names in `agent-ebpf`.
-pub(super) struct Constants([(&'static str, u64); 8]);
+pub(super) struct Constants(Vec<(&'static str, u64)>);
 
 impl Constants {
-    pub(super) fn new(throttle: Throttle, helpers: Helpers, fields: Fields) -> Self {
+    pub(super) fn new(throttle: Throttle, helpers: Helpers, fields: &Fields) -> Self {
         let cost = match throttle.per_second {
             0 => 0,
             n => 1_000_000_000 / u64::from(n),
         };
-        Self([
+        let mut constants = vec![
             ("EVENT_COST_NS", cost),
             ("EVENT_BURST_NS", cost * u64::from(throttle.burst.max(1))),
             ("PACKET_HELPERS", helpers.packet),
@@ -507,7 +574,11 @@ impl Constants {
             ("SKB_END", fields.skb_end),
             ("PAGE_FLAGS", fields.page_flags),
             ("PAGE_SHARED", fields.shared),
-        ])
+        ];
+        if let Ok(walls) = &fields.walls {
+            constants.extend(&walls.places);
+        }
+        Self(constants)
     }
 
     /// A loader that sets them; `level` is how much the verifier writes about a program that

@@ -49,6 +49,12 @@ impl Pins {
         self.root.join("programs")
     }
 
+    /// Folder of the links of BPF LSM. Beside the others, because such a link cannot be given
+    /// another program: a new one takes its place.
+    pub fn walls(&self) -> PathBuf {
+        self.root.join("walls")
+    }
+
     /// Whether something is pinned.
     pub fn exist(&self) -> bool {
         self.links().is_dir()
@@ -69,7 +75,7 @@ impl Pins {
             )
             .map_err(|e| KernelError::path("mount a bpffs at", parent)(e.into()))?;
         }
-        for folder in [self.maps(), self.links(), self.programs()] {
+        for folder in [self.maps(), self.links(), self.walls(), self.programs()] {
             fs::create_dir_all(&folder).map_err(KernelError::path("create", &folder))?;
         }
         Ok(())
@@ -96,7 +102,7 @@ impl Pins {
     /// Removes everything that is pinned, links first: they go at once, and with the last
     /// reference the programs and maps.
     pub fn remove(&self) -> Result<(), KernelError> {
-        for folder in [self.links(), self.root.clone()] {
+        for folder in [self.walls(), self.links(), self.root.clone()] {
             match fs::remove_dir_all(&folder) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -9,7 +9,11 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::{KernelError, cgroup, trial::Trial};
+use super::{
+    KernelError, cgroup,
+    trial::Trial,
+    walls::{LsmWall, Standing},
+};
 use crate::{
     error::chain,
     launch::trial::{Outcome, Part},
@@ -64,11 +68,6 @@ pub fn probe(bpffs: &Path) -> Vec<Finding> {
             "programs on socket options (cgroup_sockopt)",
             ProgramType::CgroupSockopt,
             Grade::Required,
-        ),
-        (
-            "BPF LSM (for the walls of a later version)",
-            ProgramType::Lsm(aya::programs::LsmAttachType::Mac),
-            Grade::Missing,
         ),
     ] {
         findings.push(program(feature, kind, grade));
@@ -126,6 +125,34 @@ pub fn own_programs(trials: &Result<Vec<Trial>, KernelError>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What came of trying the walls of BPF LSM: a finding for each.
+pub fn lsm_walls(walls: &Result<Vec<(&'static LsmWall, Standing)>, KernelError>) -> Vec<Finding> {
+    const ADVICE: &str = "boot a kernel that has BPF LSM with `bpf` among the words of `lsm=`; programs that `exeat run` starts have the launcher's walls all the same";
+    let walls = match walls {
+        Ok(walls) => walls,
+        Err(error) => {
+            return vec![lacks(
+                "walls of BPF LSM",
+                Grade::Missing,
+                chain(error),
+                ADVICE,
+            )];
+        }
+    };
+    walls
+        .iter()
+        .map(|(wall, standing)| match standing {
+            Standing::Up => ok(wall.name, format!("can close {}", wall.closes)),
+            Standing::Missing(why) | Standing::Failed(why) => lacks(
+                wall.name,
+                Grade::Missing,
+                format!("leaves open {}: {why}", wall.closes),
+                ADVICE,
+            ),
+        })
+        .collect()
 }
 
 /// What came of hiding the machine's services from an ordinary user's program.
@@ -277,12 +304,6 @@ fn program(feature: &'static str, kind: ProgramType, grade: Grade) -> Finding {
             grade,
             "the kernel refuses programs of this type",
             "use a kernel with CONFIG_CGROUP_BPF and CONFIG_BPF_SYSCALL",
-        ),
-        Err(e) if grade == Grade::Missing => lacks(
-            feature,
-            grade,
-            format!("refused here: {}", chain(&e)),
-            "boot a kernel that has it with `lsm=…,bpf`; nothing of this version rests on it",
         ),
         Err(e) => lacks(
             feature,

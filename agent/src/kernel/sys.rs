@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 use nix::sys::resource::{Resource, setrlimit};
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
@@ -77,6 +77,32 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     attr.link_update.link_fd = link.as_raw_fd() as u32;
     attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// `BPF_PROG_LOAD`: whether the kernel takes a program of BPF LSM that does nothing, at the
+/// hook whose type has this id. It is gone when this returns.
+pub(super) fn lsm_loads(hook: u32) -> io::Result<()> {
+    /// `r0 = 0; exit` (`include/uapi/linux/bpf.h`, Documentation/bpf/standardization).
+    static NOTHING: [u64; 2] = [0xb7, 0x95];
+    let mut attr = zeroed();
+    // SAFETY: all bytes of the union are initialised, and every bit pattern of this member,
+    // which is integers, is a value.
+    let load = unsafe { &mut attr.__bindgen_anon_3 };
+    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_LSM as u32;
+    load.expected_attach_type = bpf_attach_type::BPF_LSM_MAC as u32;
+    load.attach_btf_id = hook;
+    load.insns = NOTHING.as_ptr() as u64;
+    load.insn_cnt = NOTHING.len() as u32;
+    load.license = c"GPL".as_ptr() as u64;
+    bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(drop)
+}
+
+/// `BPF_RAW_TRACEPOINT_OPEN`: attaches a program of BPF LSM to its hook; it stands as long as
+/// the link does.
+pub(super) fn lsm_attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
 }
 
 /// `BPF_OBJ_PIN`: pins at a path on a bpffs.

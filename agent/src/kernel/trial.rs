@@ -9,6 +9,7 @@ use super::{
     helpers::Helpers,
     links::{self, ATTACHMENTS, Place},
     object::{self, Constants, Throttle},
+    walls::{LsmWall, Standing, Walls},
 };
 
 /// What the kernel says of one program.
@@ -39,7 +40,8 @@ pub struct Trial {
 /// When no program can be tried: without privilege, or where a map cannot be made.
 pub fn programs() -> Result<Vec<Trial>, KernelError> {
     let helpers = Helpers::probe()?;
-    let mut ebpf = object(helpers, VerifierLogLevel::STATS)?;
+    let fields = Fields::look_up()?;
+    let mut ebpf = object(helpers, &fields, VerifierLogLevel::STATS)?;
     // Asked for only where a program is refused: every step of the verifier is a line.
     let mut telling = None;
     let mut trials = Vec::new();
@@ -64,7 +66,7 @@ pub fn programs() -> Result<Vec<Trial>, KernelError> {
                 });
                 let telling = match &mut telling {
                     Some(telling) => telling,
-                    none => none.insert(object(helpers, VerifierLogLevel::default())?),
+                    none => none.insert(object(helpers, &fields, VerifierLogLevel::default())?),
                 };
                 if let Err(KernelError::Program { source, .. }) = links::load(telling, attachment) {
                     trial.log = source.log().to_owned();
@@ -76,13 +78,23 @@ pub fn programs() -> Result<Vec<Trial>, KernelError> {
     Ok(trials)
 }
 
+/// Tries every wall of BPF LSM in the same way: how each would stand.
+///
+/// # Errors
+/// As [`programs`].
+pub fn walls() -> Result<Vec<(&'static LsmWall, Standing)>, KernelError> {
+    let fields = Fields::look_up()?;
+    let mut ebpf = object(Helpers::probe()?, &fields, VerifierLogLevel::STATS)?;
+    Ok(Walls::load(&mut ebpf, &fields).prospects())
+}
+
 /// The object with maps of its own.
-fn object(helpers: Helpers, level: VerifierLogLevel) -> Result<Ebpf, KernelError> {
+fn object(helpers: Helpers, fields: &Fields, level: VerifierLogLevel) -> Result<Ebpf, KernelError> {
     let quiet = Throttle {
         per_second: 0,
         burst: 0,
     };
-    Constants::new(quiet, helpers, Fields::look_up()?)
+    Constants::new(quiet, helpers, fields)
         .loader(level)
         .load(object::OBJECT)
         .map_err(|e| KernelError::Object(Box::new(e)))

@@ -16,10 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 mod gateway;
 mod inspect;
 mod limits;
+mod require;
 mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 pub use limits::{IoFile, LimitsFile};
+pub use require::RequireFile;
 pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
@@ -91,6 +93,8 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// Walls without which `exeat run` starts nothing; `exeat status --agent` lists them all.
+    pub require: Option<At<RequireFile>>,
     /// What the sandbox of `exeat run` leaves open, or `none` for no sandbox. Without it the
     /// sandbox is whole.
     pub sandbox: Option<At<SandboxFile>>,

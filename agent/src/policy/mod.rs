@@ -26,6 +26,7 @@ mod pattern;
 mod ports;
 mod providers;
 mod read;
+pub mod require;
 mod routes;
 mod rrtype;
 pub mod sandbox;

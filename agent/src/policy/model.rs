@@ -12,6 +12,7 @@ use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
+use super::require::Wall;
 use super::rrtype::type_name;
 use super::sandbox::Sandbox;
 use super::services::Services;
@@ -55,6 +56,8 @@ pub struct Policy {
     pub services: Services,
     /// At which doors its gateway waits.
     pub gateway: GatewayPolicy,
+    /// Walls without which `exeat run` starts nothing.
+    pub require: BTreeSet<Wall>,
     /// What its sandbox leaves open.
     pub sandbox: Sandbox,
     /// How much of the machine it may take.
@@ -387,6 +390,7 @@ struct Canonical<'a> {
     over_budget: &'static str,
     services: &'a Services,
     gateway: GatewayPolicy,
+    require: &'a BTreeSet<Wall>,
     sandbox: &'a Sandbox,
     limits: &'a Limits,
 }
@@ -438,6 +442,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
             gateway: policy.gateway,
+            require: &policy.require,
             sandbox: &policy.sandbox,
             limits: &policy.limits,
         };

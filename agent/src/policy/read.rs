@@ -14,6 +14,7 @@ mod dns;
 mod gateway;
 mod inspect;
 mod limits;
+mod require;
 mod sandbox;
 mod services;
 mod words;
@@ -21,7 +22,7 @@ use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits", "require",
 ];
 pub(crate) const LIMITS_KEYS: &[&str] =
     &["memory", "swap", "cpu", "pids", "io", "open_files", "time"];
@@ -200,6 +201,8 @@ impl Reader<'_> {
         });
         let services = fields.take("services");
         let services = services.and_then(|node| self.services(node));
+        let require = fields.take("require");
+        let require = require.and_then(|node| self.require(node));
         let gateway = fields.take("gateway").and_then(|node| {
             let at = node.at;
             let value = self.gateway(node, &what)?;
@@ -221,6 +224,7 @@ impl Reader<'_> {
             dns,
             services,
             gateway,
+            require,
             sandbox,
         })
     }

@@ -208,6 +208,12 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
+                    require: agent
+                        .value
+                        .require
+                        .iter()
+                        .flat_map(|require| require.value.0.iter().map(|wall| wall.value))
+                        .collect(),
                     sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
                 };
                 let said = &agent.value;

@@ -19,6 +19,7 @@ pub(super) const SUITES: [Suite; 23] = [
     suite("hello", true, 300),
     suite("verdict", true, 600),
     suite("attacks", true, 900),
+    suite("walls", false, 900),
     suite("tls", false, 1200),
     suite("gateway", false, 900),
     suite("world", false, 300),

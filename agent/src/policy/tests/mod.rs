@@ -6,6 +6,7 @@ mod gateway;
 mod inspect;
 mod limits;
 mod names;
+mod require;
 mod routes;
 mod rule_errors;
 mod sandbox;

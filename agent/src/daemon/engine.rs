@@ -85,11 +85,13 @@ pub(super) struct LoadFailures {
     pub(super) kernel: u64,
 }
 
-/// The ways out that lead through the daemon.
+/// The ways out that lead through the daemon, and of what is told.
 pub(super) struct Ways {
     pub(super) gates: Gates,
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
+    /// Where events go.
+    pub(super) hub: Arc<Hub>,
 }
 
 /// What is in force, and what it was made from.
@@ -153,9 +155,9 @@ impl Engine {
             gates,
             gateways,
             trust,
+            hub,
         }: Ways,
         directory: Arc<Directory>,
-        hub: Arc<Hub>,
         sandbox: bool,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {

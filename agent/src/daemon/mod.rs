@@ -247,9 +247,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             gates,
             gateways,
             trust: Trust::new(&config),
+            hub: Arc::clone(&hub),
         },
         Arc::clone(&directory),
-        Arc::clone(&hub),
         config.sandbox,
         names,
     )?;

@@ -87,7 +87,7 @@ const TIME_UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('
 pub fn bytes_text(n: u64) -> String {
     let whole = BYTE_UNITS
         .iter()
-        .filter(|(_, unit)| n >= *unit && n % unit == 0)
+        .filter(|(_, unit)| n >= *unit && n.is_multiple_of(*unit))
         .max_by_key(|(_, unit)| *unit);
     match whole {
         Some((word, unit)) => format!("{}{word}", n / unit),

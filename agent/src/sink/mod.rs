@@ -23,6 +23,10 @@ const FOLLOW_BUFFER: usize = 1024;
 const ALLOWED_PART: usize = 4;
 
 /// One line of the stream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is held behind an Arc, and most are the large one"
+)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// A flow.

@@ -116,9 +116,14 @@ impl Scene {
     /// A program in the sandbox, in the folder of the work.
     pub(crate) fn command(&self, argv: &[&str]) -> Command {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
-        let mut command = self.daemon.run_command(AGENT, self.uid, &argv);
+        let run = self.daemon.run_command(AGENT, self.uid, &argv);
+        // Entering the laptop's mount namespace leads to its root.
+        let mut command = self.world.laptop.command_as(self.uid, "/bin/sh");
         command
-            .current_dir(&self.project)
+            .args(["-c", "cd \"$0\" && exec \"$@\""])
+            .arg(&self.project)
+            .arg(run.get_program())
+            .args(run.get_args())
             .stdin(Stdio::null())
             .env("SSL_CERT_FILE", &self.authority)
             .env("GIT_SSL_CAINFO", &self.authority)

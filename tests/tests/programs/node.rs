@@ -55,10 +55,13 @@ fn npm_installs_a_package_and_its_script_reaches_nothing_else() {
     package(&scene);
     scene.write("package.json", r#"{"name": "work", "version": "1.0.0"}"#);
     let registry = format!("--registry=https://{HOST}/");
+    let authority = format!("--cafile={}", scene.authority.display());
     let mut words = vec![
         npm.as_str(),
         "install",
         &registry,
+        &authority,
+        "--fetch-retries=0",
         "--no-audit",
         "--no-fund",
         "--no-update-notifier",

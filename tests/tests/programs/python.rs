@@ -46,12 +46,16 @@ fn pip_installs_a_package_and_its_code_reaches_nothing_else() {
     let scene = Scene::new();
     package(&scene);
     let index = format!("https://{HOST}/simple/");
+    let authority = scene.authority.display().to_string();
     let target = scene.project.join("packages").display().to_string();
     scene.says(&[
         &python,
         "-m",
         "pip",
+        "--isolated",
         "--disable-pip-version-check",
+        "--cert",
+        &authority,
         "install",
         "--no-build-isolation",
         "--index-url",
@@ -75,9 +79,12 @@ fn pip_installs_a_package_and_its_code_reaches_nothing_else() {
         &python,
         "-m",
         "pip",
+        "--isolated",
         "--disable-pip-version-check",
-        "download",
+        "--cert",
+        &authority,
         "--retries=0",
+        "download",
         "--index-url",
         &format!("https://{OTHER}/simple/"),
         "greeting",

@@ -130,6 +130,8 @@ impl Scene {
             .env("NODE_EXTRA_CA_CERTS", &self.authority)
             .env("CARGO_HTTP_CAINFO", &self.authority)
             .env("PIP_CERT", &self.authority)
+            .env("REQUESTS_CA_BUNDLE", &self.authority)
+            .env("CURL_CA_BUNDLE", &self.authority)
             .env("GITHUB_TOKEN", "a secret of the environment")
             .env("PATH", "/usr/local/bin:/usr/bin:/bin");
         if self.uid != 0 {

@@ -476,15 +476,14 @@ impl Daemon {
     /// # Errors
     /// When it does not start, or does not become the agent.
     pub fn hold(&self, agent: &str) -> anyhow::Result<Holder> {
-        let argv = ["sleep", "600"].map(str::to_owned);
-        let holder = Holder(self.run_command(agent, PLAIN_USER, &argv).spawn()?);
+        let argv = ["/bin/sh", "-c", "echo; exec sleep 600"].map(str::to_owned);
+        let mut command = self.run_command(agent, PLAIN_USER, &argv);
+        let mut holder = Holder(command.stdout(Stdio::piped()).spawn()?);
         // It is moved before it is told so, and ends if it is never told: a test may kill the
         // daemon between the two.
-        let comm = format!("/proc/{}/comm", holder.0.id());
-        wait::until("a process of the agent", wait::patience(), || {
-            let text = std::fs::read_to_string(&comm).ok()?;
-            (text.trim_end() == "sleep").then_some(())
-        })?;
+        let mut line = holder.0.stdout.take().context("no standard output")?;
+        line.read_exact(&mut [0])
+            .context("the process of the agent ended")?;
         Ok(holder)
     }
 

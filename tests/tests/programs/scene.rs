@@ -111,8 +111,19 @@ impl Scene {
     /// A command of the agent's, in its project.
     pub(crate) fn command(&self, argv: &[&str]) -> Command {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
-        let mut command = self.daemon.run_command(AGENT, self.user, &argv);
-        command.current_dir(&self.project).env("HOME", &self.home);
+        let run = self.daemon.run_command(AGENT, self.user, &argv);
+        // Entering the laptop's mount namespace leads to its root.
+        let mut command = self.world.laptop.command_as(self.user, "/bin/sh");
+        command
+            .args(["-c", "cd \"$0\" && exec \"$@\""])
+            .arg(&self.project)
+            .arg(run.get_program())
+            .args(run.get_args())
+            .envs(
+                run.get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("HOME", &self.home);
         // Whoever runs the tests may have told programs things of their own.
         for (name, _) in std::env::vars() {
             let told = ["CARGO", "RUST", "PYENV", "npm_", "NPM_", "GIT_", "PIP_"];

@@ -9,6 +9,7 @@ mod error;
 pub mod flow;
 pub mod gateway;
 pub mod identity;
+pub mod incident;
 pub mod kernel;
 pub mod launch;
 pub mod leases;

@@ -184,6 +184,7 @@ impl From<ClientError> for Failure {
                 | Code::UnknownMethod
                 | Code::NoAgent
                 | Code::NotEnforceable
+                | Code::Identity
                 | Code::Busy
                 | Code::Internal
                 | Code::Unknown => Exit::Failed,

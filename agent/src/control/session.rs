@@ -127,8 +127,8 @@ impl Session {
                 let report = within(limit, handler.reload(&self.peer)).await;
                 report.and_then(|r| r).map(Response::Reload)
             }
-            Request::Run { agent } => {
-                let ticket = within(limit, handler.run(&self.peer, &agent)).await;
+            Request::Run { agent, program } => {
+                let ticket = within(limit, handler.run(&self.peer, &agent, &program)).await;
                 ticket.and_then(|r| r).map(Response::Run)
             }
         };

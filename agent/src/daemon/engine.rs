@@ -26,6 +26,7 @@ use crate::{
     control::protocol::ReloadReport,
     error::chain,
     gateway::ProxyError,
+    identity::Judged,
     incident::Incident,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name, Snapshot},
@@ -114,6 +115,8 @@ pub(super) struct Engine {
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
+    /// What runs were started from, by agent and run, where policies identify programs.
+    pub(super) programs: BTreeMap<(String, String), Vec<Judged>>,
     /// Where incidents go, and flows.
     pub(super) hub: Arc<Hub>,
     pub(super) keeper: Keeper,
@@ -154,6 +157,7 @@ impl Engine {
             agents: BTreeMap::new(),
             retired: BTreeMap::new(),
             admitted: BTreeMap::new(),
+            programs: BTreeMap::new(),
             owners: BTreeMap::new(),
             leases: Leases::new(leases)?,
             last_leases: None,

@@ -17,6 +17,8 @@ mod gateway_desk;
 mod gateway_records;
 mod gateways;
 mod handle;
+mod hold;
+mod identities;
 mod lookup;
 mod names;
 mod report;

@@ -178,6 +178,7 @@ impl Engine {
                 }
             }
         }
+        self.forget_programs();
         if let Err(error) = self.forget_runs() {
             warn!(
                 error = chain(&error),

@@ -123,7 +123,7 @@ fn measure_with(file: &File, known: &Mutex<Cache>) -> io::Result<Measured> {
     // Whoever changes it from now on leaves a later ctime; what was changed before is read.
     let begun = now()?;
     let quiet = keeps_times(file) && has_no_writer(file);
-    let sha256 = read(file)?;
+    let sha256 = read_with(file, |_| ())?;
     if self::version(file)? != version {
         return Err(io::Error::other("the file was changed while it was read"));
     }
@@ -146,7 +146,8 @@ fn version(file: &File) -> io::Result<Version> {
     Ok(Version::of(&metadata))
 }
 
-fn read(file: &File) -> io::Result<Sha256> {
+/// Reads a file from its beginning, and hands each piece on.
+pub(super) fn read_with(file: &File, mut each: impl FnMut(&[u8])) -> io::Result<Sha256> {
     let mut hash = sha2::Sha256::new();
     let mut chunk = vec![0; CHUNK];
     let mut offset = 0;
@@ -159,6 +160,7 @@ fn read(file: &File) -> io::Result<Sha256> {
             }
             Ok(length) => {
                 hash.update(&chunk[..length]);
+                each(&chunk[..length]);
                 offset += length as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

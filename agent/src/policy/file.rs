@@ -14,8 +14,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
+mod identity;
 mod inspect;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
+pub use identity::{DigestsFile, IdentityFile, KeysFile, PackagesFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 
 /// The only version of the policy language.
@@ -87,6 +89,8 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// Which programs may be started as the agent; not said: any.
+    pub identity: Option<At<IdentityFile>>,
 }
 
 /// Sockets of local services.

@@ -6,6 +6,7 @@ use super::dns::{Answers, DnsPolicy};
 use super::gateway::GatewayPolicy;
 use super::host::HostName;
 use super::http::{HTTP, Http};
+use super::identity::Identity;
 use super::inspect::Inspect;
 use super::name::AgentName;
 use super::names::NameRules;
@@ -53,6 +54,8 @@ pub struct Policy {
     pub services: Services,
     /// At which doors its gateway waits.
     pub gateway: GatewayPolicy,
+    /// Which programs may be started as it.
+    pub identity: Identity,
 }
 
 /// One rule.
@@ -381,6 +384,7 @@ struct Canonical<'a> {
     over_budget: &'static str,
     services: &'a Services,
     gateway: GatewayPolicy,
+    identity: &'a Identity,
 }
 
 #[derive(Serialize)]
@@ -430,6 +434,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
             gateway: policy.gateway,
+            identity: &policy.identity,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

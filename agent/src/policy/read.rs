@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 mod dns;
 mod gateway;
+mod identity;
 mod inspect;
 mod services;
 mod words;
@@ -19,7 +20,7 @@ use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "identity",
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
@@ -36,6 +37,7 @@ pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "rep
 pub(crate) const PROXY_KEYS: &[&str] = &["proxy", "ca", "certificate", "key", "credentials"];
 pub(crate) const GATEWAY_KEYS: &[&str] = &["listen"];
 pub(crate) const INSPECT_KEYS: &[&str] = &["requests", "strip", "max_body", "patterns", "pins"];
+pub(crate) const IDENTITY_KEYS: &[&str] = &["sha256", "package", "minisign", "all"];
 pub(crate) const REQUEST_KEYS: &[&str] = &["methods", "path"];
 pub(crate) const PATTERN_KEYS: &[&str] = &["name", "regex", "action"];
 
@@ -183,6 +185,8 @@ impl Reader<'_> {
             let value = self.gateway(node, &what)?;
             Some(At { value, at })
         });
+        let identity = fields.take("identity");
+        let identity = identity.and_then(|node| self.identity(node, &what));
         Some(AgentFile {
             mode,
             allow,
@@ -191,6 +195,7 @@ impl Reader<'_> {
             dns,
             services,
             gateway,
+            identity,
         })
     }
 

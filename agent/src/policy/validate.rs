@@ -22,9 +22,11 @@ use std::sync::Arc;
 mod dns;
 mod finish;
 mod gateway;
+mod identity;
 mod inspect;
 use dns::dns_policy;
 use gateway::gateway_policy;
+use identity::identity;
 
 /// The most characters of a reason: it travels with every event.
 pub(crate) const MAX_REASON: u32 = 256;
@@ -205,6 +207,7 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
+                    identity: identity(agent.value.identity.as_ref()),
                 };
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };
@@ -214,7 +217,11 @@ impl Validator<'_> {
                 });
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()
-                    .chain(about_services.into_iter().flatten());
+                    .chain(about_services.into_iter().flatten())
+                    .chain(agent.value.identity.as_ref().and_then(|identity| {
+                        let (at, message, help) = lint::identity(&policy, identity)?;
+                        Some((Place { file, at }, message, help))
+                    }));
                 for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);
                     self.report.warn(warning);

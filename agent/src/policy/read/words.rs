@@ -38,6 +38,11 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("headers", "strip"),
     ("max_size", "max_body"),
     ("dlp", "patterns"),
+    ("digest", "sha256"),
+    ("hash", "sha256"),
+    ("packages", "package"),
+    ("signature", "minisign"),
+    ("keys", "minisign"),
 ];
 
 /// What to write for a key instead of a word that is none of its words.

@@ -241,12 +241,17 @@ fn judge_all(
     Ok(found)
 }
 
-/// A script that may be changed after its interpreter was started and before it is read.
+/// A script that may be changed or replaced after its interpreter was started and before it
+/// is read.
 fn exposed(script: &Expected) -> Option<String> {
     use std::os::unix::fs::MetadataExt as _;
-    let metadata = std::fs::metadata(&script.path).ok()?;
-    let open = metadata.uid() != 0 || metadata.mode() & 0o022 != 0;
-    open.then(|| {
+    let others = |path: &std::path::Path| {
+        // Folders that everybody may write let only owners replace what is in them.
+        std::fs::symlink_metadata(path).is_ok_and(|found| {
+            found.uid() != 0 || (found.mode() & 0o022 != 0 && found.mode() & libc::S_ISVTX == 0)
+        })
+    };
+    script.path.ancestors().any(others).then(|| {
         format!(
             "{} is a script that others than root may change: it was checked when its interpreter was started, and the interpreter reads it after that",
             script.path.display()

@@ -185,6 +185,7 @@ impl From<ClientError> for Failure {
                 | Code::NoAgent
                 | Code::NotEnforceable
                 | Code::Frozen
+                | Code::Identity
                 | Code::Busy
                 | Code::Internal
                 | Code::Unknown => Exit::Failed,

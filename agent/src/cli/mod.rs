@@ -9,6 +9,7 @@ pub mod events;
 pub mod exit;
 pub mod explain;
 pub mod hold;
+pub mod identify;
 pub mod leases;
 pub mod man;
 pub mod output;
@@ -76,6 +77,8 @@ pub enum Command {
     /// Say what would happen to a flow, and which rule decides
     #[command(after_help = AFTER_EXPLAIN)]
     Explain(explain::ExplainArgs),
+    /// Say which program a file is: what the `identity` of a policy could say of it
+    Identify(identify::IdentifyArgs),
     /// Compile the policy anew and swap it in; a policy with an error changes nothing
     Reload(output::OutputArgs),
     /// Cut an agent off from the network, then stop it; it starts nothing until it is thawed
@@ -138,6 +141,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?
             .try_into(),
+        Command::Identify(args) => identify::run(args, out),
         Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,7 +12,8 @@ use clap::Args;
 use super::{Exit, Failure, finish, term::printable_lines};
 use crate::{
     config::Config,
-    control::{Client, ClientError, Request, Response, RunTicket},
+    control::{Client, ClientError, ProgramFile, Request, Response, RunTicket},
+    identity::script,
     launch::{self, Confinement, Given, standalone::Standalone},
     policy::{self, Sandbox},
 };
@@ -86,7 +88,7 @@ fn confine(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> 
         None => {
             let agent = args.agent.as_deref().unwrap_or_default();
             let config = Config::load(config)?;
-            ask(&config.socket_path(), agent).map_err(|error| match error {
+            ask(&config.socket_path(), agent, &args.command).map_err(|error| match error {
                 ClientError::NotRunning(_) => Failure::new(
                     Exit::RunFailed,
                     format!("{error}\n  or enforce a policy for this run alone: `sudo exeat run --policy FILE -- …`"),
@@ -97,14 +99,24 @@ fn confine(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> 
         Some(file) => {
             let agent = only_agent(file, args.agent.as_deref())?;
             let standalone = Standalone::start(file)?;
-            Ok(ask(&standalone.socket(), &agent)?)
+            Ok(ask(&standalone.socket(), &agent, &args.command)?)
         }
     }
 }
 
-fn ask(socket: &Path, agent: &str) -> Result<RunTicket, ClientError> {
+fn ask(socket: &Path, agent: &str, command: &[OsString]) -> Result<RunTicket, ClientError> {
+    // Open until it is answered: the daemon takes them over if it wants to know what they are.
+    let parts = script::parts(command.first().map(AsRef::as_ref).unwrap_or_default());
+    let parts = parts.unwrap_or_default();
     let request = Request::Run {
         agent: agent.to_owned(),
+        program: parts
+            .iter()
+            .map(|part| ProgramFile {
+                fd: part.file.as_raw_fd(),
+                starts: part.starts,
+            })
+            .collect(),
     };
     match Client::connect(socket)?.ask(&request)? {
         Response::Run(ticket) => Ok(ticket),

@@ -29,7 +29,7 @@ pub use client::{Client, ClientError};
 pub use dns::{DnsRecord, DnsRemoved, DnsReport};
 pub use peer::{CgroupReader, Peer, Standing};
 pub use protocol::{
-    Code, Lease, Problem, ProxyAddress, ReloadReport, Request, Response, RunTicket,
+    Code, Lease, Problem, ProgramFile, ProxyAddress, ReloadReport, Request, Response, RunTicket,
 };
 pub use server::{DaemonLock, Handler, Server, ServerCounts, StartError};
 pub use status::Status;

@@ -58,6 +58,10 @@ pub enum Request {
     Run {
         /// Name of the agent.
         agent: String,
+        /// The files of its command, which it has open, in order: a script, then its
+        /// interpreter. Empty where it cannot open them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        program: Vec<ProgramFile>,
     },
     /// Addresses that names stand for. For every local user.
     Leases {
@@ -149,6 +153,16 @@ impl Request {
         }
         serde_json::from_value(value).map_err(|e| bad(&e))
     }
+}
+
+/// A file of the command that the asking process is going to execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramFile {
+    /// The descriptor by which the asking process has it open for reading.
+    pub fd: i32,
+    /// Whether the kernel starts it; else it is a script of what follows.
+    pub starts: bool,
 }
 
 /// What comes back.
@@ -269,6 +283,8 @@ pub enum Code {
     NotEnforceable,
     /// The agent is frozen, and starts nothing.
     Frozen,
+    /// The program is not one that the policy identifies, or cannot be shown to be.
+    Identity,
     /// Too many connections, or the daemon took too long.
     Busy,
     /// The daemon failed.
@@ -429,7 +445,13 @@ mod tests {
                 limit: None,
             },
             Request::Reload {},
-            Request::Run { agent: "a".into() },
+            Request::Run {
+                agent: "a".into(),
+                program: vec![ProgramFile {
+                    fd: 3,
+                    starts: true,
+                }],
+            },
             Request::Leases { agent: None },
             Request::Dns {
                 agent: "a".into(),

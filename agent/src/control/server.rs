@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
-    Code, HoldReport, Holding, Lease, Problem, ReloadReport, Response, RunTicket,
+    Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RunTicket,
 };
 use super::session::Session;
 use super::status::Status;
@@ -53,10 +53,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Moves the peer into a new run of the agent, under its policy. The peer was shown not
     /// to be governed a moment ago; [`Peer::pidfd`] is the process, its number may not be.
+    /// `program` is what it says that it will execute.
     fn run(
         &self,
         peer: &Peer,
         agent: &str,
+        program: &[ProgramFile],
     ) -> impl Future<Output = Result<RunTicket, Problem>> + Send;
 
     /// Freezes, thaws or kills an agent. The peer is root.

@@ -131,8 +131,8 @@ impl Session {
             Request::Freeze { agent } => self.hold(handler, &agent, Holding::Frozen).await,
             Request::Thaw { agent } => self.hold(handler, &agent, Holding::Thawed).await,
             Request::Kill { agent } => self.hold(handler, &agent, Holding::Killed).await,
-            Request::Run { agent } => {
-                let ticket = within(limit, handler.run(&self.peer, &agent)).await;
+            Request::Run { agent, program } => {
+                let ticket = within(limit, handler.run(&self.peer, &agent, &program)).await;
                 ticket.and_then(|r| r).map(Response::Run)
             }
         };

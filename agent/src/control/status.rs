@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::Judged;
+
 /// Everything that `exeat status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -181,6 +183,9 @@ pub struct RunStatus {
     pub run: String,
     /// Live processes.
     pub processes: u32,
+    /// The files that it was started from, where the policy identifies programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Judged>,
 }
 
 /// How full a bounded thing is.
@@ -344,6 +349,7 @@ pub(crate) mod tests {
                 runs: vec![RunStatus {
                     run: "r1".into(),
                     processes: 2,
+                    programs: Vec::new(),
                 }],
                 leases: 6,
                 blocked: [("no_rule".to_owned(), blocked.into())].into(),

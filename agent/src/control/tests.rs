@@ -84,7 +84,12 @@ impl Handler for Fake {
         })
     }
 
-    async fn run(&self, peer: &Peer, agent: &str) -> Result<RunTicket, Problem> {
+    async fn run(
+        &self,
+        peer: &Peer,
+        agent: &str,
+        _: &[protocol::ProgramFile],
+    ) -> Result<RunTicket, Problem> {
         if agent == "slow" {
             std::future::pending::<()>().await;
         }
@@ -202,7 +207,10 @@ fn refusal(result: Result<Response, ClientError>) -> Problem {
 }
 
 fn run_request() -> Request {
-    Request::Run { agent: "a".into() }
+    Request::Run {
+        agent: "a".into(),
+        program: vec![],
+    }
 }
 
 fn follow() -> Request {
@@ -426,6 +434,7 @@ fn an_engine_that_hangs_is_reported() {
     let running = Running::start(limits, outside(), Fake::new(64));
     let slow = Request::Run {
         agent: "slow".into(),
+        program: vec![],
     };
     let mut client = running.client();
     assert_eq!(refusal(client.ask(&slow)).code, Code::Busy);

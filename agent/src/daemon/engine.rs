@@ -29,6 +29,7 @@ use crate::{
     control::protocol::ReloadReport,
     error::chain,
     gateway::ProxyError,
+    identity::Judged,
     incident::Incident,
     kernel::{Kernel, KernelError, limits::Unmet},
     leases::{LeaseConfig, Leases, Name, Snapshot},
@@ -127,6 +128,8 @@ pub(super) struct Engine {
     pub(super) unmet: BTreeMap<String, Vec<Unmet>>,
     /// The agents that are frozen, and since when.
     pub(super) held: Held,
+    /// What runs were started from, by agent and run, where policies identify programs.
+    pub(super) programs: BTreeMap<(String, String), Vec<Judged>>,
     /// Where incidents go, and flows.
     pub(super) hub: Arc<Hub>,
     pub(super) keeper: Keeper,
@@ -173,6 +176,7 @@ impl Engine {
             agents: BTreeMap::new(),
             retired: BTreeMap::new(),
             admitted: BTreeMap::new(),
+            programs: BTreeMap::new(),
             owners: BTreeMap::new(),
             leases: Leases::new(leases)?,
             last_leases: None,

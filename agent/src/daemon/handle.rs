@@ -7,11 +7,11 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Shared, engine::EngineError, hold, lookup, report, runs::Candidate};
+use super::{Shared, engine::EngineError, hold, identities, lookup, report, runs::Candidate};
 use crate::{
     control::{
         DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
-        protocol::{Code, HoldReport, Holding},
+        protocol::{Code, HoldReport, Holding, ProgramFile},
     },
     dns::clock,
     error::chain,
@@ -101,12 +101,28 @@ impl Handler for Handle {
         })
     }
 
-    async fn run(&self, peer: &Peer, agent: &str) -> Result<RunTicket, Problem> {
+    async fn run(
+        &self,
+        peer: &Peer,
+        agent: &str,
+        program: &[ProgramFile],
+    ) -> Result<RunTicket, Problem> {
         let candidate = Candidate {
             pid: peer.pid(),
             pidfd: peer.pidfd(),
         };
-        let result = self.shared.with(|engine| engine.run(&candidate, agent));
+        let result = match identities::admit(&self.shared, peer, agent, program).await {
+            Err(problem) => Err(problem),
+            Ok(admitted) => {
+                let moved = self.shared.with(|engine| engine.run(&candidate, agent));
+                moved.map(|mut ticket| {
+                    if let Some(admitted) = admitted {
+                        admitted.join(&self.shared, &mut ticket);
+                    }
+                    ticket
+                })
+            }
+        };
         let count = match &result {
             Ok(_) => &self.shared.launches.ok,
             Err(_) => &self.shared.launches.refused,

@@ -8,6 +8,7 @@
 //! daemon ends: only `exeat teardown` does that.
 
 mod agents;
+mod arrest;
 mod containers;
 mod directory;
 mod engine;
@@ -18,6 +19,7 @@ mod gateway_records;
 mod gateways;
 mod handle;
 mod hold;
+mod identities;
 mod limits;
 mod lookup;
 mod names;

@@ -133,7 +133,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         mode: mode_str(agent.policy.mode).to_owned(),
         generation: agent.generation,
         rules: agent.policy.rules.len() as u32,
-        runs: runs(&cgroup),
+        runs: runs(engine, name, &cgroup),
         cgroup,
         leases: agent.leases() as u32,
         blocked: blocked(&stats),
@@ -147,7 +147,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
     }
 }
 
-fn runs(cgroup: &std::path::Path) -> Vec<RunStatus> {
+fn runs(engine: &Engine, agent: &str, cgroup: &std::path::Path) -> Vec<RunStatus> {
     let Ok(entries) = fs::read_dir(cgroup) else {
         return Vec::new();
     };
@@ -159,8 +159,15 @@ fn runs(cgroup: &std::path::Path) -> Vec<RunStatus> {
             processes: fs::read_to_string(entry.path().join("cgroup.procs"))
                 .map(|text| text.lines().count() as u32)
                 .unwrap_or(0),
+            programs: Vec::new(),
         })
         .filter(|run| run.processes > 0)
+        .map(|run| RunStatus {
+            programs: (engine.programs.get(&(agent.to_owned(), run.run.clone())))
+                .cloned()
+                .unwrap_or_default(),
+            ..run
+        })
         .collect();
     runs.sort_by(|a, b| a.run.cmp(&b.run));
     runs

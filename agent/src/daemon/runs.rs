@@ -213,6 +213,7 @@ impl Engine {
                 }
             }
         }
+        self.forget_programs();
         if let Err(error) = self.forget_runs() {
             warn!(
                 error = chain(&error),

@@ -14,11 +14,13 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
+mod identity;
 mod inspect;
 mod limits;
 mod require;
 mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
+pub use identity::{DigestsFile, IdentityFile, KeysFile, PackagesFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 pub use limits::{IoFile, LimitsFile};
 pub use require::RequireFile;
@@ -100,6 +102,8 @@ pub struct AgentFile {
     pub sandbox: Option<At<SandboxFile>>,
     /// How much of the machine the agent may take, all of its runs together.
     pub limits: Option<At<LimitsFile>>,
+    /// Which programs may be started as the agent; not said: any.
+    pub identity: Option<At<IdentityFile>>,
 }
 
 /// Sockets of local services.

@@ -1,7 +1,7 @@
 //! What may be written but is probably a mistake.
 
 use super::diagnostic::Pos;
-use super::file::{At, ServicesFile};
+use super::file::{At, IdentityFile, ServicesFile};
 use super::host::HostName;
 use super::http::{HTTP, Http};
 use super::model::{Policy, Rule, RuleProtocol, Selector};
@@ -170,6 +170,35 @@ pub(crate) fn services(policy: &Policy, services: &At<ServicesFile>) -> Vec<(Pos
             })
             .collect(),
     }
+}
+
+/// Place, message and help of what is said about programs and does not do what it seems to.
+pub(crate) fn identity(
+    policy: &Policy,
+    identity: &At<IdentityFile>,
+) -> Option<(Pos, String, String)> {
+    if policy.mode == Mode::Monitor {
+        return Some((
+            identity.at,
+            format!(
+                "agent `{}` is in monitor mode: a program that is another one is told of, and runs",
+                policy.name
+            ),
+            "write `mode: enforce` when it is not to start".to_owned(),
+        ));
+    }
+    let any = identity.value.package.as_ref()?;
+    let any = any.value.0.iter().find(|package| package.value == "*")?;
+    (!policy.identity.all).then(|| {
+        (
+            any.at,
+            format!(
+                "every unchanged file of every package may be started as agent `{}`, shells and interpreters too",
+                policy.name
+            ),
+            "name the packages of its programs, or add what else must hold and `all: true`".to_owned(),
+        )
+    })
 }
 
 /// What to do about a rule for a host that lets out TLS or plain HTTP by the address alone, on

@@ -6,6 +6,7 @@ use super::dns::{Answers, DnsPolicy};
 use super::gateway::GatewayPolicy;
 use super::host::HostName;
 use super::http::{HTTP, Http};
+use super::identity::Identity;
 use super::inspect::Inspect;
 use super::limits::Limits;
 use super::name::AgentName;
@@ -62,6 +63,8 @@ pub struct Policy {
     pub sandbox: Sandbox,
     /// How much of the machine it may take.
     pub limits: Limits,
+    /// Which programs may be started as it.
+    pub identity: Identity,
 }
 
 /// One rule.
@@ -393,6 +396,7 @@ struct Canonical<'a> {
     require: &'a BTreeSet<Wall>,
     sandbox: &'a Sandbox,
     limits: &'a Limits,
+    identity: &'a Identity,
 }
 
 #[derive(Serialize)]
@@ -445,6 +449,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             require: &policy.require,
             sandbox: &policy.sandbox,
             limits: &policy.limits,
+            identity: &policy.identity,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 mod dns;
 mod gateway;
+mod identity;
 mod inspect;
 mod limits;
 mod require;
@@ -22,7 +23,8 @@ use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits", "require",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits",
+    "require", "identity",
 ];
 pub(crate) const LIMITS_KEYS: &[&str] =
     &["memory", "swap", "cpu", "pids", "io", "open_files", "time"];
@@ -42,6 +44,7 @@ pub(crate) const BUDGET_KEYS: &[&str] = &["names", "bytes", "entropy_bits", "rep
 pub(crate) const PROXY_KEYS: &[&str] = &["proxy", "ca", "certificate", "key", "credentials"];
 pub(crate) const GATEWAY_KEYS: &[&str] = &["listen"];
 pub(crate) const INSPECT_KEYS: &[&str] = &["requests", "strip", "max_body", "patterns", "pins"];
+pub(crate) const IDENTITY_KEYS: &[&str] = &["sha256", "package", "minisign", "all"];
 pub(crate) const REQUEST_KEYS: &[&str] = &["methods", "path"];
 pub(crate) const PATTERN_KEYS: &[&str] = &["name", "regex", "action"];
 pub(crate) const SANDBOX_KEYS: &[&str] = &[
@@ -215,6 +218,8 @@ impl Reader<'_> {
             let value = self.limits(node, &what)?;
             Some(At { value, at })
         });
+        let identity = fields.take("identity");
+        let identity = identity.and_then(|node| self.identity(node, &what));
         Some(AgentFile {
             limits,
             mode,
@@ -226,6 +231,7 @@ impl Reader<'_> {
             gateway,
             require,
             sandbox,
+            identity,
         })
     }
 

@@ -99,8 +99,10 @@ mod tests {
         assert_eq!(keys(&defs["request"]), known(read::REQUEST_KEYS));
         assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         assert_eq!(keys(&defs["openings"]), known(read::SANDBOX_KEYS));
+        assert_eq!(keys(&defs["identity"]), known(read::IDENTITY_KEYS));
         for node in [
             &schema,
+            &defs["identity"],
             &defs["agent"],
             &defs["rule"],
             &defs["listen_rule"],
@@ -123,6 +125,7 @@ mod tests {
         assert_eq!(defs["proxy"]["required"], serde_json::json!(["proxy"]));
         for optional in [
             "agent", "rule", "dns", "budget", "gateway", "inspect", "request", "openings",
+            "identity",
         ] {
             assert!(defs[optional].get("required").is_none(), "{optional}");
         }

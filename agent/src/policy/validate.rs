@@ -22,11 +22,13 @@ use std::sync::Arc;
 mod dns;
 mod finish;
 mod gateway;
+mod identity;
 mod inspect;
 mod limits;
 mod sandbox;
 use dns::dns_policy;
 use gateway::gateway_policy;
+use identity::identity;
 
 /// The most characters of a reason: it travels with every event.
 pub(crate) const MAX_REASON: u32 = 256;
@@ -215,11 +217,13 @@ impl Validator<'_> {
                         .flat_map(|require| require.value.0.iter().map(|wall| wall.value))
                         .collect(),
                     sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
+                    identity: identity(agent.value.identity.as_ref()),
                 };
                 let said = &agent.value;
                 let about_services = said.services.iter();
                 let about_limits = said.limits.iter();
                 let about_sandbox = said.sandbox.iter();
+                let about_identity = said.identity.iter();
                 let of_the_agent = std::iter::empty()
                     .chain(
                         about_limits.flat_map(|limits| {
@@ -228,6 +232,7 @@ impl Validator<'_> {
                     )
                     .chain(about_services.flat_map(|services| lint::services(&policy, services)))
                     .chain(about_sandbox.flat_map(|sandbox| lint::sandbox(&policy, sandbox)))
+                    .chain(about_identity.filter_map(|identity| lint::identity(&policy, identity)))
                     .map(|(at, message, help)| (Place { file, at }, message, help));
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()

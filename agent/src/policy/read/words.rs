@@ -46,6 +46,11 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("nofile", "open_files"),
     ("timeout", "time"),
     ("disk", "io"),
+    ("digest", "sha256"),
+    ("hash", "sha256"),
+    ("packages", "package"),
+    ("signature", "minisign"),
+    ("keys", "minisign"),
 ];
 
 /// What to write for a key instead of a word that is none of its words.

@@ -3,6 +3,7 @@ mod errors;
 mod files;
 mod fuzz;
 mod gateway;
+mod identity;
 mod inspect;
 mod limits;
 mod names;

@@ -198,6 +198,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         require: Default::default(),
         gateway: Default::default(),
         sandbox: Default::default(),
+        identity: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

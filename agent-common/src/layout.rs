@@ -13,7 +13,7 @@ use crate::{
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;
@@ -44,6 +44,13 @@ pub const MAX_STEERED: u32 = 2048;
 pub const SLICE_LEVEL: i32 = 1;
 /// See [`SLICE_LEVEL`].
 pub const AGENT_LEVEL: i32 = 2;
+
+/// The most cgroups outside the slice that are governed where they are.
+pub const MAX_ADOPTED: u32 = 1024;
+
+/// How deep below the cgroup2 root such a cgroup may lie: the programs look for no deeper one.
+/// `LEVELS` has a bit for each level that one lies at.
+pub const MAX_ADOPTED_LEVEL: u32 = 15;
 
 /// The IPv4 range (127.64.0.0/16, host order) from which every agent gets a gate
 /// address of its own: `127.64.0.0 + index + 1`. The gate knows the agent by the

@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
 mod inspect;
+mod matching;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
+pub use matching::{MatchFile, SelectorFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 
 /// The only version of the policy language.
@@ -87,6 +89,9 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// Programs and cgroups that are the agent's, however they were started.
+    #[schemars(default, rename = "match")]
+    pub matching: MatchFile,
 }
 
 /// Sockets of local services.

@@ -4,6 +4,8 @@ use super::diagnostic::Pos;
 use super::file::{At, ServicesFile};
 use super::host::HostName;
 use super::http::{HTTP, Http};
+use super::matching::MatchBy;
+use super::name::AgentName;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
 use super::pattern::HostPattern;
 use super::ports::{self, PortRange};
@@ -167,6 +169,42 @@ pub(crate) fn services(policy: &Policy, services: &At<ServicesFile>) -> Vec<(Pos
             })
             .collect(),
     }
+}
+
+/// Place, message and help of every selector that another one comes before, so that it has
+/// nothing left to match.
+pub(crate) fn matching(
+    selectors: &[(AgentName, MatchBy, Place)],
+) -> Vec<(Place, String, &'static str)> {
+    let mut warnings = Vec::new();
+    for (number, (agent, selector, place)) in selectors.iter().enumerate() {
+        let before = selectors.iter().enumerate().find(|(other, found)| {
+            let (winner, first, _) = found;
+            // Of one agent only the same thing twice is worth a word.
+            match winner == agent {
+                true => first == selector && *other < number,
+                false => winner < agent && first.covers(selector),
+            }
+        });
+        let Some((_, (winner, first, _))) = before else {
+            continue;
+        };
+        match winner == agent {
+            true => warnings.push((
+                *place,
+                format!("`{selector}` is written twice for agent `{agent}`"),
+                "remove one of them",
+            )),
+            false => warnings.push((
+                *place,
+                format!(
+                    "`{selector}` of agent `{agent}` never matches: `{first}` of agent `{winner}` comes first, by its name"
+                ),
+                "keep one of them, or give the agent that is meant the name that comes first",
+            )),
+        }
+    }
+    warnings
 }
 
 /// What to do about a rule for a host that lets out TLS or plain HTTP by the address alone, on

@@ -7,6 +7,7 @@ use super::gateway::GatewayPolicy;
 use super::host::HostName;
 use super::http::{HTTP, Http};
 use super::inspect::Inspect;
+use super::matching::MatchBy;
 use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
@@ -53,6 +54,8 @@ pub struct Policy {
     pub services: Services,
     /// At which doors its gateway waits.
     pub gateway: GatewayPolicy,
+    /// What is the agent's, however it was started; each once, in order.
+    pub matching: BTreeSet<MatchBy>,
 }
 
 /// One rule.
@@ -381,6 +384,7 @@ struct Canonical<'a> {
     over_budget: &'static str,
     services: &'a Services,
     gateway: GatewayPolicy,
+    matching: &'a BTreeSet<MatchBy>,
 }
 
 #[derive(Serialize)]
@@ -430,6 +434,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
             gateway: policy.gateway,
+            matching: &policy.matching,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

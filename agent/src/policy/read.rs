@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 mod dns;
 mod gateway;
 mod inspect;
+mod matching;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "match",
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
@@ -183,7 +184,10 @@ impl Reader<'_> {
             let value = self.gateway(node, &what)?;
             Some(At { value, at })
         });
+        let matching = fields.take("match");
+        let matching = matching.map_or_else(Vec::new, |node| self.matching(node, &what));
         Some(AgentFile {
+            matching,
             mode,
             allow,
             deny,

@@ -164,6 +164,7 @@ impl Validator<'_> {
     fn agents(&mut self) -> BTreeMap<AgentName, Policy> {
         let mut agents: BTreeMap<AgentName, Policy> = BTreeMap::new();
         let mut places: BTreeMap<&str, Place> = BTreeMap::new();
+        let mut selectors = Vec::new();
         for (file, parsed) in self.files.iter().enumerate() {
             for (name, agent) in &parsed.file.agents {
                 let place = Place { file, at: agent.at };
@@ -205,7 +206,20 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
+                    matching: agent
+                        .value
+                        .matching
+                        .iter()
+                        .map(|selector| selector.value.0.clone())
+                        .collect(),
                 };
+                for selector in &agent.value.matching {
+                    let at = Place {
+                        file,
+                        at: selector.at,
+                    };
+                    selectors.push((name.clone(), selector.value.0.clone(), at));
+                }
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };
                     lint::services(&policy, services)
@@ -221,6 +235,10 @@ impl Validator<'_> {
                 }
                 agents.entry(name).or_insert(policy);
             }
+        }
+        for (place, message, help) in lint::matching(&selectors) {
+            let warning = self.diagnostic(place, message, help);
+            self.report.warn(warning);
         }
         agents
     }

@@ -4,6 +4,7 @@ mod files;
 mod fuzz;
 mod gateway;
 mod inspect;
+mod matching;
 mod names;
 mod routes;
 mod rule_errors;

@@ -8,6 +8,7 @@ pub mod dns;
 mod error;
 pub mod flow;
 pub mod gateway;
+pub mod incident;
 pub mod kernel;
 pub mod launch;
 pub mod leases;

@@ -11,19 +11,19 @@ use crate::control::protocol::{DEFAULT_LIMIT, LossCause};
 use crate::control::{Client, ClientError, Request, Response};
 use crate::flow::FlowRecord;
 
-/// Show refused flows, the newest last
+/// Show refused flows and incidents, the newest last
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args)]
 pub struct EventsArgs {
     /// Go on with what happens from now on, until interrupted
     #[arg(short, long)]
     pub follow: bool,
-    /// Only flows of this agent
+    /// Only those of this agent
     #[arg(long, value_name = "NAME")]
     pub agent: Option<String>,
-    /// Only flows after this number (`seq` in JSON)
+    /// Only those after this number (`seq` in JSON)
     #[arg(long, value_name = "SEQ")]
     pub since_seq: Option<u64>,
-    /// At most so many past flows
+    /// At most so many past ones
     #[arg(short = 'n', long, value_name = "N", default_value_t = DEFAULT_LIMIT)]
     pub limit: u32,
     /// Text or JSON lines.
@@ -54,6 +54,14 @@ pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
             // Losses and the last number are for programs too: see `type`.
             (Format::Json, _) => print_json_line(&answer)?,
             (Format::Text, Response::Flow(record)) => print(&text(record, style, &zone))?,
+            (Format::Text, Response::Incident(incident)) => {
+                print(&coloured(
+                    incident.line(&zone),
+                    incident.kind.as_str(),
+                    style,
+                    Tone::Warn,
+                ))?;
+            }
             (Format::Text, Response::Lost { records, cause }) => {
                 eprintln!("exeat: {}", loss(*records, *cause));
             }
@@ -80,9 +88,11 @@ fn text(record: &FlowRecord, style: Style, zone: &TimeZone) -> String {
         crate::flow::FlowVerdict::WouldDeny => Tone::Warn,
         crate::flow::FlowVerdict::Allow => Tone::Good,
     };
-    let word = record.verdict.as_str();
-    let line = record.line(zone);
-    // The line has two spaces on either side of the verdict, and nowhere before it.
+    coloured(record.line(zone), record.verdict.as_str(), style, tone)
+}
+
+/// The line with its word in colour: it has two spaces on either side of it, and nowhere before.
+fn coloured(line: String, word: &str, style: Style, tone: Tone) -> String {
     let coloured = format!("  {}  ", style.paint(tone, word));
     format!("{}\n", line.replacen(&format!("  {word}  "), &coloured, 1))
 }

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
+use crate::incident::Incident;
 use crate::policy::Services;
+use crate::sink::Record;
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
 pub const VERSION: u32 = 1;
@@ -34,7 +36,8 @@ pub const DEFAULT_LIMIT: u32 = 100;
 pub enum Request {
     /// The daemon's [`Status`]. For every local user.
     Status {},
-    /// Recent refused flows. A user who does not administer sees those of own processes.
+    /// Recent refused flows and incidents. A user who does not administer sees those of own
+    /// processes.
     Events {
         /// Stay, and send what happens from now on.
         #[serde(default)]
@@ -139,6 +142,8 @@ pub enum Response {
     Status(Box<Status>),
     /// To `events`: one record.
     Flow(Box<FlowRecord>),
+    /// To `events`: one incident.
+    Incident(Box<Incident>),
     /// To `events`: records that this reader does not get.
     Lost {
         /// How many, of every agent and user.
@@ -165,6 +170,15 @@ pub enum Response {
     Dns(Box<DnsReport>),
     /// To anything.
     Error(Problem),
+}
+
+impl From<&Record> for Response {
+    fn from(record: &Record) -> Self {
+        match record {
+            Record::Flow(flow) => Self::Flow(Box::new(flow.clone())),
+            Record::Incident(incident) => Self::Incident(Box::new(incident.clone())),
+        }
+    }
 }
 
 /// Why a reader of events does not get some.

@@ -163,8 +163,7 @@ impl Session {
             .await?;
         }
         for record in &page.records {
-            self.send(&Response::Flow(Box::new((**record).clone())))
-                .await?;
+            self.send(&Response::from(&**record)).await?;
         }
         if !follow {
             return self.send(&Response::End { last_seq }).await;
@@ -185,9 +184,9 @@ impl Session {
                 _ = tick.tick() => self.rules.admit(&self.peer)?,
                 record = live.recv() => match record {
                     Ok(record) => {
-                        last_seq = record.seq;
+                        last_seq = record.seq();
                         if filter.admits(&record) {
-                            self.send(&Response::Flow(Box::new((*record).clone()))).await?;
+                            self.send(&Response::from(&*record)).await?;
                         }
                     }
                     Err(RecvError::Lagged(records)) => {

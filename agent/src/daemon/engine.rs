@@ -26,9 +26,11 @@ use crate::{
     control::protocol::ReloadReport,
     error::chain,
     gateway::ProxyError,
+    incident::Incident,
     kernel::{Kernel, KernelError},
     leases::{LeaseConfig, Leases, Name, Snapshot},
     policy::{self, Policy, PolicyErrors, PolicySet},
+    sink::Hub,
 };
 
 /// Why a policy was not put in force.
@@ -112,6 +114,8 @@ pub(super) struct Engine {
     pub(super) gateways: Gateways,
     pub(super) trust: Trust,
     pub(super) directory: Arc<Directory>,
+    /// Where incidents go, and flows.
+    pub(super) hub: Arc<Hub>,
     pub(super) keeper: Keeper,
     pub(super) last: State,
     pub(super) generation: u32,
@@ -138,6 +142,7 @@ impl Engine {
             trust,
         }: Ways,
         directory: Arc<Directory>,
+        hub: Arc<Hub>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
@@ -159,6 +164,7 @@ impl Engine {
             gateways,
             trust,
             directory,
+            hub,
             keeper,
             generation,
             last,
@@ -377,6 +383,11 @@ impl Engine {
                 self.gateways.close(index);
             }
         }
+    }
+
+    /// Tells of an incident.
+    pub(super) fn incident(&self, incident: Incident) {
+        self.hub.incident(incident);
     }
 
     /// The agent of an index.

@@ -16,6 +16,7 @@ use crate::{
         stats::{GateStats, Transport, UpstreamStats},
     },
     gateway::{GatewayStats, Outcome},
+    incident::IncidentKind,
     leases::FailKind,
     metrics::{
         AgentSample, CacheSample, DnsSample, DnsVerdict, GateDrop, GateSample, GatewaySample,
@@ -80,6 +81,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
 fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
     let gates: BTreeMap<u32, _> = shared.dns.gates().into_iter().collect();
     let gateways: BTreeMap<u32, _> = engine.gateways.stats().collect();
+    let mut incidents = shared.hub.incidents();
     let mut samples: Vec<AgentSample> = engine
         .agents
         .iter()
@@ -88,6 +90,7 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
                 name: name.clone(),
                 stats: engine.kernel.stats(agent.index).unwrap_or_default(),
                 leases: agent.leases() as u64,
+                incidents: incidents.remove(name).unwrap_or_default(),
                 ..AgentSample::default()
             };
             if let Some(counts) = gates.get(&agent.index) {
@@ -99,8 +102,14 @@ fn agents(shared: &Shared, engine: &Engine) -> Vec<AgentSample> {
             sample
         })
         .collect();
+    // Of nobody, or of an agent that the policy does not have any more.
+    let mut rest = [0; IncidentKind::COUNT];
+    for (sum, kind) in rest.iter_mut().zip(IncidentKind::ALL) {
+        *sum = incidents.values().map(|counts| counts[kind.index()]).sum();
+    }
     samples.push(AgentSample {
         name: UNKNOWN.to_owned(),
+        incidents: rest,
         stats: engine.kernel.stats(NO_AGENT).unwrap_or_default(),
         ..AgentSample::default()
     });

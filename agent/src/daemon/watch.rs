@@ -337,7 +337,10 @@ mod tests {
         cancel.cancel();
         task.await.expect("no panic");
         let page = hub.read(&crate::sink::Filter::default(), None, usize::MAX);
-        page.records.iter().map(|r| FlowRecord::clone(r)).collect()
+        page.records
+            .iter()
+            .filter_map(|r| r.flow().cloned())
+            .collect()
     }
 
     const FREE: Throttle = Throttle {

@@ -27,7 +27,10 @@ pub use snapshot::{
     RuleKind, Snapshot, UpstreamFailure,
 };
 
+pub(crate) use snapshot::labels;
+
 use crate::control::status::WallState;
+use crate::incident::IncidentKind;
 
 /// The page's text.
 pub fn encode(snapshot: &Snapshot) -> Result<String> {
@@ -107,6 +110,11 @@ fn agents(r: &Builder, s: &Snapshot) -> Result<()> {
         "Bytes let out, IP header included.",
         &["agent"],
     )?;
+    let incidents = r.counter(
+        "exeat_incidents_total",
+        "Incidents since the daemon started, by what happened.",
+        &["agent", "kind"],
+    )?;
     let leases = r.gauge(
         "exeat_leases",
         "Addresses that names stand for now.",
@@ -131,6 +139,11 @@ fn agents(r: &Builder, s: &Snapshot) -> Result<()> {
                 .inc_by(a.stats.allowed[slot]);
         }
         sent.with_label_values(&[name]).inc_by(a.stats.sent_bytes);
+        for kind in IncidentKind::ALL {
+            incidents
+                .with_label_values(&[name, kind.as_str()])
+                .inc_by(a.incidents[kind.index()]);
+        }
         leases.with_label_values(&[name]).set(gauge(a.leases));
         throttled
             .with_label_values(&[name])

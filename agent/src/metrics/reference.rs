@@ -101,6 +101,12 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
             LoadFailure::ALL.map(|v| v.as_str()).into(),
         ),
         (
+            "`kind` of `exeat_incidents_total`",
+            crate::incident::IncidentKind::ALL
+                .map(|v| v.as_str())
+                .into(),
+        ),
+        (
             "`stage` of `exeat_events_lost_total`",
             LossStage::ALL.map(|v| v.as_str()).into(),
         ),

@@ -5,6 +5,7 @@ use agent_common::layout::Stats;
 use super::dns::{DnsSample, GateSample};
 use super::gateway::GatewaySample;
 use crate::control::status::Wall;
+use crate::incident::IncidentKind;
 use crate::sink::HubCounts;
 
 macro_rules! labels {
@@ -32,7 +33,7 @@ macro_rules! labels {
     };
 }
 
-pub(super) use labels;
+pub(crate) use labels;
 
 labels! {
     /// What the gate did with a query.
@@ -184,6 +185,8 @@ pub struct AgentSample {
     pub gateway: GatewaySample,
     /// Leases in force.
     pub leases: u64,
+    /// Incidents, by kind.
+    pub incidents: [u64; IncidentKind::COUNT],
 }
 
 /// One bounded map.

@@ -25,6 +25,7 @@ fn full() -> Snapshot {
     a.stats.blocked[usize::from(Reason::NoRule.number())][ProtocolClass::Tcp as usize] = 7;
     a.stats.allowed[ProtocolClass::Udp as usize] = 8;
     a.stats.sent_bytes = 9000;
+    a.incidents[IncidentKind::Frozen.index()] = 25;
     a.gate.queries[DnsVerdict::Deny.index()][Rcode::Refused.index()] = 4;
     for (n, outcome) in a.gate.outcomes.iter_mut().enumerate() {
         *outcome = 10 + n as u64;
@@ -105,6 +106,8 @@ fn numbers_arrive_under_their_names() {
         "exeat_flows_blocked_total{agent=\"build-bot\",protocol=\"icmp\",reason=\"gate\"} 0",
         "exeat_flows_allowed_total{agent=\"build-bot\",protocol=\"udp\"} 8",
         "exeat_sent_bytes_total{agent=\"build-bot\"} 9000",
+        "exeat_incidents_total{agent=\"build-bot\",kind=\"frozen\"} 25",
+        "exeat_incidents_total{agent=\"build-bot\",kind=\"limit_hit\"} 0",
         "exeat_dns_queries_total{agent=\"build-bot\",rcode=\"refused\",verdict=\"deny\"} 4",
         "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"answered\"} 10",
         "exeat_dns_outcomes_total{agent=\"build-bot\",outcome=\"no_data\"} 11",

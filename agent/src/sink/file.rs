@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use super::Record;
 use crate::flow::FlowRecord;
+use crate::incident::Incident;
 
 /// How many full files are kept beside the one in use: `FILE.1` is the youngest.
 pub const KEPT_FILES: u32 = 3;
@@ -49,7 +51,7 @@ struct Shared {
 
 /// The queue's end and the thread that writes.
 pub struct FileSink {
-    queue: SyncSender<Arc<FlowRecord>>,
+    queue: SyncSender<Arc<Record>>,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
@@ -67,7 +69,7 @@ impl FileSink {
     }
 
     fn start(mut writer: Writer) -> io::Result<Self> {
-        let (queue, records): (_, Receiver<Arc<FlowRecord>>) = sync_channel(QUEUE);
+        let (queue, records): (_, Receiver<Arc<Record>>) = sync_channel(QUEUE);
         let shared = Arc::new(Shared::default());
         let counts = Arc::clone(&shared);
         let run = move || {
@@ -88,7 +90,7 @@ impl FileSink {
         })
     }
 
-    pub(super) fn offer(&self, record: Arc<FlowRecord>) {
+    pub(super) fn offer(&self, record: Arc<Record>) {
         if self.queue.try_send(record).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -108,6 +110,29 @@ impl FileSink {
         drop(self.queue);
         if self.thread.join().is_err() {
             tracing::error!("the thread that writes events to a file has panicked");
+        }
+    }
+}
+
+/// What a record is as a line: a flow without more, anything else with its type.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Flow(&'a FlowRecord),
+    Typed(Typed<'a>),
+}
+
+#[derive(serde::Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Typed<'a> {
+    Incident(&'a Incident),
+}
+
+impl<'a> From<&'a Record> for Line<'a> {
+    fn from(record: &'a Record) -> Self {
+        match record {
+            Record::Flow(flow) => Self::Flow(flow),
+            Record::Incident(incident) => Self::Typed(Typed::Incident(incident)),
         }
     }
 }
@@ -133,12 +158,12 @@ impl Writer {
         })
     }
 
-    fn append(&mut self, record: &FlowRecord) -> io::Result<()> {
+    fn append(&mut self, record: &Record) -> io::Result<()> {
         let mut line = Vec::with_capacity(1024);
         if self.torn {
             line.push(b'\n');
         }
-        serde_json::to_writer(&mut line, record)?;
+        serde_json::to_writer(&mut line, &Line::from(record))?;
         line.push(b'\n');
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
             self.rotate()?;
@@ -237,13 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn an_incident_says_what_it_is() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("events.jsonl");
+        let hub = Hub::new(4, Some(FileSink::open(&path, 1 << 20).expect("open")));
+        hub.incident(crate::incident::tests::incident());
+        hub.close();
+        let text = std::fs::read_to_string(&path).expect("file");
+        assert!(text.starts_with(r#"{"type":"incident","seq":1,"#), "{text}");
+        assert!(text.contains(r#""kind":"limit_hit""#), "{text}");
+    }
+
+    #[test]
     fn a_full_file_is_put_aside_and_only_so_many_are_kept() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("events.jsonl");
         let one = serde_json::to_vec(&record()).expect("json").len() as u64 + 10;
         let mut writer = Writer::open(&path, one * 2).expect("open");
         for _ in 0..20 {
-            writer.append(&record()).expect("append");
+            writer.append(&Record::Flow(record())).expect("append");
         }
         let mut names: Vec<_> = std::fs::read_dir(dir.path())
             .expect("list")
@@ -278,7 +315,7 @@ mod tests {
             max_bytes: 1 << 20,
             torn: false,
         };
-        assert!(full().append(&record()).is_err());
+        assert!(full().append(&Record::Flow(record())).is_err());
         let hub = Hub::new(4, Some(FileSink::start(full()).expect("thread")));
         for _ in 0..3 {
             hub.publish(record());
@@ -295,7 +332,7 @@ mod tests {
         let path = dir.path().join("events.jsonl");
         std::fs::write(&path, "{\"seq\":").expect("write");
         let mut writer = Writer::open(&path, 1 << 20).expect("open");
-        writer.append(&record()).expect("append");
+        writer.append(&Record::Flow(record())).expect("append");
         let text = std::fs::read_to_string(&path).expect("file");
         assert_eq!(text.lines().count(), 2);
         assert!(serde_json::from_str::<FlowRecord>(text.lines().nth(1).expect("line")).is_ok());
@@ -324,7 +361,7 @@ mod tests {
             thread: std::thread::spawn(|| {}),
         };
         for _ in 0..3 {
-            sink.offer(Arc::new(record()));
+            sink.offer(Arc::new(Record::Flow(record())));
         }
         assert_eq!(sink.counts().dropped, 2);
         drop(records);

@@ -1,11 +1,11 @@
-//! Where [`FlowRecord`]s go: a bounded memory of recent ones, followers, and a file.
+//! Where [`FlowRecord`]s and [`Incident`]s go: a bounded memory of recent ones, followers, and a file.
 //!
 //! [`Hub::publish`] never waits: a follower or a disk that is too slow loses records,
 //! and every loss is counted and shown.
 
 mod file;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 pub use file::{FileCounts, FileError, FileSink, KEPT_FILES};
 
 use crate::flow::{FlowRecord, FlowVerdict};
+use crate::incident::{Incident, IncidentKind};
 
 /// Records that a follower may be behind before it loses some.
 const FOLLOW_BUFFER: usize = 1024;
@@ -21,27 +22,90 @@ const FOLLOW_BUFFER: usize = 1024;
 /// Of what was allowed as many records are remembered as of refusals, divided by this.
 const ALLOWED_PART: usize = 4;
 
+/// One line of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A flow.
+    Flow(FlowRecord),
+    /// An incident.
+    Incident(Incident),
+}
+
+impl Record {
+    /// Its number.
+    pub const fn seq(&self) -> u64 {
+        match self {
+            Self::Flow(flow) => flow.seq,
+            Self::Incident(incident) => incident.seq,
+        }
+    }
+
+    fn set_seq(&mut self, seq: u64) {
+        match self {
+            Self::Flow(flow) => flow.seq = seq,
+            Self::Incident(incident) => incident.seq = seq,
+        }
+    }
+
+    /// Name of its agent.
+    pub fn agent(&self) -> &str {
+        match self {
+            Self::Flow(flow) => &flow.agent,
+            Self::Incident(incident) => &incident.agent,
+        }
+    }
+
+    /// Its user, if it is known.
+    pub fn uid(&self) -> Option<u32> {
+        match self {
+            Self::Flow(flow) => flow.uid(),
+            Self::Incident(incident) => incident.uid,
+        }
+    }
+
+    /// The flow, if it is one.
+    pub const fn flow(&self) -> Option<&FlowRecord> {
+        match self {
+            Self::Flow(flow) => Some(flow),
+            Self::Incident(_) => None,
+        }
+    }
+}
+
+/// Incidents of one agent, by kind.
+pub type IncidentCounts = [u64; IncidentKind::COUNT];
+
 /// Numbers the records, remembers the last ones and hands them on.
 pub struct Hub {
     recent: Mutex<Recent>,
-    live: broadcast::Sender<Arc<FlowRecord>>,
+    live: broadcast::Sender<Arc<Record>>,
     file: Option<FileSink>,
     follower_lost: AtomicU64,
 }
 
-/// What was allowed has a place of its own, so that no amount of it pushes a refusal out.
+/// Incidents, refusals and what was allowed have a place each, so that no amount of the one
+/// pushes the others out.
 struct Recent {
     keep: usize,
     last_seq: u64,
-    refused: VecDeque<Arc<FlowRecord>>,
-    allowed: VecDeque<Arc<FlowRecord>>,
+    refused: VecDeque<Arc<Record>>,
+    allowed: VecDeque<Arc<Record>>,
+    incidents: VecDeque<Arc<Record>>,
+    counts: BTreeMap<String, IncidentCounts>,
 }
 
 impl Recent {
-    fn push(&mut self, record: Arc<FlowRecord>) {
-        let (queue, keep) = match record.verdict {
-            FlowVerdict::Allow => (&mut self.allowed, (self.keep / ALLOWED_PART).max(1)),
-            FlowVerdict::Deny | FlowVerdict::WouldDeny => (&mut self.refused, self.keep),
+    fn push(&mut self, record: Arc<Record>) {
+        let (queue, keep) = match &*record {
+            Record::Flow(flow) => match flow.verdict {
+                FlowVerdict::Allow => (&mut self.allowed, (self.keep / ALLOWED_PART).max(1)),
+                FlowVerdict::Deny | FlowVerdict::WouldDeny => (&mut self.refused, self.keep),
+            },
+            Record::Incident(incident) => {
+                let counts = self.counts.entry(incident.agent.clone()).or_default();
+                counts[incident.kind.index()] += 1;
+                (&mut self.incidents, self.keep)
+            }
         };
         if queue.len() >= keep {
             queue.pop_front();
@@ -50,22 +114,22 @@ impl Recent {
     }
 
     /// All, newest first.
-    fn newest_first(&self) -> impl Iterator<Item = &Arc<FlowRecord>> {
-        let mut refused = self.refused.iter().rev().peekable();
-        let mut allowed = self.allowed.iter().rev().peekable();
-        std::iter::from_fn(move || match (refused.peek(), allowed.peek()) {
-            (Some(a), Some(b)) if a.seq < b.seq => allowed.next(),
-            (Some(_), _) => refused.next(),
-            (None, _) => allowed.next(),
+    fn newest_first(&self) -> impl Iterator<Item = &Arc<Record>> {
+        let mut queues = [&self.refused, &self.allowed, &self.incidents]
+            .map(|queue| queue.iter().rev().peekable());
+        std::iter::from_fn(move || {
+            let heads = queues.each_mut().map(|queue| queue.peek().map(|r| r.seq()));
+            let newest = (0..heads.len()).max_by_key(|index| heads[*index])?;
+            queues[newest].next()
         })
     }
 
     /// How many after this number there are.
     fn held_after(&self, seq: u64) -> u64 {
-        let after = |queue: &VecDeque<Arc<FlowRecord>>| {
-            queue.len() - queue.partition_point(|record| record.seq <= seq)
+        let after = |queue: &VecDeque<Arc<Record>>| {
+            queue.len() - queue.partition_point(|record| record.seq() <= seq)
         };
-        (after(&self.refused) + after(&self.allowed)) as u64
+        (after(&self.refused) + after(&self.allowed) + after(&self.incidents)) as u64
     }
 }
 
@@ -80,8 +144,8 @@ pub struct Filter {
 
 impl Filter {
     /// Whether the record passes.
-    pub fn admits(&self, record: &FlowRecord) -> bool {
-        self.agent.as_ref().is_none_or(|a| *a == record.agent)
+    pub fn admits(&self, record: &Record) -> bool {
+        self.agent.as_ref().is_none_or(|a| *a == record.agent())
             && self.uid.is_none_or(|uid| record.uid() == Some(uid))
     }
 }
@@ -90,13 +154,13 @@ impl Filter {
 #[derive(Debug)]
 pub struct Page {
     /// The records, oldest first.
-    pub records: Vec<Arc<FlowRecord>>,
+    pub records: Vec<Arc<Record>>,
     /// Records after the asked number that memory no longer holds, of every agent and user.
     pub overwritten: u64,
     /// Number of the last record that was published, 0 if none.
     pub last_seq: u64,
     /// What is published from now on; nothing is missing between `records` and this.
-    pub live: broadcast::Receiver<Arc<FlowRecord>>,
+    pub live: broadcast::Receiver<Arc<Record>>,
 }
 
 /// Absolute counts since the start.
@@ -111,7 +175,8 @@ pub struct HubCounts {
 }
 
 impl Hub {
-    /// A hub that remembers `keep` refusals, and a quarter as much of what was allowed, and writes to `file` if there is one.
+    /// A hub that remembers `keep` refusals, as many incidents, and a quarter as much of what was
+    /// allowed, and writes to `file` if there is one.
     pub fn new(keep: usize, file: Option<FileSink>) -> Self {
         Self::with_follow_buffer(keep, file, FOLLOW_BUFFER)
     }
@@ -124,6 +189,8 @@ impl Hub {
                 last_seq: 0,
                 refused: VecDeque::new(),
                 allowed: VecDeque::new(),
+                incidents: VecDeque::new(),
+                counts: BTreeMap::new(),
             }),
             live: broadcast::Sender::new(buffer),
             file,
@@ -131,20 +198,41 @@ impl Hub {
         }
     }
 
-    /// Gives the record its number and hands it on. Never waits.
-    pub fn publish(&self, mut record: FlowRecord) -> Arc<FlowRecord> {
+    /// Gives a flow its number and hands it on. Never waits.
+    pub fn publish(&self, record: FlowRecord) {
+        self.hand_on(Record::Flow(record));
+    }
+
+    /// The same for an incident, which is logged too.
+    pub fn incident(&self, incident: Incident) {
+        tracing::warn!(
+            agent = incident.agent,
+            kind = incident.kind.as_str(),
+            run = incident.run,
+            pid = incident.pid,
+            "{}",
+            incident.message
+        );
+        self.hand_on(Record::Incident(incident));
+    }
+
+    /// Incidents since the start, by agent.
+    pub fn incidents(&self) -> BTreeMap<String, IncidentCounts> {
+        self.recent().counts.clone()
+    }
+
+    fn hand_on(&self, mut record: Record) {
         // The lock is held until followers have it, so that numbers arrive in order.
         let mut recent = self.recent();
         recent.last_seq += 1;
-        record.seq = recent.last_seq;
+        record.set_seq(recent.last_seq);
         let record = Arc::new(record);
         recent.push(Arc::clone(&record));
         // An error only says that nobody follows.
         let _ = self.live.send(Arc::clone(&record));
         if let Some(file) = &self.file {
-            file.offer(Arc::clone(&record));
+            file.offer(record);
         }
-        record
     }
 
     /// The remembered records after `since_seq` that pass, the newest `limit` of them, and
@@ -160,7 +248,7 @@ impl Hub {
         };
         let mut records: Vec<_> = recent
             .newest_first()
-            .take_while(|r| r.seq > since)
+            .take_while(|r| r.seq() > since)
             .filter(|r| filter.admits(r))
             .take(limit)
             .cloned()
@@ -205,9 +293,10 @@ impl Hub {
 mod tests {
     use super::*;
     use crate::flow::tests::record;
+    use crate::incident::tests::incident;
 
     fn seqs(page: &Page) -> Vec<u64> {
-        page.records.iter().map(|r| r.seq).collect()
+        page.records.iter().map(|r| r.seq()).collect()
     }
 
     fn of(agent: &str, uid: u32) -> FlowRecord {
@@ -264,6 +353,27 @@ mod tests {
     }
 
     #[test]
+    fn incidents_are_numbered_with_the_flows_and_outlive_them() {
+        let hub = Hub::new(2, None);
+        hub.incident(incident());
+        for _ in 0..5 {
+            hub.publish(record());
+        }
+        hub.incident(incident().of_process(7, Some(1000)));
+        let all = hub.read(&Filter::default(), None, 100);
+        assert_eq!(seqs(&all), vec![1, 5, 6, 7]);
+        assert!(all.records[0].flow().is_none() && all.records[1].flow().is_some());
+        let own = Filter {
+            uid: Some(1000),
+            ..Filter::default()
+        };
+        assert_eq!(seqs(&hub.read(&own, None, 100)), vec![5, 6, 7]);
+        let counts = hub.incidents()["build-bot"];
+        assert_eq!(counts[IncidentKind::LimitHit.index()], 2);
+        assert_eq!(counts.iter().sum::<u64>(), 2);
+    }
+
+    #[test]
     fn a_filter_shows_one_agent_and_one_user() {
         let hub = Hub::new(10, None);
         hub.publish(of("a", 1));
@@ -293,7 +403,7 @@ mod tests {
         let mut page = hub.read(&Filter::default(), None, 10);
         hub.publish(record());
         assert_eq!(seqs(&page), vec![1]);
-        assert_eq!(page.live.recv().await.expect("live").seq, 2);
+        assert_eq!(page.live.recv().await.expect("live").seq(), 2);
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
+    adopt::Adoption,
     agents::{self, Agent},
     directory::Directory,
     gates::Gates,
@@ -126,6 +127,8 @@ pub(super) struct Engine {
     pub(super) boot_id: String,
     /// Names whose latest attempt failed.
     pub(super) failing: BTreeSet<Name>,
+    /// What is governed that no run began with.
+    pub(super) adoption: Adoption,
     /// The names that are to be resolved.
     pub(super) names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
 }
@@ -177,9 +180,11 @@ impl Engine {
                 .trim()
                 .to_owned(),
             failing: BTreeSet::new(),
+            adoption: Adoption::default(),
             names,
         };
         engine.recognise()?;
+        engine.recognise_adopted();
         Ok(engine)
     }
 
@@ -359,6 +364,7 @@ impl Engine {
         self.digest = set.digest.clone();
         self.loaded_at = Timestamp::now();
         self.remember();
+        self.match_anew();
         Ok(ReloadReport {
             generation,
             digest: set.digest,
@@ -409,7 +415,7 @@ impl Engine {
             self.gates.close(agent.index);
             self.gateways.close(agent.index);
             self.leases.forget(agent.index);
-            if self.admitted.contains_key(name) {
+            if self.admitted.contains_key(name) || self.adoption.has(name) {
                 self.retired.insert(name.to_owned(), agent.index);
             }
             self.directory
@@ -456,7 +462,7 @@ impl Engine {
         Ok(found)
     }
 
-    fn remember(&mut self) {
+    pub(super) fn remember(&mut self) {
         let ports = self.gates.ports();
         let mut agents: BTreeMap<String, AgentState> = self
             .agents
@@ -481,6 +487,7 @@ impl Engine {
         self.last = State {
             generation: self.generation,
             agents,
+            adopted: self.adoption.owners(),
         };
         if let Err(error) = self.keeper.save(&self.last) {
             warn!(%error, "the daemon's state could not be saved; a restart will resolve names anew");

@@ -7,6 +7,7 @@
 //! Nothing is attached before its tables are filled, and nothing is detached when the
 //! daemon ends: only `exeat teardown` does that.
 
+mod adopt;
 mod agents;
 mod containers;
 mod directory;
@@ -25,6 +26,7 @@ mod scrape;
 mod serving;
 mod state;
 mod trust;
+mod wake;
 mod watch;
 
 use std::{

@@ -31,13 +31,12 @@ impl Kernel {
         self.adopted.iter().filter_map(Result::ok).collect()
     }
 
-    /// From now on a cgroup, and what is below it, is the agent's. Its path is given from the
-    /// file system's root. The maps know it before a link stands, so nothing is refused that
-    /// the policy allows.
+    /// From now on tasks in a cgroup, and in what is below it, are the agent's. Its path is
+    /// given from the file system's root.
     ///
     /// # Errors
     /// Where it lies too deep, there is no room, or the kernel refuses.
-    pub fn govern(&mut self, path: &Path, agent: u32) -> Result<u64, KernelError> {
+    pub fn admit_adopted(&mut self, path: &Path, agent: u32) -> Result<u64, KernelError> {
         let below = path.strip_prefix(self.slice().root()).unwrap_or(path);
         let level = level(below);
         let refuse = |why: io::Error| KernelError::path("govern the cgroup", path)(why);
@@ -57,6 +56,16 @@ impl Kernel {
             .insert(id, agent, 0)
             .map_err(KernelError::map("write to", "ADOPTED"))?;
         self.set_levels(self.levels() | 1 << level)?;
+        Ok(id)
+    }
+
+    /// The same, with the slice's programs attached to it. The maps know it before a link
+    /// stands, so nothing is refused that the policy allows.
+    ///
+    /// # Errors
+    /// As [`Kernel::admit_adopted`].
+    pub fn govern(&mut self, path: &Path, agent: u32) -> Result<u64, KernelError> {
+        let id = self.admit_adopted(path, agent)?;
         let pins = self.pins.adopted().join(id.to_string());
         fs::create_dir_all(&pins).map_err(KernelError::path("create", &pins))?;
         for attachment in at_slice() {

@@ -9,6 +9,7 @@ pub mod dns;
 mod error;
 pub mod flow;
 pub mod gateway;
+pub mod identity;
 pub mod incident;
 pub mod kernel;
 pub mod launch;

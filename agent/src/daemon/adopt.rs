@@ -17,8 +17,8 @@ use agent_common::{
 };
 use tracing::warn;
 
-pub(super) use govern::watch as watch_cgroups;
-pub(super) use take::{Kept, watch as watch_programs};
+
+pub(super) use take::Kept;
 
 use super::{Shared, agents::Agent, engine::Engine, wake::Wakes};
 use crate::{
@@ -206,4 +206,29 @@ pub(super) fn judge_earlier(shared: &Shared) {
             }
         }
     }
+}
+
+/// Starts the threads that watch for cgroups and programs.
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    kept: Kept,
+    tasks: &mut tokio::task::JoinSet<()>,
+    cancel: &tokio_util::sync::CancellationToken,
+) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    let wakes = shared.with(|engine| engine.adoption.wakes.clone());
+    let bells = (
+        wakes.bell().context("cannot make an eventfd")?,
+        wakes.bell().context("cannot make an eventfd")?,
+    );
+    let ended = cancel.clone();
+    tasks.spawn(async move {
+        ended.cancelled().await;
+        wakes.wake();
+    });
+    let (one, cancelled) = (Arc::clone(shared), cancel.clone());
+    tasks.spawn_blocking(move || govern::watch(&one, &bells.0, &cancelled));
+    let (two, cancelled) = (Arc::clone(shared), cancel.clone());
+    tasks.spawn_blocking(move || take::watch(&two, kept, &bells.1, &cancelled));
+    Ok(())
 }

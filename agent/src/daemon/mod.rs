@@ -140,6 +140,7 @@ impl Shared {
     /// the new truth of names too.
     fn reload(&self) -> Result<ReloadReport, EngineError> {
         let report = self.with(|engine| engine.reload(clock::now()));
+        tokio::task::block_in_place(|| adopt::judge_earlier(self));
         self.refresh.refresh_now();
         report
     }
@@ -234,7 +235,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         means.clone(),
         cancel.clone(),
         gate_tasks.clone(),
-        store,
+        Arc::clone(&store),
     );
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
@@ -251,6 +252,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&hub),
         names,
     )?;
+    engine.adoption.off = lifetime == Lifetime::OneRun;
 
     let now = clock::now();
     engine.remember_last_leases();
@@ -265,6 +267,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             "the policy does not load; what the last daemon enforced stays in force"
         );
     }
+    // Before what nobody takes is closed.
+    let programs = adopt::Kept::open(&store);
     engine.gates.settle();
     engine.kernel.enforce()?;
     let slice = engine.kernel.slice().path().to_owned();
@@ -336,6 +340,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    if lifetime == Lifetime::Service {
+        adopt::begin(&shared, programs, &mut tasks, &cancel)?;
+    }
     tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -421,6 +428,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
         let empty = shared.with(|engine| {
             begun |= !engine.admitted.is_empty();
             engine.mend();
+            engine.tend_adopted();
             engine.collect()
         });
         if lifetime == Lifetime::OneRun

@@ -6,7 +6,7 @@ mod take;
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -23,6 +23,7 @@ pub(super) use take::Kept;
 use super::{Shared, agents::Agent, engine::Engine, wake::Wakes};
 use crate::{
     adopt::Rules,
+    control::status::AdoptedStatus,
     sockets::{self, Earlier},
 };
 
@@ -123,6 +124,32 @@ impl Engine {
         std::iter::once(self.kernel.slice().path().join(agent))
             .chain(elsewhere.map(|found| found.path.clone()))
             .collect()
+    }
+
+    /// What of an agent no run began with.
+    pub(super) fn adopted_status(&self, agent: &str) -> Vec<AdoptedStatus> {
+        let count = |path: &Path| sockets::processes_below(path).len() as u32;
+        let governed = self.adoption.governed.values();
+        let governed = governed
+            .filter(|found| found.agent == agent)
+            .map(|found| AdoptedStatus {
+                what: found.path.clone(),
+                by: found.by.clone(),
+                run: None,
+                processes: count(&found.path),
+            });
+        let folder = self.kernel.slice().path().join(agent);
+        let taken = self.adoption.taken.iter();
+        let taken = taken
+            .filter(|((owner, _), _)| owner == agent)
+            .map(|((_, run), taken)| AdoptedStatus {
+                what: taken.path.clone(),
+                by: Some(taken.by.clone()),
+                processes: count(&folder.join(run)),
+                run: Some(run.clone()),
+            })
+            .filter(|taken| taken.processes > 0);
+        governed.chain(taken).collect()
     }
 
     /// A policy was put in force: its selectors are what counts from now on. What they do not

@@ -140,27 +140,57 @@ impl Slice {
     /// Kills every process of every agent. They need a moment to be gone, and before kernel
     /// 5.14 one that forks meanwhile may need another call.
     pub fn kill(&self) -> Result<(), KernelError> {
-        let file = self.path.join("cgroup.kill");
-        if file.exists() {
-            return write(&file, b"1", "kill by");
-        }
-        // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
-        // Freezing is begun here and not waited for.
-        write(&self.path.join("cgroup.freeze"), b"1", "freeze by")?;
-        for pid in processes(&self.path)? {
-            // Only somebody else's SIGKILL can have ended a frozen process meanwhile, and that
-            // is what was wanted. 0 would be our own process group.
-            if pid > 0 {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        kill_below(&self.path)
+    }
+
+    /// Number of processes in a cgroup and below it.
+    pub fn processes_of(path: &Path) -> Result<usize, KernelError> {
+        Ok(processes(path)?.len())
+    }
+
+    /// The folders of cgroups outside the slice, by their ids; those that are gone are left
+    /// out.
+    pub fn elsewhere(&self, ids: &[u64]) -> Result<Vec<PathBuf>, KernelError> {
+        let mut found = Vec::new();
+        let mut folders = match ids.is_empty() {
+            true => Vec::new(),
+            false => children(&self.root)?,
+        };
+        while let Some(folder) = folders.pop() {
+            if folder == self.path {
+                continue;
+            }
+            match id(&folder) {
+                Ok(id) if ids.contains(&id) => found.push(folder),
+                _ => folders.extend(children(&folder)?),
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Removes the slice and what is below, as far as it holds no process.
     pub fn remove(&self) -> Result<bool, KernelError> {
         remove_empty(&self.path)
     }
+}
+
+/// [`Slice::kill`] of a cgroup.
+pub fn kill_below(path: &Path) -> Result<(), KernelError> {
+    let file = path.join("cgroup.kill");
+    if file.exists() {
+        return write(&file, b"1", "kill by");
+    }
+    // A frozen process cannot fork, and does die: this freezer lets SIGKILL through.
+    // Freezing is begun here and not waited for.
+    write(&path.join("cgroup.freeze"), b"1", "freeze by")?;
+    for pid in processes(path)? {
+        // Only somebody else's SIGKILL can have ended a frozen process meanwhile, and that
+        // is what was wanted. 0 would be our own process group.
+        if pid > 0 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(())
 }
 
 /// Moves a process, with all its threads, into a cgroup.

@@ -191,7 +191,7 @@ impl Engine {
         if let Some(known) = self.adoption.governed.get_mut(&id)
             && known.agent == agent
         {
-            known.by = Some(by);
+            known.by = Some(by.clone());
             if self.kernel.stands_at(id) {
                 return false;
             }

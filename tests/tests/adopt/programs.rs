@@ -1,0 +1,1 @@
+//! Programs that are caught when they are executed.

@@ -2,7 +2,10 @@
 
 use agent_common::{
     Addr, Hook,
-    layout::{AGENT_LEVEL, Bank, MAX_ADOPTED_LEVEL, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4, helper},
+    layout::{
+        AGENT_LEVEL, Bank, MAX_ADOPTED_LEVEL, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4,
+        helper,
+    },
     verdict::{Entry, SetRef, Tables},
 };
 use aya_ebpf::{

@@ -3,8 +3,8 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
-        MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, Stats,
+        Bank, Bucket, FlowState, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES,
+        MAX_RUNS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, Stats,
     },
     verdict::{Entry, SetRef},
 };

@@ -14,7 +14,10 @@ use std::{
 use serde::Deserialize;
 
 /// Where docker keeps its containers.
-const DOCKER: &[&str] = &["/var/lib/docker/containers", "/var/lib/docker-engine/containers"];
+const DOCKER: &[&str] = &[
+    "/var/lib/docker/containers",
+    "/var/lib/docker-engine/containers",
+];
 /// Where podman keeps its own, as root and below each home.
 const PODMAN: &str = "containers/storage";
 /// The kinds of storage that podman has.

@@ -114,20 +114,22 @@ impl Rules {
             true => names::container_id(below_root).and_then(container),
             false => None,
         };
-        let is_glob = |rule: &Rule, text: &str| rule.glob.as_ref().is_some_and(|g| g.is_match(text));
-        let found = self.cgroups.iter().find(|rule| match &rule.by {
-            MatchBy::Container(text) => container.as_ref().is_some_and(|container| {
-                match text.split_once('=') {
+        let is_glob =
+            |rule: &Rule, text: &str| rule.glob.as_ref().is_some_and(|g| g.is_match(text));
+        let found =
+            self.cgroups.iter().find(|rule| match &rule.by {
+                MatchBy::Container(text) => container.as_ref().is_some_and(|container| match text
+                    .split_once('=')
+                {
                     Some((key, value)) => container.labels.get(key).is_some_and(|v| v == value),
                     None => container.names.iter().any(|name| is_glob(rule, name)),
-                }
-            }),
-            MatchBy::Flatpak(id) => names::flatpak(last).as_deref() == Some(id),
-            MatchBy::Snap(name) => names::snap(last) == Some(name),
-            MatchBy::Unit(_) => names::is_unit(last) && is_glob(rule, last),
-            MatchBy::Cgroup(_) => is_glob(rule, below_root),
-            MatchBy::Sha256(_) | MatchBy::Executable(_) | MatchBy::ProgramsUnder(_) => false,
-        });
+                }),
+                MatchBy::Flatpak(id) => names::flatpak(last).as_deref() == Some(id),
+                MatchBy::Snap(name) => names::snap(last) == Some(name),
+                MatchBy::Unit(_) => names::is_unit(last) && is_glob(rule, last),
+                MatchBy::Cgroup(_) => is_glob(rule, below_root),
+                MatchBy::Sha256(_) | MatchBy::Executable(_) | MatchBy::ProgramsUnder(_) => false,
+            });
         found.map(Rule::found)
     }
 
@@ -179,16 +181,28 @@ mod tests {
     #[test]
     fn cgroups_are_known_by_unit_path_flatpak_and_snap() {
         let rules = rules(&[
-            ("a", &[("unit", "agent@*.service"), ("flatpak", "com.example.Agent-X")]),
+            (
+                "a",
+                &[
+                    ("unit", "agent@*.service"),
+                    ("flatpak", "com.example.Agent-X"),
+                ],
+            ),
             ("b", &[("cgroup", "work/*/agent"), ("snap", "agent")]),
             ("c", &[("cgroup", "deep/**/agent")]),
         ]);
         for (path, wanted) in [
             ("system.slice/agent@1.service", Some("a")),
-            ("user.slice/user-1.slice/user@1.service/app.slice/agent@x.service", Some("a")),
+            (
+                "user.slice/user-1.slice/user@1.service/app.slice/agent@x.service",
+                Some("a"),
+            ),
             ("system.slice/agent@1.service/below", None),
             ("agent@1.service.d", None),
-            (r"app.slice/app-flatpak-com.example.Agent\x2dX-1234.scope", Some("a")),
+            (
+                r"app.slice/app-flatpak-com.example.Agent\x2dX-1234.scope",
+                Some("a"),
+            ),
             ("app.slice/app-flatpak-com.example.Agent-1234.scope", None),
             ("work/1/agent", Some("b")),
             ("work/1/2/agent", None),
@@ -228,8 +242,20 @@ mod tests {
     fn programs_are_known_by_digest_then_path_then_folder() {
         let digest = "0f".repeat(32);
         let rules = rules(&[
-            ("a", &[("programs_under", "/opt/agents"), ("programs_under", "/home/*/x")]),
-            ("b", &[("executable", "/opt/agents/b"), ("programs_under", "/opt/agents/deep")]),
+            (
+                "a",
+                &[
+                    ("programs_under", "/opt/agents"),
+                    ("programs_under", "/home/*/x"),
+                ],
+            ),
+            (
+                "b",
+                &[
+                    ("executable", "/opt/agents/b"),
+                    ("programs_under", "/opt/agents/deep"),
+                ],
+            ),
             ("c", &[("sha256", &digest)]),
         ]);
         let of = |path: &str, digest: Option<&str>| {

@@ -17,7 +17,6 @@ use agent_common::{
 };
 use tracing::warn;
 
-
 pub(super) use take::Kept;
 
 use super::{Shared, agents::Agent, engine::Engine, wake::Wakes};

@@ -85,8 +85,7 @@ struct Found {
 impl Engine {
     /// The agents that something runs of.
     fn visits(&self) -> Vec<Visit> {
-        let names: BTreeSet<&String> =
-            self.admitted.keys().chain(self.adoption.agents()).collect();
+        let names: BTreeSet<&String> = self.admitted.keys().chain(self.adoption.agents()).collect();
         names
             .into_iter()
             .filter_map(|name| {

@@ -78,8 +78,7 @@ impl Engine {
         if snapshot.addresses().is_empty() {
             return;
         }
-        let names: BTreeSet<&String> =
-            self.admitted.keys().chain(self.adoption.agents()).collect();
+        let names: BTreeSet<&String> = self.admitted.keys().chain(self.adoption.agents()).collect();
         let names: Vec<&String> = names.into_iter().collect();
         let mut addresses = snapshot.addresses();
         let subjects: Vec<Subject> = (0..)

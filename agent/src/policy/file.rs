@@ -17,8 +17,8 @@ mod gateway;
 mod inspect;
 mod matching;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
-pub use matching::{MatchFile, SelectorFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use matching::{MatchFile, SelectorFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;

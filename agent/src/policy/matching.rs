@@ -225,15 +225,17 @@ fn cgroup(text: &str) -> Result<MatchBy, (&'static str, String)> {
             "write the path below the cgroup2 root, as in `cgroup: agents.slice/*`".to_owned(),
         ));
     }
-    if path.split('/').all(|part| part.trim_matches('*').is_empty()) {
+    if path
+        .split('/')
+        .all(|part| part.trim_matches('*').is_empty())
+    {
         return Err(everything());
     }
     Ok(MatchBy::Cgroup(path.to_owned()))
 }
 
 fn container(text: &str) -> Result<MatchBy, (&'static str, String)> {
-    const HELP: &str =
-        "write the container's name, as in `container: agent-*`, or a label, as in `container: \"role=agent\"`";
+    const HELP: &str = "write the container's name, as in `container: agent-*`, or a label, as in `container: \"role=agent\"`";
     if let Some((key, _)) = text.split_once('=') {
         return match key.is_empty() || key.contains(char::is_whitespace) {
             true => Err(("is no label", HELP.to_owned())),
@@ -279,6 +281,7 @@ fn path(text: &str) -> Result<String, (&'static str, String)> {
 }
 
 fn folder(text: &str) -> Result<MatchBy, (&'static str, String)> {
-    let folder = path(text).map_err(|(what, help)| (what, help.replace("KEY", "programs_under")))?;
+    let folder =
+        path(text).map_err(|(what, help)| (what, help.replace("KEY", "programs_under")))?;
     Ok(MatchBy::ProgramsUnder(folder))
 }

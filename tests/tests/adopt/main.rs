@@ -56,9 +56,17 @@ fn adopted(stage: &Stage) -> Vec<Value> {
 fn until_adopted(stage: &Stage, what: &Path) -> Value {
     let what = Value::from(what.display().to_string());
     wait::until("it to be adopted", wait::patience(), || {
-        adopted(stage).into_iter().find(|found| found["what"] == what)
+        adopted(stage)
+            .into_iter()
+            .find(|found| found["what"] == what)
     })
-    .unwrap_or_else(|error| panic!("{what}: {error}: {:?}\n{}", adopted(stage), stage.daemon.log()))
+    .unwrap_or_else(|error| {
+        panic!(
+            "{what}: {error}: {:?}\n{}",
+            adopted(stage),
+            stage.daemon.log()
+        )
+    })
 }
 
 const TO_OTHER: &str = "tcp('203.0.113.20', 80).close()";
@@ -67,7 +75,11 @@ const TO_ALLOWED: &str = "tcp('203.0.113.10', 80).close()";
 /// It is the agent: what the policy allows goes, the rest does not.
 fn assert_governed(puppet: &mut Puppet, about: &str) {
     assert_eq!(OTHER_V4, "203.0.113.20");
-    assert_eq!(puppet.errno(TO_OTHER).expect("answer"), libc::EPERM, "{about}");
+    assert_eq!(
+        puppet.errno(TO_OTHER).expect("answer"),
+        libc::EPERM,
+        "{about}"
+    );
     assert_eq!(puppet.errno(TO_ALLOWED).expect("answer"), 0, "{about}");
 }
 

@@ -3,8 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fs,
-    io,
+    fs, io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -91,12 +90,20 @@ impl Engine {
         for id in held {
             let Some(path) = paths.remove(&id) else {
                 if let Err(error) = self.kernel.release(id) {
-                    warn!(error = chain(&error), "the maps still know a cgroup that is gone");
+                    warn!(
+                        error = chain(&error),
+                        "the maps still know a cgroup that is gone"
+                    );
                 }
                 continue;
             };
             let kept = self.last.adopted.get(&id).cloned();
-            let by_name = || self.last.agents.get(kept.as_ref()?).map(|agent| agent.index);
+            let by_name = || {
+                self.last
+                    .agents
+                    .get(kept.as_ref()?)
+                    .map(|agent| agent.index)
+            };
             // Nobody knows whose it is: its packets are refused as long as the links stand.
             let Some(index) = known.get(&id).copied().or_else(by_name) else {
                 continue;
@@ -156,7 +163,11 @@ impl Engine {
                 // What was governed stays so, and what is below it is its own.
                 return !governed.values().any(|g| g.path == folder);
             };
-            wanted.push((folder.to_owned(), found.agent.to_owned(), found.by.to_string()));
+            wanted.push((
+                folder.to_owned(),
+                found.agent.to_owned(),
+                found.by.to_string(),
+            ));
             own.as_ref().is_some_and(|own| own.starts_with(folder))
         });
         let mut changed = false;
@@ -174,7 +185,11 @@ impl Engine {
 
     fn trouble(&mut self, path: &Path, why: &str) {
         let name = path.display().to_string();
-        let news = self.adoption.troubles.insert(name, why.to_owned()).is_none();
+        let news = self
+            .adoption
+            .troubles
+            .insert(name, why.to_owned())
+            .is_none();
         if news {
             warn!(cgroup = %path.display(), "a cgroup that matches {why}");
         }
@@ -202,11 +217,16 @@ impl Engine {
                 self.trouble(&path, &format!("is not governed whole: {}", chain(&error)));
             }
         }
-        let below = path.strip_prefix(self.kernel.slice().root()).unwrap_or(&path);
+        let below = path
+            .strip_prefix(self.kernel.slice().root())
+            .unwrap_or(&path);
         self.incident(Incident::new(
             IncidentKind::Adopted,
             agent.as_str(),
-            format!("the cgroup /{} is governed where it is, by `{by}`", below.display()),
+            format!(
+                "the cgroup /{} is governed where it is, by `{by}`",
+                below.display()
+            ),
         ));
         let by = Some(by);
         self.adoption
@@ -231,7 +251,10 @@ impl Engine {
                 continue;
             };
             if let Err(error) = self.kernel.release(*id) {
-                warn!(error = chain(&error), "the maps still know a cgroup that is gone");
+                warn!(
+                    error = chain(&error),
+                    "the maps still know a cgroup that is gone"
+                );
             }
             info!(agent = found.agent, cgroup = %found.path.display(), "a governed cgroup is gone");
             if !self.adoption.has(&found.agent) && !self.admitted.contains_key(&found.agent) {
@@ -274,7 +297,10 @@ impl Engine {
             .filter(|level| *level < u64::BITS)
             .fold(0, |levels, level| levels | 1_u64 << level);
         if let Err(error) = self.kernel.set_levels(levels) {
-            warn!(error = chain(&error), "the programs look at more levels than they need");
+            warn!(
+                error = chain(&error),
+                "the programs look at more levels than they need"
+            );
         }
     }
 }
@@ -371,9 +397,8 @@ impl Watches {
     fn add(&mut self, slice: &Slice, top: &Path) -> io::Result<()> {
         let mut failed = None;
         walk(slice, top, |folder| {
-            let flags = AddWatchFlags::IN_CREATE
-                | AddWatchFlags::IN_MOVED_TO
-                | AddWatchFlags::IN_ONLYDIR;
+            let flags =
+                AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
             match self.inotify.add_watch(folder, flags) {
                 Ok(watch) => {
                     self.folders.insert(watch, folder.to_owned());

@@ -78,9 +78,26 @@ const MOST_FILES: usize = 65_536;
 
 /// File systems without programs, or that are the kernel's own.
 const NO_PROGRAMS: &[&str] = &[
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts",
-    "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs",
-    "securityfs", "selinuxfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// The group that outlives the daemon; none where the kernel has no such thing.
@@ -256,8 +273,11 @@ impl Groups {
             if !self.marked.insert(device) {
                 continue;
             }
-            if let Err(error) = mark(&self.all, MarkFlags::FAN_MARK_FILESYSTEM, &mount.mount_point)
-            {
+            if let Err(error) = mark(
+                &self.all,
+                MarkFlags::FAN_MARK_FILESYSTEM,
+                &mount.mount_point,
+            ) {
                 self.marked.remove(&device);
                 debug!(path = %mount.mount_point.display(), %error, "programs of a file system are not watched");
             }
@@ -406,7 +426,10 @@ fn look(
             true => PollTimeout::try_from(ROUND).unwrap_or(PollTimeout::MAX),
             false => PollTimeout::NONE,
         };
-        let _ = poll(&mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)], patience);
+        let _ = poll(
+            &mut [PollFd::new(bell.as_fd(), PollFlags::POLLIN)],
+            patience,
+        );
         bell.quiet();
     }
 }
@@ -477,7 +500,9 @@ impl Reader<'_> {
             };
             for event in events {
                 if event.mask().contains(MaskFlags::FAN_Q_OVERFLOW) {
-                    warn!("the kernel lost questions about programs; those that run are looked for");
+                    warn!(
+                        "the kernel lost questions about programs; those that run are looked for"
+                    );
                     let _ = self.to_scan.try_send(());
                     continue;
                 }
@@ -593,7 +618,10 @@ fn move_in(shared: &Shared, matched: Matched) {
                 Incident::new(
                     IncidentKind::Adopted,
                     agent,
-                    format!("{} was refused: it could not be put under its policy: {why}", path.display()),
+                    format!(
+                        "{} was refused: it could not be put under its policy: {why}",
+                        path.display()
+                    ),
                 )
                 .of_process(held.pid(), None),
             );
@@ -623,12 +651,13 @@ fn take(shared: &Shared, pid: u32, path: &Path, agent: &str, by: &str) -> Result
     let held = sockets::earlier(&[pid], &[]).map_err(|error| chain(&error))?;
     let enforced = shared.with(|engine| engine.enforces(agent));
     if enforced && let Some(kind) = held.others.first() {
-        return Err(format!("it holds a socket ({kind}) that no rule can speak of"));
+        return Err(format!(
+            "it holds a socket ({kind}) that no rule can speak of"
+        ));
     }
     let refused = shared.with(|engine| engine.not_allowed(agent, held.sockets, &[]));
-    let ended = sockets::destroy(refused).map_err(|error| {
-        format!("a socket that it holds cannot be ended: {}", chain(&error))
-    })?;
+    let ended = sockets::destroy(refused)
+        .map_err(|error| format!("a socket that it holds cannot be ended: {}", chain(&error)))?;
     if ended > 0 {
         info!(agent, pid, ended, "sockets from before were ended");
     }
@@ -679,12 +708,7 @@ impl Engine {
     }
 
     /// Moves a process into a new run of an agent.
-    fn take(
-        &mut self,
-        process: &Candidate<'_>,
-        name: &str,
-        taken: Taken,
-    ) -> Result<(), Problem> {
+    fn take(&mut self, process: &Candidate<'_>, name: &str, taken: Taken) -> Result<(), Problem> {
         use crate::control::protocol::Code;
         let refuse = |why: String| Problem::new(Code::NotEnforceable, why, "");
         let Some(agent) = self.agents.get(name) else {
@@ -707,7 +731,11 @@ impl Engine {
             Incident::new(
                 IncidentKind::Adopted,
                 name,
-                format!("{} runs under its policy, by `{}`", taken.path.display(), taken.by),
+                format!(
+                    "{} runs under its policy, by `{}`",
+                    taken.path.display(),
+                    taken.by
+                ),
             )
             .of_run(&*run)
             .of_process(process.pid, uid.ok()),
@@ -770,7 +798,10 @@ fn matching(shared: &Shared, rules: &Rules) -> Vec<(u32, PathBuf, String, String
     let mut owners: HashMap<u32, (String, String)> = HashMap::new();
     for (pid, seen) in &all {
         let file = File::open(format!("/proc/{pid}/exe"));
-        if let Ok(found) = file.as_ref().map_err(drop).and_then(|f| f.metadata().map_err(drop))
+        if let Ok(found) = file
+            .as_ref()
+            .map_err(drop)
+            .and_then(|f| f.metadata().map_err(drop))
             && itself() == Some((found.dev(), found.ino()))
         {
             continue;

@@ -53,12 +53,20 @@ impl Reader<'_> {
         let (at, text) = match node.value {
             Value::Text(text) => (node.at, text),
             Value::Null => {
-                self.error(key_at, format!("`{key}` is empty"), "write what is to be matched");
+                self.error(
+                    key_at,
+                    format!("`{key}` is empty"),
+                    "write what is to be matched",
+                );
                 return None;
             }
             other => {
                 let message = format!("`{key}` is {}, not text", other.kind());
-                self.error(node.at, message, "put it in quotes, and write a selector for each");
+                self.error(
+                    node.at,
+                    message,
+                    "put it in quotes, and write a selector for each",
+                );
                 return None;
             }
         };

@@ -34,7 +34,12 @@ fn each_selector_is_read_in_its_shortest_form() {
             "programs_under: /home/*/agents".to_owned(),
         ]
     );
-    assert!(read("    match: []\n").agents.values().all(|p| p.matching.is_empty()));
+    assert!(
+        read("    match: []\n")
+            .agents
+            .values()
+            .all(|p| p.matching.is_empty())
+    );
 }
 
 #[test]
@@ -42,19 +47,54 @@ fn what_is_no_selector_is_an_error() {
     for (value, column, message, help) in [
         ("7", 12, "`match` of agent `a` is a number", "match: ["),
         ("[{}]", 13, "says nothing", "one of the keys"),
-        ("[{unit: a.service, cgroup: b}]", 32, "`unit` and `cgroup`", "one key"),
-        ("[{unit: agent}]", 21, "`agent` is no unit", "with its ending"),
+        (
+            "[{unit: a.service, cgroup: b}]",
+            32,
+            "`unit` and `cgroup`",
+            "one key",
+        ),
+        (
+            "[{unit: agent}]",
+            21,
+            "`agent` is no unit",
+            "with its ending",
+        ),
         ("[{unit: '*'}]", 21, "matches everything", "name what"),
-        ("[{cgroup: a/../b}]", 23, "is no path of a cgroup", "agents.slice"),
+        (
+            "[{cgroup: a/../b}]",
+            23,
+            "is no path of a cgroup",
+            "agents.slice",
+        ),
         ("[{cgroup: '**'}]", 23, "matches everything", "name what"),
         ("[{cgroup: 'a[b]'}]", 23, "globs elsewhere", "only `*`"),
-        ("[{container: a/b}]", 26, "no name of a container", "container: agent"),
+        (
+            "[{container: a/b}]",
+            26,
+            "no name of a container",
+            "container: agent",
+        ),
         ("[{flatpak: agent}]", 24, "no flatpak id", "com.example"),
         ("[{snap: A}]", 21, "no name of a snap", "snap list"),
-        ("[{executable: agent}]", 27, "no absolute path", "executable: /home"),
+        (
+            "[{executable: agent}]",
+            27,
+            "no absolute path",
+            "executable: /home",
+        ),
         ("[{sha256: abc}]", 23, "no SHA-256", "64 hexadecimal"),
-        ("[{programs_under: /}]", 31, "matches everything", "name what"),
-        ("[{programs_under: [/a]}]", 31, "is a list, not text", "a selector for each"),
+        (
+            "[{programs_under: /}]",
+            31,
+            "matches everything",
+            "name what",
+        ),
+        (
+            "[{programs_under: [/a]}]",
+            31,
+            "is a list, not text",
+            "a selector for each",
+        ),
         ("[{units: a.service}]", 15, "unknown key `units`", "`unit`"),
     ] {
         one(

@@ -5,7 +5,7 @@ mod govern;
 mod take;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -22,7 +22,8 @@ pub(super) use take::Kept;
 use super::{Shared, agents::Agent, engine::Engine, wake::Wakes};
 use crate::{
     adopt::Rules,
-    control::status::AdoptedStatus,
+    control::{CgroupReader, peer::proc_cgroup, status::AdoptedStatus},
+    kernel::cgroup::Slice,
     sockets::{self, Earlier},
 };
 
@@ -65,12 +66,40 @@ impl InForce {
     }
 }
 
+/// Paths of the governed cgroups, for those who ask without the engine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wards(Arc<RwLock<BTreeSet<PathBuf>>>);
+
+impl Wards {
+    fn cover(&self, path: &Path) -> bool {
+        let paths = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        path.ancestors().any(|above| paths.contains(above))
+    }
+
+    /// Reads the cgroup of a process for the control socket, to which a program of a governed
+    /// cgroup is one of the slice: none of them is spoken to.
+    pub(super) fn reader(&self, slice: &Slice) -> CgroupReader {
+        let (wards, slice) = (self.clone(), slice.clone());
+        let read = proc_cgroup();
+        Arc::new(move |pid| {
+            let text = read(pid)?;
+            let below = text.lines().find_map(|line| line.strip_prefix("0::/"));
+            match below.is_some_and(|below| wards.cover(&slice.root().join(below))) {
+                true => Ok(format!("0::/{}\n", slice.name())),
+                false => Ok(text),
+            }
+        })
+    }
+}
+
 /// What was adopted, and by what.
 #[derive(Default)]
 pub(super) struct Adoption {
     pub(super) rules: InForce,
     /// By the cgroup's id.
     pub(super) governed: BTreeMap<u64, Governed>,
+    /// The same for those who ask without the engine.
+    pub(super) wards: Wards,
     /// By agent and run.
     pub(super) taken: BTreeMap<(String, String), Taken>,
     /// Cgroups that match and cannot be governed, and why; and other trouble.
@@ -105,6 +134,12 @@ impl Adoption {
     /// Its cgroup in the slice is gone, and with it its runs.
     pub(super) fn forget_runs_of(&mut self, agent: &str) {
         self.taken.retain(|(owner, _), _| owner != agent);
+    }
+
+    /// The governed cgroups changed.
+    fn publish(&self) {
+        let mut paths = self.wards.0.write().unwrap_or_else(PoisonError::into_inner);
+        *paths = self.governed.values().map(|g| g.path.clone()).collect();
     }
 
     fn remember_run(&mut self, agent: &str, run: &str, taken: Taken) {

@@ -60,7 +60,7 @@ pub use engine::EngineError;
 
 use crate::{
     config::{Config, Metrics},
-    control::{DaemonLock, ReloadReport, Server},
+    control::{DaemonLock, ReloadReport, Server, server::Limits},
     dns::{
         clock,
         resolver::{Pace, RefreshHandle, Refresher, Resolution, Resolver, Upstreams},
@@ -324,7 +324,14 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         cancel.clone(),
     ));
 
-    let server = Server::bind(&lock, config.slice.as_str(), config.admin_gid()?)?;
+    let standing = shared.with(|engine| engine.adoption.wards.reader(engine.kernel.slice()));
+    let server = Server::bind_with(
+        &lock,
+        config.slice.as_str(),
+        config.admin_gid()?,
+        standing,
+        Limits::default(),
+    )?;
     info!(socket = %server.path().display(), "control");
     let handle = Arc::new(Handle {
         shared: Arc::clone(&shared),

@@ -59,6 +59,18 @@ fn a_foreign_cgroup_is_governed_in_place_with_its_children() {
         libc::EPERM
     );
 
+    // Nor does the daemon speak to it: it would start it anew under another's policy.
+    let status = format!(
+        "import subprocess; subprocess.run(['{}', '--config', '{}', 'status'], stdout=-3, stderr=-3).returncode",
+        exeat_tests::daemon::program().display(),
+        stage.daemon.config().display()
+    );
+    assert_eq!(nobody.value(&status).expect("ran"), 0);
+    for puppet in [&mut first, &mut second] {
+        let code = puppet.value(&status).expect("ran");
+        assert!(code != 0 && code != 3, "{code}");
+    }
+
     stage.daemon.kill9().expect("kill");
     for puppet in [&mut first, &mut second, &mut third] {
         assert_governed(puppet, "without a daemon");

@@ -96,7 +96,9 @@ fn each_selector_catches_its_program_and_its_children_and_nothing_else() {
         let mut puppet = puppet_of(&stage, program);
         assert_governed(&mut puppet, &selector);
         let found = adopted(&stage);
-        let found = found.iter().find(|found| found["what"] == program.display().to_string());
+        let found = found
+            .iter()
+            .find(|found| found["what"] == program.display().to_string());
         let found = found.unwrap_or_else(|| panic!("{selector}\n{}", stage.daemon.log()));
         assert_eq!(found["by"], selector.replace('"', ""), "{found}");
         let cgroup = cgroup_of(puppet.pid());
@@ -140,7 +142,10 @@ fn of_two_hundred_starts_that_send_at_once_none_gets_a_byte_out() {
         format!("sha256: {}", digest_of(&bash)),
     ] {
         let stage = Stage::new(&policy(&[selector]), "").expect("stage");
-        let sink = stage.world.udp_sink(&format!("{TARGET}:4433")).expect("sink");
+        let sink = stage
+            .world
+            .udp_sink(&format!("{TARGET}:4433"))
+            .expect("sink");
         let (secret, fine) = (unique::token(), unique::token());
         // 200, or `EXEAT_STARTS`.
         let starts = count("EXEAT_STARTS", 200);
@@ -190,7 +195,9 @@ fn what_runs_already_is_found_and_its_sockets_are_judged() {
     })
     .expect("ended");
     assert_eq!(
-        puppet.errno("good.send(b'GET / HTTP/1.0\\r\\n\\r\\n')").expect("answer"),
+        puppet
+            .errno("good.send(b'GET / HTTP/1.0\\r\\n\\r\\n')")
+            .expect("answer"),
         0
     );
     assert_governed(&mut puppet, "moved");
@@ -198,7 +205,10 @@ fn what_runs_already_is_found_and_its_sockets_are_judged() {
         cgroup_of(child).contains("/worker/").then_some(())
     })
     .expect("moved");
-    assert_eq!(puppet.errno("child.kill(); child.wait()").expect("answer"), 0);
+    assert_eq!(
+        puppet.errno("child.kill(); child.wait()").expect("answer"),
+        0
+    );
 }
 
 #[test]
@@ -216,8 +226,18 @@ fn a_socket_that_is_handed_over_at_the_start_is_judged() {
         )
     };
     let (secret, fine) = (unique::token(), unique::token());
-    assert_eq!(nobody.value(&hand_over("203.0.113.20", &secret)).expect("ran"), 1);
-    assert_eq!(nobody.value(&hand_over("203.0.113.10", &fine)).expect("ran"), 0);
+    assert_eq!(
+        nobody
+            .value(&hand_over("203.0.113.20", &secret))
+            .expect("ran"),
+        1
+    );
+    assert_eq!(
+        nobody
+            .value(&hand_over("203.0.113.10", &fine))
+            .expect("ran"),
+        0
+    );
     stage.world.settle(&stage.sniffer).expect("settle");
     assert_eq!(stage.sniffer.count(|p| p.contains(secret.as_bytes())), 0);
     assert_ne!(stage.sniffer.count(|p| p.contains(fine.as_bytes())), 0);
@@ -235,14 +255,22 @@ fn a_kill_and_a_restart_leave_no_gap() {
         format!("executable: {}", bash.display()),
     ]);
     let mut stage = Stage::new(&text, "").expect("stage");
-    let sink = stage.world.udp_sink(&format!("{TARGET}:4433")).expect("sink");
+    let sink = stage
+        .world
+        .udp_sink(&format!("{TARGET}:4433"))
+        .expect("sink");
 
     // Without a service manager that keeps things: what starts meanwhile is found afterwards.
     let mut before = puppet_of(&stage, &agent);
     stage.daemon.kill9().expect("kill");
     assert_governed(&mut before, "without a daemon");
     let mut meanwhile = puppet_of(&stage, &agent);
-    assert_eq!(meanwhile.errno("bad = tcp('203.0.113.20', 80)").expect("answer"), 0);
+    assert_eq!(
+        meanwhile
+            .errno("bad = tcp('203.0.113.20', 80)")
+            .expect("answer"),
+        0
+    );
     stage.daemon.restart().expect("restart");
     wait::until("it to be found", wait::patience(), || {
         (meanwhile.errno(TO_OTHER).expect("answer") == libc::EPERM).then_some(())

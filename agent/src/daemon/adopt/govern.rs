@@ -232,6 +232,7 @@ impl Engine {
         self.adoption
             .governed
             .insert(id, Governed { path, agent, by });
+        self.adoption.publish();
         self.adoption.unjudged.push(id);
         true
     }
@@ -290,6 +291,7 @@ impl Engine {
 
     /// Has the programs look at no level where nothing is governed.
     fn narrow_levels(&mut self) {
+        self.adoption.publish();
         let root = self.kernel.slice().root();
         let governed = self.adoption.governed.values();
         let levels = governed

@@ -73,6 +73,9 @@ const ROUND: Duration = Duration::from_secs(1);
 const SCANS: usize = 5;
 /// Descriptors of questions that a daemon before may have taken and not answered.
 const NUMBERS: i32 = 65_536;
+/// A glob that names more programs than this holds up none while no daemon runs: it would hold
+/// up the machine.
+const MOST_KEPT: usize = 64;
 /// Files that one glob is looked for in.
 const MOST_FILES: usize = 65_536;
 
@@ -200,10 +203,8 @@ struct Matched {
 struct Groups {
     all: Arc<Fanotify>,
     kept: Option<Arc<Fanotify>>,
-    /// Devices of the file systems that are marked.
-    marked: HashSet<(u64, u64)>,
-    /// Files that the kept group is marked at.
-    files: BTreeSet<PathBuf>,
+    /// Whether file systems are marked.
+    marked: bool,
 }
 
 impl Groups {
@@ -211,8 +212,7 @@ impl Groups {
         Ok(Self {
             all: Arc::new(group()?),
             kept: kept.0.map(Arc::new),
-            marked: HashSet::new(),
-            files: BTreeSet::new(),
+            marked: false,
         })
     }
 
@@ -220,17 +220,23 @@ impl Groups {
     /// machine is asked about.
     fn settle(&mut self, rules: &Rules) {
         if !rules.has_programs() {
-            if !self.marked.is_empty() {
+            if std::mem::take(&mut self.marked) {
                 self.flush(&self.all, MarkFlags::FAN_MARK_FILESYSTEM);
-                self.marked.clear();
             }
         } else {
+            self.marked = true;
             self.mark_file_systems();
         }
         let Some(kept) = &self.kept else {
             return;
         };
-        let wanted: BTreeSet<PathBuf> = rules.executables().flat_map(files_of).collect();
+        let wanted: BTreeSet<PathBuf> = rules
+            .executables()
+            .map(files_of)
+            .filter(|files| files.len() <= MOST_KEPT)
+            .flatten()
+            .filter(|path| may_wait(path))
+            .collect();
         // A mark goes with its file's inode, so those of an earlier daemon and those of files
         // that were replaced are made anew.
         self.flush(kept, MarkFlags::empty());
@@ -239,7 +245,6 @@ impl Groups {
                 debug!(path = %path.display(), %error, "a program is not watched over a restart");
             }
         }
-        self.files = wanted;
     }
 
     fn flush(&self, group: &Fanotify, kind: MarkFlags) {
@@ -250,8 +255,9 @@ impl Groups {
         }
     }
 
-    /// Every file system that this mount namespace shows, each once.
-    fn mark_file_systems(&mut self) {
+    /// Every file system that this mount namespace shows. A mark goes with its file system, so
+    /// all are made anew.
+    fn mark_file_systems(&self) {
         let mounts = Process::myself().and_then(|me| me.mountinfo());
         let mounts = match mounts {
             Ok(mounts) => mounts,
@@ -264,21 +270,11 @@ impl Groups {
             if NO_PROGRAMS.contains(&mount.fs_type.as_str()) {
                 continue;
             }
-            let Ok(device) = fs::symlink_metadata(&mount.mount_point).map(|found| {
-                // Of a mounted file there is another inode, of the same device.
-                (found.dev(), 0)
-            }) else {
-                continue;
-            };
-            if !self.marked.insert(device) {
-                continue;
-            }
             if let Err(error) = mark(
                 &self.all,
                 MarkFlags::FAN_MARK_FILESYSTEM,
                 &mount.mount_point,
             ) {
-                self.marked.remove(&device);
                 debug!(path = %mount.mount_point.display(), %error, "programs of a file system are not watched");
             }
         }
@@ -292,6 +288,25 @@ fn mark(group: &Fanotify, kind: MarkFlags, path: &Path) -> nix::Result<()> {
         nix::fcntl::AT_FDCWD,
         Some(path),
     )
+}
+
+/// Whether a program may wait as long as no daemon runs: not what starts the daemon itself.
+fn may_wait(path: &Path) -> bool {
+    let own = fs::read_link("/proc/self/exe").unwrap_or_default();
+    let own = own.to_string_lossy();
+    let own = Path::new(own.trim_end_matches(" (deleted)"));
+    let same = |path: &Path| {
+        let found = fs::metadata(path).ok();
+        found.map(|found| (found.dev(), found.ino())) == itself()
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let starts = ["/lib/systemd", "/usr/lib/systemd"];
+    let loader = name.starts_with("ld-") || name.starts_with("ld.so");
+    path != own
+        && !same(path)
+        && path.file_name() != own.file_name()
+        && !loader
+        && !starts.iter().any(|folder| path.starts_with(folder))
 }
 
 /// The files that a glob of paths names now.

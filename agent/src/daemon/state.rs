@@ -216,6 +216,7 @@ mod tests {
                 },
             )]
             .into(),
+            adopted: [(9, "a".to_owned())].into(),
         };
         keeper.save(&state).expect("save");
         assert_eq!(keeper.load(), state);

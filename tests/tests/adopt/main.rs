@@ -1,5 +1,6 @@
 //! Adoption: what a policy's `match` names is the agent's, however it was started.
 
+mod attacks;
 mod cgroups;
 mod programs;
 

@@ -134,7 +134,7 @@ fn who_comes_second_is_told() {
 
 #[test]
 fn the_order_is_by_kind_and_then_by_depth() {
-    let rank = |key, text| MatchBy::parse(key, text).expect(text).rank();
+    let rank = |key: &str, text: &str| MatchBy::parse(key, text).expect(text).rank();
     assert!(rank("container", "a") < rank("unit", "a.service"));
     assert!(rank("unit", "a.service") < rank("cgroup", "a"));
     assert!(rank("sha256", &"0".repeat(64)) < rank("executable", "/a"));

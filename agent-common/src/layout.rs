@@ -51,6 +51,13 @@ pub const SLICE_LEVEL: i32 = 1;
 /// See [`SLICE_LEVEL`].
 pub const AGENT_LEVEL: i32 = 2;
 
+/// The most cgroups outside the slice that are governed where they are.
+pub const MAX_ADOPTED: u32 = 1024;
+
+/// How deep below the cgroup2 root such a cgroup may lie: the programs look for no deeper one.
+/// `LEVELS` has a bit for each level that one lies at.
+pub const MAX_ADOPTED_LEVEL: u32 = 15;
+
 /// The IPv4 range (127.64.0.0/16, host order) from which every agent gets a gate
 /// address of its own: `127.64.0.0 + index + 1`. The gate knows the agent by the
 /// address that it was asked at. Loopback needs no route and no address for it.

@@ -3,7 +3,8 @@
 use agent_common::{
     Addr, Hook,
     layout::{
-        AGENT_LEVEL, Bank, ISOLATED, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL, gate_v4, helper,
+        AGENT_LEVEL, Bank, ISOLATED, MAX_ADOPTED_LEVEL, MAX_BANKS, Mode, NO_AGENT, SLICE_LEVEL,
+        gate_v4, helper,
     },
     verdict::{Entry, SetRef, Tables},
 };
@@ -18,7 +19,8 @@ use aya_ebpf::{
 use crate::{
     globals,
     maps::{
-        AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, PREFIX, Prefix, RUNS, SLICE,
+        ADOPTED, AGENTS, BANKS, ENTRIES, EXACT, Entries, Exact, FLIP, GATES6, LEVELS, PREFIX,
+        Prefix, RUNS, SLICE,
     },
 };
 
@@ -48,11 +50,15 @@ impl Owner {
     pub(crate) fn of_task() -> Self {
         // SAFETY: helpers without pointers.
         let slice = unsafe { bpf_get_current_ancestor_cgroup_id(SLICE_LEVEL) };
-        if SLICE.get(0) != Some(&slice) {
-            return Self::Outsider;
+        if SLICE.get(0) == Some(&slice) {
+            // SAFETY: as above.
+            return Self::of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) });
         }
         // SAFETY: as above.
-        Self::of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) })
+        match adopted(|level| unsafe { bpf_get_current_ancestor_cgroup_id(level) }) {
+            Some(index) => Self::of_index(index),
+            None => Self::Outsider,
+        }
     }
 
     /// The same at a hook of the slice that some kernels do not tell what is above the task's
@@ -66,8 +72,10 @@ impl Owner {
         if !globals::may_call(hook, helper::CGROUP) {
             return Self::Unknown;
         }
-        // SAFETY: a helper without pointers; the value is one aligned word.
-        match unsafe { RUNS.get(bpf_get_current_cgroup_id()) } {
+        // SAFETY: a helper without pointers.
+        let id = unsafe { bpf_get_current_cgroup_id() };
+        // SAFETY: the value is one aligned word.
+        match unsafe { RUNS.get(id).or_else(|| ADOPTED.get(id)) } {
             Some(index) => Self::of_index(*index),
             None => Self::Unknown,
         }
@@ -77,7 +85,18 @@ impl Owner {
     #[inline(always)]
     pub(crate) fn of_packet(skb: *mut __sk_buff) -> Self {
         // SAFETY: `skb` is the context of the program.
-        Self::of_cgroup(unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) })
+        let id = unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) };
+        // SAFETY: as in `of_cgroup`.
+        if let Some(index) = unsafe { AGENTS.get(id) } {
+            return Self::of_index(*index);
+        }
+        // SAFETY: as above.
+        match adopted(|level| unsafe { bpf_skb_ancestor_cgroup_id(skb, level) }) {
+            Some(index) => Self::of_index(index),
+            // The program stands at the slice or at a cgroup that is governed, so somebody
+            // should have been found.
+            None => Self::Unknown,
+        }
     }
 
     #[inline(always)]
@@ -97,6 +116,33 @@ impl Owner {
             None => Self::Unknown,
         }
     }
+}
+
+/// Whether a cgroup is an agent's in the slice.
+#[inline(always)]
+pub(crate) fn is_agent(id: u64) -> bool {
+    // SAFETY: nothing is read of the value.
+    unsafe { AGENTS.get(id) }.is_some()
+}
+
+/// The agent of the outermost cgroup that is governed where it is, of those that `above` tells
+/// by their level: what an agent makes below its own is its own, whatever its name.
+#[inline(always)]
+fn adopted(above: impl Fn(i32) -> u64) -> Option<u32> {
+    let levels = *LEVELS.get(0)?;
+    if levels == 0 {
+        return None;
+    }
+    for level in 1..=MAX_ADOPTED_LEVEL {
+        if levels >> level & 1 == 0 {
+            continue;
+        }
+        // SAFETY: the value is one aligned word.
+        if let Some(index) = unsafe { ADOPTED.get(above(level as i32)) } {
+            return Some(*index);
+        }
+    }
+    None
 }
 
 impl Agent {

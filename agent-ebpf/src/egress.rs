@@ -10,15 +10,15 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     helpers::{
-        bpf_get_current_ancestor_cgroup_id, bpf_get_socket_cookie, bpf_sk_fullsock,
-        bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_socket_cookie,
+        bpf_sk_fullsock, bpf_sk_storage_get, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id,
     },
     programs::SkBuffContext,
 };
 
 use crate::{
     Outcome,
-    agent::{Agent, GateUse, Owner, gate_use, index_of},
+    agent::{Agent, GateUse, Owner, gate_use, index_of, is_agent},
     ctx::{self, Packet},
     globals,
     handshake::{self, Seen},
@@ -278,6 +278,15 @@ pub(crate) struct How {
     pub(crate) allowed: bool,
 }
 
+/// Whether a socket is of the very cgroup that the task is in: all that can be asked where the
+/// cgroup is governed where it is, and lies at any level.
+#[inline(always)]
+fn is_of_task(hook: Hook, skb: *mut __sk_buff) -> bool {
+    globals::may_call(hook, helper::CGROUP)
+        // SAFETY: a helper without pointers, and one that takes the program's context.
+        && unsafe { bpf_get_current_cgroup_id() == bpf_skb_cgroup_id(skb) }
+}
+
 /// Reports a packet. The task that runs now is the sender only of a packet that
 /// leaves, and only if it is of the agent that owns the socket: a packet may leave in a timer
 /// or in another task's softirq.
@@ -297,7 +306,8 @@ pub(crate) fn tell(
     let sends = hook as u8 == Hook::Egress as u8
         && globals::may_call(hook, helper::ANCESTOR)
         // SAFETY: a helper without pointers.
-        && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner;
+        && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner
+        && (is_agent(owner) || is_of_task(hook, skb));
     let without_task = if sends {
         None
     } else {

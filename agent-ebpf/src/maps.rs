@@ -3,8 +3,9 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, Handshake, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
-        MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey, Stats,
+        Bank, Bucket, FlowState, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES,
+        MAX_RUNS, MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey,
+        Stats,
     },
     verdict::{Entry, SetRef},
 };
@@ -37,6 +38,16 @@ pub(crate) static AGENTS: HashMap<u64, u32, { MAX_AGENTS as usize }> = HashMap::
 /// cgroup that the task is in and not what is above it.
 #[btf_map]
 pub(crate) static RUNS: HashMap<u64, u32, { MAX_RUNS as usize }> = HashMap::new();
+
+/// Id of a cgroup outside the slice that is governed where it is → index of the agent. Cgroups
+/// below it are the agent's too.
+#[btf_map]
+pub(crate) static ADOPTED: HashMap<u64, u32, { MAX_ADOPTED as usize }> = HashMap::new();
+
+/// A bit for each level below the cgroup2 root that such a cgroup lies at. Zero where there is
+/// none: a task that is nobody's then pays for one look.
+#[btf_map]
+pub(crate) static LEVELS: Array<u64, 1> = Array::new();
 
 /// Index of the agent → the bank in force (2·index or 2·index+1), with
 /// [`agent_common::layout::ISOLATED`] where the agent is cut off. One word, so a reader meets

@@ -1,5 +1,6 @@
 //! Exeat: nothing leaves without one.
 
+pub mod adopt;
 pub mod cli;
 pub mod config;
 pub mod control;

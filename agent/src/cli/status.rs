@@ -300,6 +300,21 @@ fn agents(out: &mut String, s: &Status, style: Style) {
                 printable(&limit.detail)
             );
         }
+        for adopted in &a.adopted {
+            let what = adopted.what.display().to_string();
+            let run = adopted.run.as_ref().map(|run| format!(" in {run}"));
+            let _ = writeln!(
+                out,
+                "adopted by {}: {}{}, {} processes ({})",
+                printable(&a.name),
+                printable(&what),
+                printable(&run.unwrap_or_default()),
+                adopted.processes,
+                printable(adopted.by.as_deref().unwrap_or("by an earlier daemon")),
+            );
+        }
+    }
+    for a in &s.agents {
         let parts: Vec<String> = a
             .blocked
             .iter()

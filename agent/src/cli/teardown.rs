@@ -1,7 +1,9 @@
 //! `exeat teardown`: the only way that takes enforcement down.
 
 use std::{
-    fs, thread,
+    fs,
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,7 +14,10 @@ use crate::{
     config::Config,
     control::{DaemonLock, StartError},
     daemon,
-    kernel::{cgroup::Slice, pins::Pins},
+    kernel::{
+        cgroup::{self, Slice},
+        pins::Pins,
+    },
 };
 
 /// What becomes of agents that still run.
@@ -48,9 +53,13 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
         Failure::new(Exit::Failed, text)
     })?;
     let slice = daemon::slice_of(config)?;
-    let running = processes(&slice)?;
+    let pins = Pins::new(&config.bpffs);
+    let adopted = slice
+        .elsewhere(&pins.adopted_ids())
+        .map_err(anyhow::Error::from)?;
+    let running = processes(&slice, &adopted)?;
     if running > 0 && args.kill {
-        kill(&slice)?;
+        kill(&slice, &adopted)?;
     } else if running > 0 && !args.release {
         return Err(Failure::new(
             Exit::Failed,
@@ -63,9 +72,7 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
             ),
         ));
     }
-    Pins::new(&config.bpffs)
-        .remove()
-        .map_err(anyhow::Error::from)?;
+    pins.remove().map_err(anyhow::Error::from)?;
     let gone = slice.remove().map_err(anyhow::Error::from)?;
     for file in ["state.json", "leases.json", "leases.log", "leases.log.old"] {
         // What is not there need not be removed, and nothing rests on these.
@@ -86,19 +93,25 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn processes(slice: &Slice) -> Result<usize, Failure> {
+fn processes(slice: &Slice, adopted: &[PathBuf]) -> Result<usize, Failure> {
     let mut sum = 0;
     for (agent, _) in slice.agents().map_err(anyhow::Error::from)? {
         sum += slice.processes(&agent).map_err(anyhow::Error::from)?;
     }
+    for path in adopted {
+        sum += cgroup::processes_of(path);
+    }
     Ok(sum)
 }
 
-fn kill(slice: &Slice) -> Result<(), Failure> {
+fn kill(slice: &Slice, adopted: &[PathBuf]) -> Result<(), Failure> {
     let begun = Instant::now();
     loop {
         slice.kill().map_err(anyhow::Error::from)?;
-        if processes(slice)? == 0 {
+        for path in adopted.iter().filter(|path| path.exists()) {
+            cgroup::kill(path).map_err(anyhow::Error::from)?;
+        }
+        if processes(slice, adopted)? == 0 {
             return Ok(());
         }
         if begun.elapsed() > KILL_WAIT {

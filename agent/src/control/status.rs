@@ -123,6 +123,9 @@ pub struct AgentStatus {
     pub cgroup: PathBuf,
     /// Runs with a live process.
     pub runs: Vec<RunStatus>,
+    /// Cgroups and programs that a selector of its policy matched.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adopted: Vec<AdoptedStatus>,
     /// Leases in force.
     pub leases: u32,
     /// Refusals, by reason, then protocol. Zeroes are left out.
@@ -186,6 +189,21 @@ pub struct RunStatus {
     /// The files that it was started from, where the policy identifies programs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Judged>,
+}
+
+/// What is an agent's that no run began with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedStatus {
+    /// The cgroup that is governed where it is, or the program that was moved.
+    pub what: PathBuf,
+    /// The selector that matched it; none of one that an earlier daemon found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The run that a program was moved into; none of a cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Live processes.
+    pub processes: u32,
 }
 
 /// How full a bounded thing is.
@@ -351,6 +369,7 @@ pub(crate) mod tests {
                     processes: 2,
                     programs: Vec::new(),
                 }],
+                adopted: Vec::new(),
                 leases: 6,
                 blocked: [("no_rule".to_owned(), blocked.into())].into(),
                 allowed: [("tcp".to_owned(), 11)].into(),

@@ -53,7 +53,7 @@ impl Namespace {
 pub(super) struct Visit {
     agent: u32,
     name: String,
-    cgroup: PathBuf,
+    cgroups: Vec<PathBuf>,
     gate: GatePorts,
     gateway: Option<GatewayPorts>,
     /// Where the gate answers, and where the gateway.
@@ -85,9 +85,9 @@ struct Found {
 impl Engine {
     /// The agents that something runs of.
     fn visits(&self) -> Vec<Visit> {
-        let slice = self.kernel.slice().path();
-        self.admitted
-            .keys()
+        let names: BTreeSet<&String> = self.admitted.keys().chain(self.adoption.agents()).collect();
+        names
+            .into_iter()
             .filter_map(|name| {
                 let agent = self.agents.get(name)?.index;
                 let (gate, open) = self.gates.abroad(agent)?;
@@ -95,7 +95,7 @@ impl Engine {
                 Some(Visit {
                     agent,
                     name: name.clone(),
-                    cgroup: slice.join(name),
+                    cgroups: self.cgroups_of(name),
                     gate,
                     gateway,
                     open: (open, open_gateway.unwrap_or_default()),
@@ -191,7 +191,8 @@ fn look(visit: &Visit, own: Namespace) -> Found {
         present: BTreeSet::new(),
         opened: BTreeMap::new(),
     };
-    for pid in processes_below(&visit.cgroup) {
+    let processes = visit.cgroups.iter();
+    for pid in processes.flat_map(|cgroup| processes_below(cgroup)) {
         let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
         // One that has ended needs no gate.
         let Ok(namespace) = Namespace::of(&path) else {

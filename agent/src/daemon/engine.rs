@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
+    adopt::Adoption,
     agents::{self, Agent},
     directory::Directory,
     gates::Gates,
@@ -144,6 +145,8 @@ pub(super) struct Engine {
     pub(super) sandbox: bool,
     /// Names whose latest attempt failed.
     pub(super) failing: BTreeSet<Name>,
+    /// What is governed that no run began with.
+    pub(super) adoption: Adoption,
     /// The names that are to be resolved.
     pub(super) names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
 }
@@ -205,10 +208,12 @@ impl Engine {
                 .to_owned(),
             failing: BTreeSet::new(),
             sandbox,
+            adoption: Adoption::default(),
             names,
         };
         engine.recognise()?;
         engine.hold_again()?;
+        engine.recognise_adopted();
         Ok(engine)
     }
 
@@ -395,6 +400,7 @@ impl Engine {
         self.loaded_at = Timestamp::now();
         self.remember();
         self.apply_all_limits();
+        self.match_anew();
         Ok(ReloadReport {
             generation,
             digest: set.digest,
@@ -445,7 +451,7 @@ impl Engine {
             self.gates.close(agent.index);
             self.gateways.close(agent.index);
             self.leases.forget(agent.index);
-            if self.admitted.contains_key(name) {
+            if self.admitted.contains_key(name) || self.adoption.has(name) {
                 self.retired.insert(name.to_owned(), agent.index);
             }
             self.directory
@@ -493,7 +499,7 @@ impl Engine {
         Ok(found)
     }
 
-    fn remember(&mut self) {
+    pub(super) fn remember(&mut self) {
         let ports = self.gates.ports();
         let mut agents: BTreeMap<String, AgentState> = self
             .agents
@@ -518,6 +524,7 @@ impl Engine {
         self.last = State {
             generation: self.generation,
             agents,
+            adopted: self.adoption.owners(),
         };
         if let Err(error) = self.keeper.save(&self.last) {
             warn!(%error, "the daemon's state could not be saved; a restart will resolve names anew");

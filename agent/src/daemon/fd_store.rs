@@ -38,18 +38,21 @@ pub(super) enum Service {
     Gate,
     /// Connections.
     Gateway,
+    /// Programs that are caught when they are executed.
+    Programs,
 }
 
 /// Sockets of one owner, each with the word for its kind.
 type Kept = BTreeMap<String, OwnedFd>;
 
 impl Service {
-    const ALL: [Self; 2] = [Self::Gate, Self::Gateway];
+    const ALL: [Self; 3] = [Self::Gate, Self::Gateway, Self::Programs];
 
     const fn word(self) -> &'static str {
         match self {
             Self::Gate => "gate",
             Self::Gateway => "gateway",
+            Self::Programs => "programs",
         }
     }
 }

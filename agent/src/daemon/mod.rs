@@ -7,6 +7,7 @@
 //! Nothing is attached before its tables are filled, and nothing is detached when the
 //! daemon ends: only `exeat teardown` does that.
 
+mod adopt;
 mod agents;
 mod arrest;
 mod containers;
@@ -29,6 +30,7 @@ mod scrape;
 mod serving;
 mod state;
 mod trust;
+mod wake;
 mod walls;
 mod watch;
 
@@ -63,7 +65,7 @@ pub use engine::EngineError;
 
 use crate::{
     config::{Config, Metrics},
-    control::{DaemonLock, ReloadReport, Server},
+    control::{DaemonLock, ReloadReport, Server, server::Limits},
     dns::{
         clock,
         resolver::{Pace, RefreshHandle, Refresher, Resolution, Resolver, Upstreams},
@@ -143,6 +145,7 @@ impl Shared {
     /// the new truth of names too.
     fn reload(&self) -> Result<ReloadReport, EngineError> {
         let report = self.with(|engine| engine.reload(clock::now()));
+        tokio::task::block_in_place(|| adopt::judge_earlier(self));
         self.refresh.refresh_now();
         report
     }
@@ -237,7 +240,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         means.clone(),
         cancel.clone(),
         gate_tasks.clone(),
-        store,
+        Arc::clone(&store),
     );
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
@@ -255,6 +258,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         config.sandbox,
         names,
     )?;
+    engine.adoption.off = lifetime == Lifetime::OneRun;
 
     let now = clock::now();
     engine.remember_last_leases();
@@ -269,6 +273,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             "the policy does not load; what the last daemon enforced stays in force"
         );
     }
+    // Before what nobody takes is closed.
+    let programs = adopt::Kept::open(&store);
     engine.gates.settle();
     engine.kernel.enforce()?;
     engine.show_sockets();
@@ -325,7 +331,14 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         cancel.clone(),
     ));
 
-    let server = Server::bind(&lock, config.slice.as_str(), config.admin_gid()?)?;
+    let standing = shared.with(|engine| engine.adoption.wards.reader(engine.kernel.slice()));
+    let server = Server::bind_with(
+        &lock,
+        config.slice.as_str(),
+        config.admin_gid()?,
+        standing,
+        Limits::default(),
+    )?;
     info!(socket = %server.path().display(), "control");
     let handle = Arc::new(Handle {
         shared: Arc::clone(&shared),
@@ -341,6 +354,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    if lifetime == Lifetime::Service {
+        adopt::begin(&shared, programs, &mut tasks, &cancel)?;
+    }
     tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -428,6 +444,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             engine.watch_limits(clock::now());
             engine.mend();
             engine.show_sockets();
+            engine.tend_adopted();
             engine.collect()
         });
         if lifetime == Lifetime::OneRun

@@ -78,13 +78,14 @@ impl Engine {
         if snapshot.addresses().is_empty() {
             return;
         }
-        let names: Vec<&String> = self.admitted.keys().collect();
+        let names: BTreeSet<&String> = self.admitted.keys().chain(self.adoption.agents()).collect();
+        let names: Vec<&String> = names.into_iter().collect();
         let mut addresses = snapshot.addresses();
         let subjects: Vec<Subject> = (0..)
             .zip(&names)
             .map(|(number, name)| Subject {
                 agent: number,
-                cgroup: self.kernel.slice().path().join(name),
+                cgroups: self.cgroups_of(name),
                 addresses: addresses.remove(name.as_str()).unwrap_or_default(),
             })
             .collect();
@@ -245,12 +246,11 @@ impl Engine {
             return None;
         }
         self.asked = now;
-        let slice = self.kernel.slice().path();
         let subject = |(agent, addresses)| {
-            let cgroup = slice.join(self.owners.get(&agent)?);
+            let cgroups = self.cgroups_of(self.owners.get(&agent)?);
             Some(Subject {
                 agent,
-                cgroup,
+                cgroups,
                 addresses,
             })
         };

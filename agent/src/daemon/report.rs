@@ -133,6 +133,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         mode: mode_str(agent.policy.mode).to_owned(),
         generation: agent.generation,
         rules: agent.policy.rules.len() as u32,
+        adopted: engine.adopted_status(name),
         runs: runs(engine, name, &cgroup),
         cgroup,
         leases: agent.leases() as u32,
@@ -329,6 +330,9 @@ fn health(
         for unmet in unmet {
             reasons.push(format!("a limit of {name} does not hold: {unmet}"));
         }
+    }
+    for (what, why) in &engine.adoption.troubles {
+        reasons.push(format!("adoption: {what}: {why}"));
     }
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));

@@ -33,7 +33,7 @@ pub(super) struct Candidate<'a> {
 
 impl Candidate<'_> {
     /// A pidfd becomes readable when its process ends (pidfd_open(2)).
-    fn is_alive(&self) -> bool {
+    pub(super) fn is_alive(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// The maps know the agent's cgroup before a process is in it.
-    fn join(
+    pub(super) fn join(
         &mut self,
         process: &Candidate<'_>,
         name: &str,
@@ -201,7 +201,10 @@ impl Engine {
                             "the maps still know a cgroup that is gone"
                         );
                     }
-                    self.retired.remove(&name);
+                    if !self.adoption.has(&name) {
+                        self.retired.remove(&name);
+                    }
+                    self.adoption.forget_runs_of(&name);
                 }
                 Ok(false) => {}
                 Err(error) => {

@@ -77,6 +77,9 @@ pub(super) struct State {
     pub(super) generation: u32,
     /// Agents by name.
     pub(super) agents: BTreeMap<String, AgentState>,
+    /// Agents of cgroups outside the slice, by the cgroup's id.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) adopted: BTreeMap<u64, String>,
 }
 
 /// The folders that things are kept in.
@@ -256,6 +259,7 @@ mod tests {
                 },
             )]
             .into(),
+            adopted: [(9, "a".to_owned())].into(),
         };
         keeper.save(&state).expect("save");
         assert_eq!(keeper.load(), state);

@@ -143,6 +143,26 @@ impl Slice {
         kill(&self.path)
     }
 
+    /// The folders of cgroups outside the slice, by their ids; those that are gone are left
+    /// out.
+    pub fn elsewhere(&self, ids: &[u64]) -> Result<Vec<PathBuf>, KernelError> {
+        let mut found = Vec::new();
+        let mut folders = match ids.is_empty() {
+            true => Vec::new(),
+            false => children(&self.root)?,
+        };
+        while let Some(folder) = folders.pop() {
+            if folder == self.path {
+                continue;
+            }
+            match id(&folder) {
+                Ok(id) if ids.contains(&id) => found.push(folder),
+                _ => folders.extend(children(&folder)?),
+            }
+        }
+        Ok(found)
+    }
+
     /// Removes the slice and what is below, as far as it holds no process.
     pub fn remove(&self) -> Result<bool, KernelError> {
         remove_empty(&self.path)

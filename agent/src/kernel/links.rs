@@ -202,6 +202,26 @@ pub(super) fn put(
     slice: &Slice,
     pins: &Pins,
 ) -> Result<Put, KernelError> {
+    pin_program(ebpf, attachment, pins)?;
+    let folder = match attachment.place {
+        Place::Root => slice.root(),
+        Place::Slice => slice.path(),
+    };
+    hold(
+        ebpf,
+        attachment,
+        folder,
+        &pins.links().join(attachment.program),
+    )
+}
+
+/// Has a pinned link hold a program at a cgroup.
+pub(super) fn hold(
+    ebpf: &Ebpf,
+    attachment: &Attachment,
+    folder: &Path,
+    pin: &Path,
+) -> Result<Put, KernelError> {
     let fail = |action| {
         move |source: Box<dyn std::error::Error + Send + Sync>| KernelError::Link {
             action,
@@ -209,9 +229,7 @@ pub(super) fn put(
             source,
         }
     };
-    let pin = pins.links().join(attachment.program);
-    pin_program(ebpf, attachment, pins)?;
-    match sys::object_get(&pin) {
+    match sys::object_get(pin) {
         Ok(link) => {
             let program = program_fd(ebpf, attachment)?;
             match sys::link_update(link.as_fd(), program) {
@@ -219,7 +237,7 @@ pub(super) fn put(
                 // The cgroup was removed, and its links with it: nothing is enforced by this
                 // link any more, so a new one leaves no gap that is not there already.
                 Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {
-                    fs::remove_file(&pin).map_err(KernelError::path("remove", &pin))?;
+                    fs::remove_file(pin).map_err(KernelError::path("remove", pin))?;
                 }
                 Err(e) => return Err(fail("update")(e.into())),
             }
@@ -227,16 +245,30 @@ pub(super) fn put(
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(fail("open")(e.into())),
     }
-    let folder = match attachment.place {
-        Place::Root => slice.root(),
-        Place::Slice => slice.path(),
-    };
     let cgroup = File::open(folder).map_err(KernelError::path("open the cgroup", folder))?;
     let program = program_fd(ebpf, attachment)?;
     let link = sys::link_create(program, cgroup.as_fd(), attachment.attach_type)
         .map_err(|e| fail("attach")(e.into()))?;
-    sys::object_pin(link.as_fd(), &pin).map_err(|e| fail("pin")(e.into()))?;
+    sys::object_pin(link.as_fd(), pin).map_err(|e| fail("pin")(e.into()))?;
     Ok(Put::Attached)
+}
+
+/// Puts this program into a link; one whose cgroup is gone holds nothing.
+pub(super) fn update(
+    ebpf: &Ebpf,
+    attachment: &Attachment,
+    link: &OwnedFd,
+) -> Result<(), KernelError> {
+    let program = program_fd(ebpf, attachment)?;
+    match sys::link_update(link.as_fd(), program) {
+        Ok(()) => Ok(()),
+        Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        Err(e) => Err(KernelError::Link {
+            action: "update",
+            program: attachment.program,
+            source: e.into(),
+        }),
+    }
 }
 
 fn program_fd<'a>(ebpf: &'a Ebpf, attachment: &Attachment) -> Result<BorrowedFd<'a>, KernelError> {
@@ -288,7 +320,12 @@ pub enum LinkState {
 
 /// Asks the kernel about the pinned link of a program.
 pub fn state(pins: &Pins, attachment: &Attachment) -> LinkState {
-    let Ok(link) = sys::object_get(&pins.links().join(attachment.program)) else {
+    state_at(&pins.links().join(attachment.program))
+}
+
+/// The same of a link that is pinned there.
+pub(super) fn state_at(pin: &Path) -> LinkState {
+    let Ok(link) = sys::object_get(pin) else {
         return LinkState::Missing;
     };
     let Some(fields) = fdinfo(&link) else {

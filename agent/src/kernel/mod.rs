@@ -8,6 +8,7 @@
 //!
 //! Nothing here knows a name: agents are indices, rules are numbers.
 
+pub mod adopted;
 pub mod cgroup;
 pub mod events;
 mod fields;

@@ -37,6 +37,8 @@ const MAPS: &[&str] = &[
     "SLICE",
     "AGENTS",
     "RUNS",
+    "ADOPTED",
+    "LEVELS",
     "FLIP",
     "BANKS",
     "EXACT",
@@ -61,13 +63,15 @@ pub use crate::throttle::Throttle;
 
 /// The programs and maps of one instance.
 pub struct Kernel {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     helpers: Helpers,
     slice: Slice,
-    pins: Pins,
+    pub(super) pins: Pins,
     slice_id: Array<MapData, u64>,
     agents: HashMap<MapData, u64, u32>,
     runs: HashMap<MapData, u64, u32>,
+    pub(super) adopted: HashMap<MapData, u64, u32>,
+    pub(super) levels: Array<MapData, u64>,
     flip: Array<MapData, u32>,
     banks: Array<MapData, Bank>,
     exact: ArrayOfMaps<MapData, Exact>,
@@ -136,6 +140,8 @@ impl Kernel {
             slice_id: take(&mut ebpf, "SLICE")?,
             agents: take(&mut ebpf, "AGENTS")?,
             runs: take(&mut ebpf, "RUNS")?,
+            adopted: take(&mut ebpf, "ADOPTED")?,
+            levels: take(&mut ebpf, "LEVELS")?,
             flip: take(&mut ebpf, "FLIP")?,
             banks: take(&mut ebpf, "BANKS")?,
             exact: take(&mut ebpf, "EXACT")?,
@@ -191,6 +197,7 @@ impl Kernel {
             }
         }
         self.walls.put(&self.ebpf, &self.pins);
+        self.update_adopted()?;
         // No program uses maps of another layout any more.
         self.pins.remove_other_layouts()
     }

@@ -44,6 +44,22 @@ impl Pins {
         self.root.join("links")
     }
 
+    /// Folder of the links at cgroups outside the slice, each in a folder named by the id of
+    /// its cgroup.
+    pub fn adopted(&self) -> PathBuf {
+        self.root.join("adopted")
+    }
+
+    /// Ids of the cgroups outside the slice that links are held at.
+    pub fn adopted_ids(&self) -> Vec<u64> {
+        let entries = fs::read_dir(self.adopted());
+        entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     /// Folder of the programs.
     pub fn programs(&self) -> PathBuf {
         self.root.join("programs")
@@ -75,7 +91,13 @@ impl Pins {
             )
             .map_err(|e| KernelError::path("mount a bpffs at", parent)(e.into()))?;
         }
-        for folder in [self.maps(), self.links(), self.walls(), self.programs()] {
+        for folder in [
+            self.maps(),
+            self.links(),
+            self.walls(),
+            self.adopted(),
+            self.programs(),
+        ] {
             fs::create_dir_all(&folder).map_err(KernelError::path("create", &folder))?;
         }
         Ok(())
@@ -102,7 +124,12 @@ impl Pins {
     /// Removes everything that is pinned, links first: they go at once, and with the last
     /// reference the programs and maps.
     pub fn remove(&self) -> Result<(), KernelError> {
-        for folder in [self.walls(), self.links(), self.root.clone()] {
+        for folder in [
+            self.walls(),
+            self.links(),
+            self.adopted(),
+            self.root.clone(),
+        ] {
             match fs::remove_dir_all(&folder) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -17,12 +17,14 @@ mod gateway;
 mod identity;
 mod inspect;
 mod limits;
+mod matching;
 mod require;
 mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use identity::{DigestsFile, IdentityFile, KeysFile, PackagesFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 pub use limits::{IoFile, LimitsFile};
+pub use matching::{MatchFile, SelectorFile};
 pub use require::RequireFile;
 pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
@@ -104,6 +106,9 @@ pub struct AgentFile {
     pub limits: Option<At<LimitsFile>>,
     /// Which programs may be started as the agent; not said: any.
     pub identity: Option<At<IdentityFile>>,
+    /// Programs and cgroups that are the agent's, however they were started.
+    #[schemars(default, rename = "match")]
+    pub matching: MatchFile,
 }
 
 /// Sockets of local services.

@@ -4,7 +4,9 @@ use super::diagnostic::Pos;
 use super::file::{At, IdentityFile, ServicesFile};
 use super::host::HostName;
 use super::http::{HTTP, Http};
+use super::matching::MatchBy;
 use super::model::{Policy, Rule, RuleProtocol, Selector};
+use super::name::AgentName;
 use super::pattern::HostPattern;
 use super::ports::{self, PortRange};
 use super::providers;
@@ -199,6 +201,42 @@ pub(crate) fn identity(
             "name the packages of its programs, or add what else must hold and `all: true`".to_owned(),
         )
     })
+}
+
+/// Place, message and help of every selector that another one comes before, so that it has
+/// nothing left to match.
+pub(crate) fn matching(
+    selectors: &[(AgentName, MatchBy, Place)],
+) -> Vec<(Place, String, &'static str)> {
+    let mut warnings = Vec::new();
+    for (number, (agent, selector, place)) in selectors.iter().enumerate() {
+        let before = selectors.iter().enumerate().find(|(other, found)| {
+            let (winner, first, _) = found;
+            // Of one agent only the same thing twice is worth a word.
+            match winner == agent {
+                true => first == selector && *other < number,
+                false => winner < agent && first.covers(selector),
+            }
+        });
+        let Some((_, (winner, first, _))) = before else {
+            continue;
+        };
+        match winner == agent {
+            true => warnings.push((
+                *place,
+                format!("`{selector}` is written twice for agent `{agent}`"),
+                "remove one of them",
+            )),
+            false => warnings.push((
+                *place,
+                format!(
+                    "`{selector}` of agent `{agent}` never matches: `{first}` of agent `{winner}` comes first, by its name"
+                ),
+                "keep one of them, or give the agent that is meant the name that comes first",
+            )),
+        }
+    }
+    warnings
 }
 
 /// What to do about a rule for a host that lets out TLS or plain HTTP by the address alone, on

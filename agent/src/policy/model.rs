@@ -9,6 +9,7 @@ use super::http::{HTTP, Http};
 use super::identity::Identity;
 use super::inspect::Inspect;
 use super::limits::Limits;
+use super::matching::MatchBy;
 use super::name::AgentName;
 use super::names::NameRules;
 use super::pattern::HostPattern;
@@ -65,6 +66,8 @@ pub struct Policy {
     pub limits: Limits,
     /// Which programs may be started as it.
     pub identity: Identity,
+    /// What is the agent's, however it was started; each once, in order.
+    pub matching: BTreeSet<MatchBy>,
 }
 
 /// One rule.
@@ -397,6 +400,7 @@ struct Canonical<'a> {
     sandbox: &'a Sandbox,
     limits: &'a Limits,
     identity: &'a Identity,
+    matching: &'a BTreeSet<MatchBy>,
 }
 
 #[derive(Serialize)]
@@ -450,6 +454,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             sandbox: &policy.sandbox,
             limits: &policy.limits,
             identity: &policy.identity,
+            matching: &policy.matching,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

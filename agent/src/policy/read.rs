@@ -15,6 +15,7 @@ mod gateway;
 mod identity;
 mod inspect;
 mod limits;
+mod matching;
 mod require;
 mod sandbox;
 mod services;
@@ -24,7 +25,7 @@ use words::{one_of, unknown_key, value_help};
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
     "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits",
-    "require", "identity",
+    "require", "identity", "match",
 ];
 pub(crate) const LIMITS_KEYS: &[&str] =
     &["memory", "swap", "cpu", "pids", "io", "open_files", "time"];
@@ -220,8 +221,11 @@ impl Reader<'_> {
         });
         let identity = fields.take("identity");
         let identity = identity.and_then(|node| self.identity(node, &what));
+        let matching = fields.take("match");
+        let matching = matching.map_or_else(Vec::new, |node| self.matching(node, &what));
         Some(AgentFile {
             limits,
+            matching,
             mode,
             allow,
             deny,

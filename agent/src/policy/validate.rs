@@ -168,6 +168,7 @@ impl Validator<'_> {
     fn agents(&mut self) -> BTreeMap<AgentName, Policy> {
         let mut agents: BTreeMap<AgentName, Policy> = BTreeMap::new();
         let mut places: BTreeMap<&str, Place> = BTreeMap::new();
+        let mut selectors = Vec::new();
         for (file, parsed) in self.files.iter().enumerate() {
             for (name, agent) in &parsed.file.agents {
                 let place = Place { file, at: agent.at };
@@ -218,7 +219,20 @@ impl Validator<'_> {
                         .collect(),
                     sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
                     identity: identity(agent.value.identity.as_ref()),
+                    matching: agent
+                        .value
+                        .matching
+                        .iter()
+                        .map(|selector| selector.value.0.clone())
+                        .collect(),
                 };
+                for selector in &agent.value.matching {
+                    let at = Place {
+                        file,
+                        at: selector.at,
+                    };
+                    selectors.push((name.clone(), selector.value.0.clone(), at));
+                }
                 let said = &agent.value;
                 let about_services = said.services.iter();
                 let about_limits = said.limits.iter();
@@ -243,6 +257,10 @@ impl Validator<'_> {
                 }
                 agents.entry(name).or_insert(policy);
             }
+        }
+        for (place, message, help) in lint::matching(&selectors) {
+            let warning = self.diagnostic(place, message, help);
+            self.report.warn(warning);
         }
         agents
     }

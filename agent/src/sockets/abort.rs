@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, setns};
 use super::{diag, tree};
 
 /// `SOCK_DESTROY` of `include/uapi/linux/sock_diag.h`.
-const SOCK_DESTROY: u16 = 21;
+pub(super) const SOCK_DESTROY: u16 = 21;
 /// Connections that may wait to be ended. What finds no room ends by its own time-out.
 const ROOM: usize = 1024;
 

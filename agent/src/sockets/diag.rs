@@ -100,7 +100,6 @@ pub(super) fn ask(
 /// `TimedOut` when it is not done at `until`, and whatever the kernel says: `ENOENT` where
 /// it has no `tcp_diag` or `udp_diag`.
 pub(super) fn each_connected(until: Instant, mut tell: impl FnMut(u64, IpAddr)) -> io::Result<()> {
-    let socket = socket()?;
     let with_peer = StateFlags::ESTABLISHED
         | StateFlags::SYN_SENT
         | StateFlags::FIN_WAIT1
@@ -113,7 +112,37 @@ pub(super) fn each_connected(until: Instant, mut tell: impl FnMut(u64, IpAddr)) 
         // A UDP socket is "established" when it is connected.
         (IPPROTO_UDP, StateFlags::ESTABLISHED),
     ];
+    let mut tell = |_, found: &InetResponse| {
+        if let Some(cgroup) = cgroup_of(found) {
+            tell(
+                cgroup,
+                found.header.socket_id.destination_address.to_canonical(),
+            );
+        }
+    };
+    each(&kinds, until, &mut tell)
+}
+
+/// Tells of every TCP and UDP socket of the namespace, whatever its state, with the protocol.
+pub(super) fn each_socket(
+    until: Instant,
+    mut tell: impl FnMut(u8, &InetResponse),
+) -> io::Result<()> {
+    let kinds = [
+        (IPPROTO_TCP, StateFlags::all()),
+        (IPPROTO_UDP, StateFlags::all()),
+    ];
+    each(&kinds, until, &mut tell)
+}
+
+fn each(
+    kinds: &[(u8, StateFlags)],
+    until: Instant,
+    tell: &mut impl FnMut(u8, &InetResponse),
+) -> io::Result<()> {
+    let socket = socket()?;
     for (protocol, states) in kinds {
+        let protocol = *protocol;
         for family in [AF_INET, AF_INET6] {
             let request = InetRequest {
                 family,
@@ -125,7 +154,7 @@ pub(super) fn each_connected(until: Instant, mut tell: impl FnMut(u64, IpAddr)) 
                     _ => SocketId::new_v6(),
                 },
             };
-            dump(&socket, request, until, &mut tell)?;
+            dump(&socket, request, until, &mut |found| tell(protocol, found))?;
         }
     }
     Ok(())
@@ -135,7 +164,7 @@ fn dump(
     socket: &Socket,
     request: InetRequest,
     until: Instant,
-    tell: &mut impl FnMut(u64, IpAddr),
+    tell: &mut impl FnMut(&InetResponse),
 ) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
@@ -157,10 +186,7 @@ fn dump(
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
             match message.payload {
                 NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                    if let Some(cgroup) = cgroup_of(&socket) {
-                        let peer = socket.header.socket_id.destination_address;
-                        tell(cgroup, peer.to_canonical());
-                    }
+                    tell(&socket);
                 }
                 NetlinkPayload::Done(_) => return Ok(()),
                 NetlinkPayload::Error(error) => return Err(error.to_io()),
@@ -173,7 +199,7 @@ fn dump(
     }
 }
 
-fn cgroup_of(socket: &InetResponse) -> Option<u64> {
+pub(super) fn cgroup_of(socket: &InetResponse) -> Option<u64> {
     use netlink_packet_core::Nla as _;
     socket.nlas.iter().find_map(|attribute| match attribute {
         Nla::Other(other) if other.kind() == CGROUP_ID => {

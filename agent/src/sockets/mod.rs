@@ -12,6 +12,7 @@
 
 mod abort;
 mod diag;
+mod earlier;
 mod peers;
 mod tree;
 
@@ -31,6 +32,7 @@ use std::{
 use tokio::sync::oneshot;
 
 pub use abort::{Aborter, Connection};
+pub use earlier::{Earlier, Inherited, destroy, earlier};
 pub use peers::Peers;
 
 /// How long one question may take. Reading costs under a microsecond a socket, so this is
@@ -42,13 +44,18 @@ pub fn processes_below(cgroup: &Path) -> Vec<u32> {
     tree::below(cgroup).processes
 }
 
+/// Ids of a cgroup and of those below it; of very many, some.
+pub fn cgroups_below(cgroup: &Path) -> Vec<u64> {
+    tree::below(cgroup).ids
+}
+
 /// What is asked of one agent.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// Index of the agent.
     pub agent: u32,
-    /// The agent's cgroup: a folder.
-    pub cgroup: PathBuf,
+    /// The agent's cgroups: folders.
+    pub cgroups: Vec<PathBuf>,
     /// Addresses of which it is asked whether a socket uses them; never v4-mapped.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -149,9 +156,11 @@ fn look(subjects: &[Subject], until: Instant) -> Result<InUse, SocketsError> {
     let mut namespaces = tree::Namespaces::default();
     let mut owners: HashMap<u64, &Subject> = HashMap::new();
     for subject in subjects {
-        let below = tree::below(&subject.cgroup);
-        namespaces.add(&below.processes);
-        owners.extend(below.ids.into_iter().map(|id| (id, subject)));
+        for cgroup in &subject.cgroups {
+            let below = tree::below(cgroup);
+            namespaces.add(&below.processes);
+            owners.extend(below.ids.into_iter().map(|id| (id, subject)));
+        }
         found.insert(subject.agent, BTreeSet::new());
     }
     for namespace in namespaces.into_entered() {
@@ -224,7 +233,7 @@ mod tests {
         let sockets = Sockets::default();
         let subject = Subject {
             agent: 7,
-            cgroup: "/nonexistent/exeat".into(),
+            cgroups: vec!["/nonexistent/exeat".into()],
             addresses: ["192.0.2.1".parse().expect("address")].into(),
         };
         let answer = sockets.ask(vec![subject.clone()]).await.expect("answer");

@@ -87,6 +87,11 @@ impl Namespaces {
         }
     }
 
+    /// Their files.
+    pub(super) fn into_files(self) -> Vec<File> {
+        self.files
+    }
+
     /// One after the other: the calling thread is in it when it is handed out.
     pub(super) fn into_entered(self) -> impl Iterator<Item = io::Result<()>> {
         self.files

@@ -6,6 +6,7 @@ mod gateway;
 mod identity;
 mod inspect;
 mod limits;
+mod matching;
 mod names;
 mod require;
 mod routes;

@@ -199,6 +199,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         gateway: Default::default(),
         sandbox: Default::default(),
         identity: Default::default(),
+        matching: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

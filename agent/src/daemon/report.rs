@@ -304,11 +304,7 @@ fn health(
             ));
         }
     }
-    for (name, unmet) in &engine.unmet {
-        for unmet in unmet {
-            reasons.push(format!("a limit of {name} does not hold: {unmet}"));
-        }
-    }
+    reasons.extend(engine.limits_unmet());
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));
     }

@@ -408,7 +408,12 @@ impl Engine {
             rules: rules as u32,
             sources: self.paths.clone(),
             changes,
-            warnings: set.warnings.iter().map(ToString::to_string).collect(),
+            warnings: set
+                .warnings
+                .iter()
+                .map(ToString::to_string)
+                .chain(self.limits_unmet())
+                .collect(),
         })
     }
 

@@ -132,6 +132,15 @@ impl Engine {
         }
     }
 
+    /// Every limit that does not hold, in words.
+    pub(super) fn limits_unmet(&self) -> Vec<String> {
+        let each = |(name, unmet): (&String, &Vec<Unmet>)| {
+            let word = |unmet| format!("a limit of agent {name} does not hold: {unmet}");
+            unmet.iter().map(word).collect::<Vec<_>>()
+        };
+        self.unmet.iter().flat_map(each).collect()
+    }
+
     /// A run begins.
     pub(super) fn clock_in(&mut self, cgroup: u64, now: Duration) {
         self.ledger.runs.insert(cgroup, now.as_secs());

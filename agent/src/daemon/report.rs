@@ -326,11 +326,7 @@ fn health(
             ));
         }
     }
-    for (name, unmet) in &engine.unmet {
-        for unmet in unmet {
-            reasons.push(format!("a limit of {name} does not hold: {unmet}"));
-        }
-    }
+    reasons.extend(engine.limits_unmet());
     for (what, why) in &engine.adoption.troubles {
         reasons.push(format!("adoption: {what}: {why}"));
     }

@@ -61,6 +61,8 @@ fn there(stage: &Stage, controller: &str, limit: &str) -> bool {
     let text = stage.daemon.cli(&["status"]).output().expect("status");
     assert_eq!(text.status.code(), Some(3), "it is degraded");
     said("status", &String::from_utf8_lossy(&text.stdout));
+    let reload = stage.daemon.reload().expect("reload");
+    said("reload", &String::from_utf8_lossy(&reload.stdout));
     let run = stage.daemon.run_as(AGENT, PLAIN_USER, &["/bin/true"]);
     let run = run.expect("run");
     assert_eq!(run.status.code(), Some(0), "{run:?}");
@@ -172,6 +174,8 @@ fn processes_are_limited_or_it_is_said_that_they_are_not() {
     assert_eq!(puppet.errno("start(30)").expect("step"), libc::EAGAIN);
     stage.daemon.enforce(&policy("time: 1h")).expect("reload");
     assert_eq!(puppet.errno("start(30)").expect("step"), 0);
+    let killed = stage.daemon.cli(&["kill", "--agent", AGENT]).output();
+    assert!(killed.expect("kill").status.success());
 }
 
 #[test]
@@ -180,7 +184,8 @@ fn memory_is_limited_or_it_is_said_that_it_is_not() {
     if !there(&stage, "memory", "memory") {
         return;
     }
-    let code = "b = bytearray(200 << 20)";
+    // Every page of it is written.
+    let code = "b = b'x' * (200 << 20)";
     let output = stage
         .daemon
         .run_as(AGENT, PLAIN_USER, &["/usr/bin/python3", "-I", "-c", code])
@@ -246,9 +251,15 @@ fn disks_are_limited_or_it_is_said_that_they_are_not() {
         .expect("slice")
         .join(AGENT)
         .join("io.max");
+    let (holds, detail) = shown(&stage, "io.write");
+    if !max.exists() {
+        eprintln!("THE LIMIT io IS NOT TRIED HERE: this kernel cannot throttle disks: {detail}");
+        assert!(!holds && detail.contains("io.max"), "{detail}");
+        return;
+    }
     let text = std::fs::read_to_string(max).expect("io.max");
     assert!(text.contains("wbps=10000000"), "{text}");
-    assert!(shown(&stage, "io.write").0);
+    assert!(holds, "{detail}");
 }
 
 #[test]

@@ -41,7 +41,11 @@ struct Traffic(Child);
 
 impl Traffic {
     fn start(stage: &Stage) -> anyhow::Result<Self> {
-        let argv = ["/usr/bin/python3", "-I", "-c", TRAFFIC].map(str::to_owned);
+        Self::of(stage, TRAFFIC)
+    }
+
+    fn of(stage: &Stage, program: &str) -> anyhow::Result<Self> {
+        let argv = ["/usr/bin/python3", "-I", "-c", program].map(str::to_owned);
         let mut command = stage.daemon.run_command(AGENT, PLAIN_USER, &argv);
         let traffic = Self(command.stdin(Stdio::null()).spawn()?);
         traffic.flows(stage, "traffic")?;
@@ -119,7 +123,25 @@ fn starts_nothing(stage: &Stage) {
 }
 
 #[test]
-fn a_frozen_agent_sends_nothing_and_goes_on_where_it_stopped() {
+fn a_connection_of_before_goes_on_after_a_thaw() {
+    let stage = Stage::new(POLICY, "").expect("stage");
+    let _traffic = Traffic::start(&stage).expect("traffic");
+    hold(&stage, "freeze", AGENT).expect("freeze");
+    hold(&stage, "thaw", AGENT).expect("thaw");
+    let tcp = |stage: &Stage| {
+        stage
+            .sniffer
+            .count(|p| p.protocol == 6 && p.ports.is_some_and(|(_, to)| to == 80))
+    };
+    let before = tcp(&stage);
+    wait::until("the connection to go on", wait::patience(), || {
+        (tcp(&stage) > before + 3).then_some(())
+    })
+    .expect("goes on");
+}
+
+#[test]
+fn a_frozen_agent_sends_nothing_whatever_becomes_of_the_daemon() {
     let mut stage = Stage::new(POLICY, "").expect("stage");
     let traffic = Traffic::start(&stage).expect("traffic");
 
@@ -171,17 +193,6 @@ fn a_frozen_agent_sends_nothing_and_goes_on_where_it_stopped() {
     traffic
         .flows(&stage, "traffic after the thaw")
         .expect("flows");
-    // The connection of before as well.
-    let tcp = |stage: &Stage| {
-        stage
-            .sniffer
-            .count(|p| p.protocol == 6 && p.ports.is_some_and(|(_, to)| to == 80))
-    };
-    let before = tcp(&stage);
-    wait::until("the connection to go on", wait::patience(), || {
-        (tcp(&stage) > before + 3).then_some(())
-    })
-    .expect("goes on");
     stage
         .daemon
         .event(|event| event["type"] == "incident" && event["kind"] == "thawed")
@@ -331,4 +342,93 @@ fn only_root_may_and_only_what_there_is() {
     let report = hold(&stage, "freeze", "other").expect("freeze");
     assert_eq!(report["processes"], 0, "{report}");
     assert!(!frozen(&stage) && status(&stage)["isolated"] == false);
+}
+
+/// One request after the other, through the gateway.
+const REQUESTS: &str = "
+import socket, time
+while True:
+    try:
+        s = socket.create_connection(('allowed.example', 80), 5)
+        s.sendall(b'GET / HTTP/1.1\\r\\nHost: allowed.example\\r\\nConnection: close\\r\\n\\r\\n')
+        s.recv(4096)
+        s.close()
+    except OSError:
+        pass
+    time.sleep(0.01)
+";
+
+#[test]
+fn the_gateway_of_a_frozen_agent_carries_nothing_and_opens_again() {
+    let policy = "version: 1\nagents:\n  worker:\n    allow:\n      - { host: allowed.example, ports: [80] }\n";
+    let stage = Stage::new(policy, "").expect("stage");
+    let traffic = Traffic::of(&stage, REQUESTS).expect("traffic");
+    let through = |stage: &Stage| {
+        let events = stage.daemon.events().expect("events");
+        events
+            .iter()
+            .filter(|event| event["hook"] == "gateway")
+            .count()
+    };
+    assert!(through(&stage) > 0, "it does not go through the gateway");
+    hold(&stage, "freeze", AGENT).expect("freeze");
+    // The ends of connections that the gateway had are sent by the kernel, not by the agent.
+    std::thread::sleep(Duration::from_millis(300));
+    quiet(&stage);
+    hold(&stage, "thaw", AGENT).expect("thaw");
+    let before = through(&stage);
+    traffic
+        .flows(&stage, "requests after the thaw")
+        .expect("flows");
+    wait::until("the gateway", wait::patience(), || {
+        (through(&stage) > before).then_some(())
+    })
+    .expect("goes through the gateway again");
+}
+
+#[test]
+fn what_sockets_of_a_killed_agent_still_hold_does_not_leave() {
+    use std::io::Read;
+    let policy = "version: 1\nagents:\n  worker:\n    allow:\n      - { cidr: 203.0.113.10, ports: [4433] }\n";
+    let stage = Stage::new(policy, "").expect("stage");
+    let at = format!("{ALLOWED_V4}:4433").parse().expect("address");
+    let listener = exeat_tests::sink::listen(&stage.world.internet, at).expect("listener");
+    let mut puppet = stage.daemon.puppet(AGENT).expect("puppet");
+    puppet
+        .ask("s = tcp('203.0.113.10', 4433)\ns.setblocking(False)")
+        .expect("connected");
+    let (mut peer, _) = listener.accept().expect("accepted");
+    // Nobody reads, so most of it waits in the agent's socket.
+    let fill = "
+def fill():
+    sent = 0
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            sent += s.send(b'x' * 65536)
+        except BlockingIOError:
+            time.sleep(0.01)
+    return sent
+";
+    puppet.ask(fill).expect("function");
+    let sent = puppet
+        .value("fill()")
+        .expect("sent")
+        .as_u64()
+        .expect("bytes");
+    let report = hold(&stage, "kill", AGENT).expect("kill");
+    assert_eq!(report["confirmed"], true, "{report}");
+    assert_eq!(status(&stage)["isolated"], false);
+    stage.world.settle(&stage.sniffer).expect("settle");
+    let before = self::sent(&stage);
+    peer.set_read_timeout(Some(Duration::from_secs(1)))
+        .expect("time-out");
+    let (mut got, mut chunk) = (0, vec![0; 1 << 16]);
+    while let Ok(n) = peer.read(&mut chunk) {
+        assert!(n > 0, "the connection ended: its last packet left");
+        got += n as u64;
+    }
+    assert!(got < sent, "all of {sent} bytes left");
+    stage.world.settle(&stage.sniffer).expect("settle");
+    assert_eq!(self::sent(&stage), before, "packets left after the kill");
 }

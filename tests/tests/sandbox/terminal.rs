@@ -56,7 +56,7 @@ fn job_control(pty: &mut Pty, start: &str, name: &str) {
 
 #[test]
 fn a_shell_in_it_has_job_control() {
-    let scene = Scene::new(PLAIN_USER, "");
+    let scene = Scene::new(PLAIN_USER, "    sandbox: {environment: [PS1]}\n");
     let mut pty = at_terminal(&scene, &SHELL);
     pty.until("ready> ").expect("prompt");
     pty.keys("tty; echo user=$(id -u)\n").expect("type");
@@ -81,7 +81,7 @@ fn shell_outside(scene: &Scene) -> Pty {
         .chain(run.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    pty.keys(&format!("e='{}'\n", words.join(" ")))
+    pty.keys(&format!("set -o pipefail; e='{}'\n", words.join(" ")))
         .expect("type");
     pty.until("ready> ").expect("prompt");
     pty

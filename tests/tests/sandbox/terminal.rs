@@ -105,7 +105,7 @@ fn it_is_a_job_of_a_shell_outside() {
         .expect("type");
     pty.until("code=137").expect("signal");
     pty.until("ready> ").expect("prompt");
-    pty.keys("$e sh -c 'read line </dev/tty; echo got-$line' & sleep 0.3; jobs\n")
+    pty.keys("$e sh -c 'read line </dev/tty; echo got-$line' & until jobs | grep -q Stop[p]ed; do sleep 0.1; done; jobs\n")
         .expect("type");
     pty.until("Stopped").expect("it waits in the background");
     pty.until("ready> ").expect("prompt");

@@ -17,6 +17,7 @@
 //! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
 //! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
 
+pub mod bus;
 mod descriptors;
 pub mod services;
 pub mod standalone;

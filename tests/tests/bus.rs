@@ -11,7 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// A dbus-daemon in a folder of the test, with a user of its own for this test alone.
+/// A dbus-daemon in a folder of the test, as a user of the system that has no session: the
+/// bus serves only users that it finds in the user database. Each test has another.
 struct Bus {
     dir: TempDir,
     uid: u32,
@@ -67,7 +68,8 @@ impl Bus {
         let bus = Self { dir, uid, daemon };
         wait::until("the bus listens", Duration::from_secs(10), || {
             socket.exists().then_some(())
-        });
+        })
+        .expect("in time");
         bus
     }
 
@@ -227,7 +229,7 @@ fn run_folder(uid: u32) -> PathBuf {
 
 #[test]
 fn what_is_named_can_be_called_and_nothing_else() {
-    let bus = Bus::new(64_251);
+    let bus = Bus::new(1);
     let _named = bus.service("org.example.Named");
     let _other = bus.service("org.example.Hidden");
     let direct = bus.dir.path().join("traces/bus");
@@ -297,7 +299,7 @@ fn what_is_named_can_be_called_and_nothing_else() {
 
 #[test]
 fn it_ends_with_the_process_that_asked() {
-    let bus = Bus::new(64_252);
+    let bus = Bus::new(2);
     let mut broker = bus.broker(&["org.example.Named"]);
     let socket = PathBuf::from(broker.socket(0));
     assert!(socket.exists());
@@ -307,15 +309,17 @@ fn it_ends_with_the_process_that_asked() {
     let folder = socket.parent().expect("folder").to_owned();
     wait::until("the sockets are gone", Duration::from_secs(10), || {
         (!folder.exists()).then_some(())
-    });
+    })
+    .expect("in time");
     wait::until("the proxy is gone", Duration::from_secs(10), || {
         (processes_of(bus.uid, "xdg-dbus-proxy") == 0).then_some(())
-    });
+    })
+    .expect("in time");
 }
 
 #[test]
 fn who_needs_no_bus_leaves_no_process_behind() {
-    let bus = Bus::new(64_253);
+    let bus = Bus::new(3);
     let mut child = bus.start(&[]);
     let mut line = String::new();
     let mut out = BufReader::new(child.stdout.take().expect("output"));
@@ -323,14 +327,15 @@ fn who_needs_no_bus_leaves_no_process_behind() {
     assert_eq!(line, "none\n");
     wait::until("the helper is gone", Duration::from_secs(10), || {
         (processes_of(bus.uid, "broker") == 1).then_some(())
-    });
+    })
+    .expect("in time");
     drop(child.stdin.take());
     child.wait().expect("wait");
 }
 
 #[test]
 fn without_the_proxy_it_is_a_refusal_that_says_what_to_install() {
-    let bus = Bus::new(64_254);
+    let bus = Bus::new(4);
     let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
     let output = command
         .arg("org.example.Named")

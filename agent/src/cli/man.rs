@@ -38,7 +38,7 @@ pub fn run(args: &ManArgs) -> Result<Exit, Failure> {
 }
 
 /// File name and text of every page: `exeat.1`, and `exeat-NAME.1` for each subcommand that
-/// help lists.
+/// help lists, and `exeat-NAME-NAME.1` for what is below one.
 ///
 /// # Errors
 /// None that is known; writing to memory is fallible by type.
@@ -48,6 +48,9 @@ pub fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut pages = vec![page(root.clone(), "")?];
     for command in root.get_subcommands().filter(|c| !c.is_hide_set()) {
         pages.push(page(command.clone(), command.get_name())?);
+        for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
+            pages.push(page(below.clone(), command.get_name())?);
+        }
     }
     Ok(pages)
 }
@@ -94,7 +97,7 @@ fn entry(roff: &mut Roff, term: &str, meaning: &str) {
 }
 
 /// By their default paths.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (
         "/etc/exeat/config.yaml",
         "how the daemon runs; every key has a default",
@@ -110,6 +113,10 @@ const FILES: [(&str, &str); 4] = [
     (
         "/sys/fs/bpf/exeat/",
         "pinned programs, links and maps: what is enforced, daemon or not",
+    ),
+    (
+        "~/.local/state/exeat/workspaces/",
+        "what agents changed in copies of projects; below $XDG_STATE_HOME where that is set",
     ),
 ];
 
@@ -139,7 +146,9 @@ mod tests {
         };
         let root = Cli::command();
         let visible = || root.get_subcommands().filter(|c| !c.is_hide_set());
-        assert_eq!(pages.len(), visible().count() + 1, "a page too many");
+        let below = |command: &clap::Command| command.get_subcommands().count();
+        let all: usize = visible().map(|command| 1 + below(command)).sum();
+        assert_eq!(pages.len(), all + 1, "a page too many");
         assert!(page("exeat.1").contains("exeat\\-status(1)"));
         for command in visible() {
             let name = command.get_name();

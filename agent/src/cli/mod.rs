@@ -17,6 +17,7 @@ pub mod schema;
 pub mod status;
 pub mod teardown;
 pub mod term;
+pub mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ pub enum Command {
     Daemon(daemon::DaemonArgs),
     /// Take all enforcement down; nothing else does
     Teardown(teardown::TeardownArgs),
+    /// Look at what agents changed in copies of projects, take it over or throw it away
+    Workspace(workspace::WorkspaceArgs),
     /// Print the JSON Schema of policy files
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
@@ -128,6 +131,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),
         Command::Teardown(args) => teardown::run(&config()?, args),
+        Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Run(_) => Ok(Exit::Usage),

@@ -27,6 +27,7 @@
 //! 8. Landlock, capabilities, `no_new_privs`, and system calls last;
 //! 9. it forks the command, which becomes the leader of a group, and executes as above.
 
+pub mod bus;
 pub mod capabilities;
 mod descriptors;
 pub mod environment;
@@ -236,6 +237,8 @@ pub struct Confinement<'a> {
     pub sandbox: &'a Sandbox,
     /// Names of the agent and of this run.
     pub names: (&'a str, &'a str),
+    /// Sockets that brokers made for it: where each is outside, and where inside.
+    pub sockets: &'a [(PathBuf, PathBuf)],
 }
 
 /// Steps 3 and later: never returns if it succeeds. `cgroup` is the folder that the daemon put
@@ -268,6 +271,7 @@ pub fn execute(
                 openings,
                 given.authorities,
                 confinement.names,
+                confinement.sockets,
             )?;
             for note in &plan.notes {
                 eprintln!("exeat: {note}");

@@ -18,7 +18,7 @@ mod inspect;
 mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
-pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
+pub use sandbox::{DbusFile, HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;

@@ -110,6 +110,29 @@ pub struct Change {
     pub(super) found: Option<Found>,
 }
 
+#[cfg(test)]
+impl Change {
+    /// One that is of no workspace; a folder in it holds 3.
+    pub(crate) fn for_tests(
+        path: PathBuf,
+        what: What,
+        before: Option<Thing>,
+        after: Option<Thing>,
+    ) -> Self {
+        Self {
+            path,
+            what,
+            before,
+            after,
+            inside: 3,
+            since: None,
+            runs: None,
+            leads_out: false,
+            found: None,
+        }
+    }
+}
+
 /// A part that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Unread {

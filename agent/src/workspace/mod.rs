@@ -132,8 +132,11 @@ impl Store {
         Self::at(&state_home()?.join("exeat/workspaces"))
     }
 
-    /// The one at `folder`.
-    fn at(folder: &Path) -> io::Result<Self> {
+    /// The one at `folder`; made if it is missing.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn at(folder: &Path) -> io::Result<Self> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -153,7 +156,10 @@ impl Store {
     }
 
     /// See [`prepare`].
-    fn prepare(&self, project: &Path, agent: &str, run: &str) -> io::Result<Layers> {
+    ///
+    /// # Errors
+    /// The same.
+    pub fn prepare(&self, project: &Path, agent: &str, run: &str) -> io::Result<Layers> {
         let odd = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         let project = fs::canonicalize(project)?;
         if self.0.starts_with(&project) || project.starts_with(&self.0) {

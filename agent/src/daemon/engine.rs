@@ -164,7 +164,6 @@ impl Engine {
             hub,
         }: Ways,
         directory: Arc<Directory>,
-        sandbox: bool,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
@@ -207,8 +206,8 @@ impl Engine {
                 .trim()
                 .to_owned(),
             failing: BTreeSet::new(),
-            sandbox,
             adoption: Adoption::default(),
+            sandbox: true,
             names,
         };
         engine.recognise()?;

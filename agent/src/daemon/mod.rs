@@ -255,10 +255,10 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             hub: Arc::clone(&hub),
         },
         Arc::clone(&directory),
-        config.sandbox,
         names,
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
+    engine.sandbox = config.sandbox;
 
     let now = clock::now();
     engine.remember_last_leases();

@@ -26,7 +26,7 @@ pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
 pub use limits::{IoFile, LimitsFile};
 pub use matching::{MatchFile, SelectorFile};
 pub use require::RequireFile;
-pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
+pub use sandbox::{DbusFile, HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;

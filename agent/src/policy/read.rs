@@ -64,7 +64,9 @@ pub(crate) const SANDBOX_KEYS: &[&str] = &[
     "io_uring",
     "debug",
     "user_namespaces",
+    "dbus",
 ];
+pub(crate) const DBUS_KEYS: &[&str] = &["session", "system"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {

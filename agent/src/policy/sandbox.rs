@@ -117,6 +117,8 @@ impl fmt::Display for Openings {
             ("writes", &self.write),
             ("hides", &self.hide),
             ("variables", &self.environment),
+            ("speaks on the session bus to", &self.dbus.session),
+            ("speaks on the system bus to", &self.dbus.system),
         ];
         let switches = [
             ("autorun", self.autorun),
@@ -440,4 +442,23 @@ pub(crate) fn variable(text: &str) -> Result<String, (&'static str, String)> {
         },
         help,
     ))
+}
+
+/// A well-known name of the D-Bus specification, perhaps with `.*` after it for all names below.
+///
+/// # Errors
+/// With what is wrong and what to write instead.
+pub(crate) fn bus_name(text: &str) -> Result<String, (&'static str, String)> {
+    let plain = text.strip_suffix(".*").unwrap_or(text);
+    let good = |part: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        !part.is_empty()
+            && !part.starts_with(|c: char| c.is_ascii_digit())
+            && part.chars().all(word)
+    };
+    if plain.len() <= 255 && plain.contains('.') && plain.split('.').all(good) {
+        return Ok(text.to_owned());
+    }
+    let help = "write a name, as in `org.freedesktop.Notifications` or `org.example.*`";
+    Err(("is no name on D-Bus", help.to_owned()))
 }

@@ -100,6 +100,7 @@ mod tests {
         assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         assert_eq!(keys(&defs["openings"]), known(read::SANDBOX_KEYS));
         assert_eq!(keys(&defs["identity"]), known(read::IDENTITY_KEYS));
+        assert_eq!(keys(&defs["dbus"]), known(read::DBUS_KEYS));
         for node in [
             &schema,
             &defs["identity"],
@@ -114,6 +115,7 @@ mod tests {
             &defs["request"],
             &defs["data_pattern"],
             &defs["openings"],
+            &defs["dbus"],
         ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }

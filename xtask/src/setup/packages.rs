@@ -32,7 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 16] = [
+pub(super) const TESTS: [Need; 18] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -128,6 +128,18 @@ pub(super) const TESTS: [Need; 16] = [
         debian: "iperf3",
         fedora: "iperf3",
         why: "throughput",
+    },
+    Need {
+        program: "xdg-dbus-proxy",
+        debian: "xdg-dbus-proxy",
+        fedora: "xdg-dbus-proxy",
+        why: "D-Bus that is filtered",
+    },
+    Need {
+        program: "dbus-daemon",
+        debian: "dbus",
+        fedora: "dbus-daemon",
+        why: "a bus to be filtered",
     },
 ];
 

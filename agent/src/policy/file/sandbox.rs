@@ -68,6 +68,25 @@ pub struct OpeningsFile {
     pub debug: Option<At<bool>>,
     /// User namespaces of the program's own: the sandboxes of browsers, containers.
     pub user_namespaces: Option<At<bool>>,
+    /// Names on D-Bus that may be spoken to, through xdg-dbus-proxy.
+    pub dbus: Option<At<DbusFile>>,
+}
+
+/// Names on the buses, as in `org.freedesktop.Notifications`; a `.*` at the end stands for all
+/// names below.
+#[derive(Clone, Default, Debug, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "dbus")]
+pub struct DbusFile {
+    /// On the user's session bus.
+    #[schemars(default, schema_with = "names_schema")]
+    pub session: Vec<At<String>>,
+    /// On the system's bus.
+    #[schemars(default, schema_with = "names_schema")]
+    pub system: Vec<At<String>>,
+}
+
+fn names_schema(_: &mut SchemaGenerator) -> Schema {
+    one_or_more("^[A-Za-z_-][A-Za-z0-9_-]*(\\.[A-Za-z_-][A-Za-z0-9_-]*)+(\\.\\*)?$")
 }
 
 /// What is to be seen of the home.

@@ -1,7 +1,7 @@
 //! What each opening of a sandbox lets out.
 
 use super::super::diagnostic::Pos;
-use super::super::file::{At, HomeFile, OpeningsFile, SandboxFile};
+use super::super::file::{At, DbusFile, HomeFile, OpeningsFile, SandboxFile};
 use super::super::model::Policy;
 use super::super::sandbox;
 use agent_common::layout::Mode;
@@ -87,6 +87,20 @@ fn openings(file: &OpeningsFile) -> Vec<(Pos, String, String)> {
                 "name the variables that are needed",
             );
         }
+    }
+    let names = file.dbus.iter().flat_map(|dbus| {
+        let DbusFile { session, system } = &dbus.value;
+        session.iter().chain(system)
+    });
+    for name in names {
+        warn(
+            name.at,
+            format!(
+                "what answers at `{}` on D-Bus acts outside of the agent, and does what it is asked",
+                name.value
+            ),
+            UNLESS,
+        );
     }
     let switches: [(&Option<At<bool>>, &str); 8] = [
         (

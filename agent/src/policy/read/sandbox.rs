@@ -1,9 +1,11 @@
 //! What is said about the sandbox.
 
-use super::super::file::{At, HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
+use super::super::file::{
+    At, DbusFile, HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile,
+};
 use super::super::sandbox;
 use super::super::tree::{Node, Value};
-use super::{Fields, Reader, SANDBOX_KEYS, shown};
+use super::{DBUS_KEYS, Fields, Reader, SANDBOX_KEYS, shown};
 
 const HELP: &str = "write what is to be open, as in `sandbox: {home: read}`, or `sandbox: none`";
 
@@ -50,6 +52,7 @@ impl Reader<'_> {
         let write = list(self, "write", sandbox::path);
         let hide = list(self, "hide", sandbox::path);
         let environment = list(self, "environment", sandbox::variable);
+        let dbus = fields.take("dbus");
         let mut switch = |reader: &mut Self, key| {
             let node = fields.take(key)?;
             reader.switch(node, key)
@@ -70,7 +73,27 @@ impl Reader<'_> {
             io_uring: switch(self, "io_uring"),
             debug: switch(self, "debug"),
             user_namespaces: switch(self, "user_namespaces"),
+            dbus: dbus.and_then(|node| self.dbus(node)),
         }
+    }
+
+    fn dbus(&mut self, node: Node) -> Option<At<DbusFile>> {
+        const HELP: &str = "write names, as in `dbus: {session: [org.freedesktop.Notifications]}`";
+        let at = node.at;
+        if matches!(node.value, Value::Null) {
+            let value = DbusFile::default();
+            return Some(At { value, at });
+        }
+        let mut fields = self.fields(node, "`dbus` of a sandbox", DBUS_KEYS, HELP)?;
+        let mut names = |reader: &mut Self, key| {
+            let node = fields.take(key);
+            node.map_or_else(Vec::new, |node| reader.parsed(node, key, sandbox::bus_name))
+        };
+        let value = DbusFile {
+            session: names(self, "session"),
+            system: names(self, "system"),
+        };
+        Some(At { value, at })
     }
 
     fn switch(&mut self, node: Node, key: &str) -> Option<At<bool>> {

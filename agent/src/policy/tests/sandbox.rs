@@ -1,7 +1,7 @@
 //! `sandbox` of an agent.
 
 use super::errors::{agent, one};
-use crate::policy::sandbox::{Home, Network, Project};
+use crate::policy::sandbox::{Dbus, Home, Network, Project};
 use crate::policy::{Openings, PolicySet, Sandbox, parse};
 
 fn read(body: &str) -> PolicySet {
@@ -55,6 +55,7 @@ fn every_key_is_read() {
       io_uring: true
       debug: true
       user_namespaces: true
+      dbus: {session: [org.a.B], system: [org.c.*]}
 ",
     );
     let set = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
@@ -74,12 +75,15 @@ fn every_key_is_read() {
         io_uring: true,
         debug: true,
         user_namespaces: true,
-        ..Openings::default()
+        dbus: Dbus {
+            session: set(&["org.a.B"]),
+            system: set(&["org.c.*"]),
+        },
     };
     assert_eq!(found, expected);
     assert_eq!(
         found.to_string(),
-        "home read, project read, network own, reads /srv/data ~/notes, writes ~/out, hides /opt/x, variables EDITOR MY_*, autorun, display, audio, gpu, ssh_agent, io_uring, debug, user_namespaces"
+        "home read, project read, network own, reads /srv/data ~/notes, writes ~/out, hides /opt/x, variables EDITOR MY_*, speaks on the session bus to org.a.B, speaks on the system bus to org.c.*, autorun, display, audio, gpu, ssh_agent, io_uring, debug, user_namespaces"
     );
 }
 
@@ -108,6 +112,8 @@ fn what_weakens_it_is_warned_of_and_nothing_else() {
         ("io_uring: true", "system calls"),
         ("debug: true", "takes over"),
         ("user_namespaces: true", "namespace"),
+        ("dbus: {session: [org.a.B]}", "acts outside"),
+        ("dbus: {system: org.a.*}", "acts outside"),
     ] {
         let (_, warnings) = openings(&format!("    sandbox:\n      {said}\n"));
         assert_eq!(warnings.len(), 1, "{said}: {warnings:?}");
@@ -151,11 +157,18 @@ fn what_it_is_not_is_an_error() {
         ("{home: all}", 21, "`all` is no value of `home`", "`hidden`"),
         ("{project: overlay}", 24, "`overlay`", "write `copy`"),
         (
-            "{dbus: {session: [a.b]}}",
-            15,
-            "`dbus`",
-            "does not filter D-Bus",
+            "{dbus: {session: [a]}}",
+            31,
+            "`a` is no name on D-Bus",
+            "org.",
         ),
+        (
+            "{dbus: {user: [a.b]}}",
+            22,
+            "unknown key `user`",
+            "the keys are",
+        ),
+        ("{dbus: yes please}", 21, "is text", "dbus: {session"),
         ("{network: none}", 24, "`none`", "`own`"),
         ("{read: notes}", 21, "is not absolute", "~/notes"),
         ("{read: [/a, ~]}", 26, "is all of the home", "home: read"),

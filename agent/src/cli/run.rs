@@ -12,8 +12,12 @@ use super::{Exit, Failure, finish, term::printable_lines};
 use crate::{
     config::Config,
     control::{Client, ClientError, Request, Response, RunTicket},
-    launch::{self, Given, standalone::Standalone},
-    policy,
+    launch::{
+        self, Confinement, Given,
+        bus::{Broker, Helper},
+        standalone::Standalone,
+    },
+    policy::{self, Sandbox},
 };
 
 /// What to run, and as whom.
@@ -37,26 +41,35 @@ pub struct RunArgs {
 pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
     match confine(config, args) {
         Err(failure) => finish(Err(Failure::new(Exit::RunFailed, failure.message))),
-        Ok(ticket) => {
+        Ok((ticket, broker)) => {
             for warning in &ticket.warnings {
                 eprintln!("exeat: {}", printable_lines(warning));
             }
-            if args.user.is_none() && nix::unistd::geteuid().is_root() {
+            let bare = ticket.sandbox == Sandbox::None;
+            if bare && args.user.is_none() && nix::unistd::geteuid().is_root() {
                 eprintln!(
                     "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
                 );
             }
             let proxies = ticket.proxies.iter();
+            let proxies = proxies.map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()));
+            let buses = broker.as_ref().map(Broker::variables).unwrap_or_default();
+            let buses = buses
+                .iter()
+                .map(|(name, address)| (*name, address.as_str()));
             let given = Given {
-                variables: proxies
-                    .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
-                    .collect(),
+                variables: proxies.chain(buses).collect(),
                 authorities: ticket.authorities.as_deref(),
             };
             match launch::execute(
                 &ticket.cgroup,
-                args.user.as_deref(),
-                &ticket.services,
+                &Confinement {
+                    user: args.user.as_deref(),
+                    services: &ticket.services,
+                    sandbox: &ticket.sandbox,
+                    names: (&ticket.agent, &ticket.run),
+                    buses: broker.as_ref(),
+                },
                 &given,
                 &args.command,
             ) {
@@ -71,11 +84,26 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
 }
 
 /// Everything before the command: from here on we are the agent.
-fn confine(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> {
+fn confine(config: Option<&Path>, args: &RunArgs) -> Result<(RunTicket, Option<Broker>), Failure> {
     launch::check_descriptors().map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
     if let Some(user) = &args.user {
         launch::check_user(user).map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
     }
+    // What is forked away here is not governed; what comes after the ticket is.
+    let helper = Helper::fork().map_err(|error| {
+        let text = format!("cannot fork the process that would start a D-Bus proxy: {error}");
+        Failure::new(Exit::RunFailed, text)
+    })?;
+    let ticket = ticket(config, args)?;
+    let broker = match &ticket.sandbox {
+        Sandbox::Walls(openings) => helper.start(&openings.dbus, args.user.as_deref()),
+        Sandbox::None => Ok(None),
+    };
+    let broker = broker.map_err(|error| Failure::new(Exit::RunFailed, error.to_string()))?;
+    Ok((ticket, broker))
+}
+
+fn ticket(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> {
     match &args.policy {
         None => {
             let agent = args.agent.as_deref().unwrap_or_default();

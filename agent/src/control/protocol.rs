@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
-use crate::policy::Services;
+use crate::policy::{Sandbox, Services};
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
 pub const VERSION: u32 = 1;
@@ -280,6 +280,9 @@ pub struct RunTicket {
     /// What it sees of the machine's services.
     #[serde(default)]
     pub services: Services,
+    /// What its sandbox leaves open.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,

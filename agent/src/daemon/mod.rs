@@ -246,6 +246,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             trust: Trust::new(&config),
         },
         Arc::clone(&directory),
+        config.sandbox,
         names,
     )?;
 

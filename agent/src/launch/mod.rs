@@ -1,8 +1,8 @@
-//! `exeat run`: the process that asked becomes the agent.
+//! `exeat run`: the process that asked becomes the agent, or its supervisor.
 //!
-//! No process is put in between. The caller itself is moved into the agent's cgroup by the
-//! daemon and then executes the command, so its pid, terminal, job control, signals and
-//! exit code are those that it would have had without Exeat.
+//! Without a sandbox no process is put in between: the caller is moved into the agent's cgroup by
+//! the daemon and executes the command. With one the caller stays outside of the sandbox, in the
+//! agent's cgroup, and is to whoever started it what the command would be ([`supervise`]).
 //!
 //! The steps, in order, single-threaded:
 //! 1. descriptors 0 to 2 are looked at: a socket of the network among them was made
@@ -12,15 +12,35 @@
 //! 4. every descriptor from 3 on is closed (`close_range`: the only cure for an inherited
 //!    io_uring, whose kernel thread would go on sending);
 //! 5. with `--user`: groups, group and user, in this order, because the last takes away the
-//!    right to the others;
+//!    right to the others.
+//!
+//! Without a sandbox:
 //! 6. a `/run` without the machine's services ([`services`]);
 //! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
 //! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
+//!
+//! With one:
+//! 6. what the agent will see is looked up ([`root`]), and its environment filtered
+//!    ([`environment`]);
+//! 7. the first process of new namespaces is forked ([`namespaces`]); it builds the new root and
+//!    goes there;
+//! 8. Landlock, capabilities, `no_new_privs`, and system calls last;
+//! 9. it forks the command, which becomes the leader of a group, and executes as above.
 
 pub mod bus;
+pub mod capabilities;
 mod descriptors;
+pub mod environment;
+mod files;
+#[cfg(test)]
+pub(crate) mod in_child;
+pub mod landlock;
+mod namespaces;
+mod root;
+pub mod seccomp;
 pub mod services;
 pub mod standalone;
+mod supervise;
 
 use std::{
     convert::Infallible,
@@ -41,7 +61,7 @@ use nix::{
 
 pub use descriptors::Forbidden;
 
-use crate::policy::Services;
+use crate::policy::{Openings, Sandbox, Services};
 
 /// What kept the command from running.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +99,36 @@ pub enum LaunchError {
         /// Why not.
         source: io::Error,
     },
+    /// A part of the sandbox cannot be made.
+    #[error(
+        "cannot make the sandbox ({step}): refusing to start the command\n  {help}; or write `sandbox: none` for this agent, and its policy governs the network alone"
+    )]
+    Sandbox {
+        /// What was tried.
+        step: String,
+        /// What to do about it.
+        help: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The current folder is not one for a command in a sandbox.
+    #[error(
+        "the command cannot be started in {folder:?}: {why}; start it in another folder, or name this one in `sandbox:` of its policy"
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The sandbox does not show the command.
+    #[error(
+        "{command}: it is not in the sandbox; name its folder in the policy, as in `sandbox: {{read: [FOLDER]}}`"
+    )]
+    NotInSight {
+        /// The command.
+        command: String,
+    },
     /// There is no such user.
     #[error("there is no user `{name}`: refusing to start the command")]
     NoUser {
@@ -109,7 +159,7 @@ impl LaunchError {
     /// when it was not even tried.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFound { .. } => 127,
+            Self::NotFound { .. } | Self::NotInSight { .. } => 127,
             Self::NotExecutable { .. } => 126,
             _ => 125,
         }
@@ -176,18 +226,31 @@ impl Given<'_> {
     }
 }
 
-/// Steps 3 to 8: never returns if it succeeds. `cgroup` is the folder that the daemon put
-/// us in; `user` is whom the command runs as, if not as the caller; `services` what it sees
-/// of the machine's.
+/// How the command is confined, besides its network.
+#[derive(Clone, Copy, Debug)]
+pub struct Confinement<'a> {
+    /// Whom it runs as, if not as the caller.
+    pub user: Option<&'a str>,
+    /// What it sees of the machine's services.
+    pub services: &'a Services,
+    /// What its sandbox leaves open.
+    pub sandbox: &'a Sandbox,
+    /// Names of the agent and of this run.
+    pub names: (&'a str, &'a str),
+    /// The buses that it may speak to.
+    pub buses: Option<&'a bus::Broker>,
+}
+
+/// Steps 3 and later: never returns if it succeeds. `cgroup` is the folder that the daemon put
+/// us in.
 pub fn execute(
     cgroup: &Path,
-    user: Option<&str>,
-    services: &Services,
+    confinement: &Confinement<'_>,
     given: &Given<'_>,
     command: &[OsString],
 ) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
-    let user = user.map(find_user).transpose()?;
+    let user = confinement.user.map(find_user).transpose()?;
     // SAFETY: closes only; every object of ours that owned one of them is never used again,
     // because this function ends in exec or exit.
     Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })
@@ -195,13 +258,44 @@ pub fn execute(
     if let Some(user) = &user {
         become_user(user)?;
     }
-    given.put();
-    services::hide(services, given.authorities)?;
+    match confinement.sandbox {
+        Sandbox::None => {
+            given.put();
+            services::hide(confinement.services, given.authorities)?;
+            prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
+            exec(command)
+        }
+        Sandbox::Walls(openings) => {
+            let plan = root::Plan::new(
+                confinement.services,
+                openings,
+                given.authorities,
+                confinement.names,
+                confinement.buses,
+            )?;
+            for note in &plan.notes {
+                eprintln!("exeat: {note}");
+            }
+            let lacks = command.first().is_some_and(|program| plan.lacks(program));
+            environment::filter(openings);
+            given.put();
+            supervise::run(&plan, openings, || match exec(command) {
+                Err(LaunchError::NotFound { command }) if lacks => {
+                    Err(LaunchError::NotInSight { command })
+                }
+                done => done,
+            })
+        }
+    }
+}
+
+/// What no namespace closes, once the last mount is made: files (Landlock), capabilities, and
+/// system calls last, because the others need some.
+fn restrict(plan: &root::Plan, openings: &Openings) -> Result<(), LaunchError> {
+    landlock::restrict(&plan.paths())?;
+    capabilities::drop_all()?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
-    // Rust programs start with SIGPIPE ignored, and exec would hand that on.
-    // SAFETY: no handler is installed.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
-    exec(command)
+    seccomp::install(openings)
 }
 
 fn find_user(name: &str) -> Result<User, LaunchError> {
@@ -251,6 +345,9 @@ fn confirm(cgroup: &Path) -> Result<(), LaunchError> {
 }
 
 fn exec(command: &[OsString]) -> Result<Infallible, LaunchError> {
+    // Rust programs start with SIGPIPE ignored, and exec would hand that on.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
     let arguments = command
         .iter()
         .map(|word| CString::new(word.as_bytes()))

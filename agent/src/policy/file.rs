@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod gateway;
 mod inspect;
+mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use sandbox::{DbusFile, HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -87,6 +89,9 @@ pub struct AgentFile {
     pub services: Option<At<ServicesFile>>,
     /// The agent's gateway, where programs may ask it for a way out themselves.
     pub gateway: Option<At<GatewayFile>>,
+    /// What the sandbox of `exeat run` leaves open, or `none` for no sandbox. Without it the
+    /// sandbox is whole.
+    pub sandbox: Option<At<SandboxFile>>,
 }
 
 /// Sockets of local services.

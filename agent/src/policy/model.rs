@@ -12,6 +12,7 @@ use super::names::NameRules;
 use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
+use super::sandbox::Sandbox;
 use super::services::Services;
 use super::tls::Tls;
 use super::via::Via;
@@ -53,6 +54,8 @@ pub struct Policy {
     pub services: Services,
     /// At which doors its gateway waits.
     pub gateway: GatewayPolicy,
+    /// What its sandbox leaves open.
+    pub sandbox: Sandbox,
 }
 
 /// One rule.
@@ -381,6 +384,7 @@ struct Canonical<'a> {
     over_budget: &'static str,
     services: &'a Services,
     gateway: GatewayPolicy,
+    sandbox: &'a Sandbox,
 }
 
 #[derive(Serialize)]
@@ -430,6 +434,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             over_budget: dns.over_budget.as_str(),
             services: &policy.services,
             gateway: policy.gateway,
+            sandbox: &policy.sandbox,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

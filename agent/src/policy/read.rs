@@ -13,13 +13,14 @@ use std::collections::BTreeMap;
 mod dns;
 mod gateway;
 mod inspect;
+mod sandbox;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox",
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
@@ -38,6 +39,25 @@ pub(crate) const GATEWAY_KEYS: &[&str] = &["listen"];
 pub(crate) const INSPECT_KEYS: &[&str] = &["requests", "strip", "max_body", "patterns", "pins"];
 pub(crate) const REQUEST_KEYS: &[&str] = &["methods", "path"];
 pub(crate) const PATTERN_KEYS: &[&str] = &["name", "regex", "action"];
+pub(crate) const SANDBOX_KEYS: &[&str] = &[
+    "home",
+    "project",
+    "read",
+    "write",
+    "hide",
+    "environment",
+    "network",
+    "autorun",
+    "display",
+    "audio",
+    "gpu",
+    "ssh_agent",
+    "io_uring",
+    "debug",
+    "user_namespaces",
+    "dbus",
+];
+pub(crate) const DBUS_KEYS: &[&str] = &["session", "system"];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {
@@ -183,6 +203,8 @@ impl Reader<'_> {
             let value = self.gateway(node, &what)?;
             Some(At { value, at })
         });
+        let sandbox = fields.take("sandbox");
+        let sandbox = sandbox.and_then(|node| self.sandbox(node, &what));
         Some(AgentFile {
             mode,
             allow,
@@ -191,6 +213,7 @@ impl Reader<'_> {
             dns,
             services,
             gateway,
+            sandbox,
         })
     }
 

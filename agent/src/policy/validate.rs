@@ -23,6 +23,7 @@ mod dns;
 mod finish;
 mod gateway;
 mod inspect;
+mod sandbox;
 use dns::dns_policy;
 use gateway::gateway_policy;
 
@@ -205,6 +206,7 @@ impl Validator<'_> {
                         .as_ref()
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
+                    sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
                 };
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };
@@ -212,9 +214,14 @@ impl Validator<'_> {
                         .into_iter()
                         .map(move |(pos, message, help)| (at(pos), message, help))
                 });
+                let about_sandbox = agent.value.sandbox.iter().flat_map(|sandbox| {
+                    let warnings = lint::sandbox(&policy, sandbox).into_iter();
+                    warnings.map(|(at, message, help)| (Place { file, at }, message, help))
+                });
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()
-                    .chain(about_services.into_iter().flatten());
+                    .chain(about_services.into_iter().flatten())
+                    .chain(about_sandbox);
                 for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);
                     self.report.warn(warning);

@@ -195,6 +195,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         rules,
         services: Default::default(),
         gateway: Default::default(),
+        sandbox: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

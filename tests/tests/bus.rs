@@ -1,5 +1,7 @@
 //! D-Bus for an agent: what its policy names can be called, and nothing else.
 
+use exeat_tests::attack::PLAIN_USER;
+use exeat_tests::stage::{AGENT, POLICY, Stage};
 use exeat_tests::wait;
 use serde_json::Value;
 use std::fs;
@@ -355,8 +357,68 @@ fn without_the_proxy_it_is_a_refusal_that_says_what_to_install() {
     assert_eq!(left, 0);
 }
 
-/// How many processes of a user have this name.
-fn processes_of(uid: u32, name: &str) -> usize {
+#[test]
+fn an_agent_calls_what_its_policy_names() {
+    let bus = Bus::new(PLAIN_USER);
+    let _named = bus.service("org.example.Named");
+    let _other = bus.service("org.example.Hidden");
+    let policy = format!("{POLICY}    sandbox: {{dbus: {{session: [org.example.Named]}}}}\n");
+    let stage = Stage::new(&policy, "sandbox: true\n").expect("stage");
+    let command = |script: &str| {
+        let words = ["sh", "-c", script].map(str::to_owned);
+        let mut command = stage.daemon.run_command(AGENT, bus.uid, &words);
+        command
+            .env("DBUS_SESSION_BUS_ADDRESS", bus.address())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    };
+    let run = |script: &str| command(script).output().expect("run");
+    let ping = |bus: &str, name: &str| {
+        run(&format!(
+            "dbus-send --{bus} --print-reply --dest={name} / org.freedesktop.DBus.Peer.Ping"
+        ))
+    };
+    let output = ping("session", "org.example.Named");
+    assert!(output.status.success(), "{output:?}");
+    for (at, name) in [
+        ("session", "org.example.Hidden"),
+        ("session", "org.example.Other"),
+        ("session", "org.freedesktop.systemd1"),
+        ("system", "org.example.Named"),
+    ] {
+        let output = ping(at, name);
+        assert!(!output.status.success(), "{at}: {output:?}");
+        assert!(!bus.was_started(name), "{name}");
+    }
+    // The bus itself is not in sight.
+    let direct = bus.dir.path().join("traces/bus");
+    let output = run(&format!("test ! -e {}", direct.display()));
+    assert!(output.status.success(), "{output:?}");
+    // The proxy is of the caller's cgroup and not of the agent's.
+    let mut child = command("echo started; cat").spawn().expect("run");
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().expect("output"));
+    out.read_line(&mut line).expect("line");
+    let cgroup = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("cgroup");
+    let proxies = of(bus.uid, "xdg-dbus-proxy");
+    assert_eq!(proxies.len(), 1);
+    assert_eq!(cgroup(&proxies[0].to_string()), cgroup("self"));
+    let agents = of(bus.uid, "cat");
+    assert_ne!(cgroup(&agents[0].to_string()), cgroup("self"));
+    drop(child.stdin.take());
+    assert!(child.wait().expect("wait").success());
+    wait::until("the proxy is gone", Duration::from_secs(10), || {
+        let left = fs::read_dir(run_folder(bus.uid)).expect("folder").count();
+        (processes_of(bus.uid, "xdg-dbus-proxy") + left == 0).then_some(())
+    })
+    .expect("in time");
+}
+
+/// Process ids of a user's processes of this name.
+fn of(uid: u32, name: &str) -> Vec<i32> {
     procfs::process::all_processes()
         .expect("processes")
         .filter_map(Result::ok)
@@ -366,5 +428,11 @@ fn processes_of(uid: u32, name: &str) -> usize {
                 .stat()
                 .is_ok_and(|stat| stat.comm == name && stat.state != 'Z')
         })
-        .count()
+        .map(|process| process.pid)
+        .collect()
+}
+
+/// How many processes of a user have this name.
+fn processes_of(uid: u32, name: &str) -> usize {
+    of(uid, name).len()
 }

@@ -18,3 +18,4 @@ pub mod process;
 pub mod sink;
 pub mod sockets;
 mod throttle;
+pub mod workspace;

@@ -60,6 +60,7 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                     user: args.user.as_deref(),
                     services: &ticket.services,
                     sandbox: &ticket.sandbox,
+                    names: (&ticket.agent, &ticket.run),
                 },
                 &given,
                 &args.command,

@@ -225,6 +225,8 @@ pub struct Confinement<'a> {
     pub services: &'a Services,
     /// What its sandbox leaves open.
     pub sandbox: &'a Sandbox,
+    /// Names of the agent and of this run.
+    pub names: (&'a str, &'a str),
 }
 
 /// Steps 3 and later: never returns if it succeeds. `cgroup` is the folder that the daemon put
@@ -252,7 +254,12 @@ pub fn execute(
             exec(command)
         }
         Sandbox::Walls(openings) => {
-            let plan = root::Plan::new(confinement.services, openings, given.authorities)?;
+            let plan = root::Plan::new(
+                confinement.services,
+                openings,
+                given.authorities,
+                confinement.names,
+            )?;
             for note in &plan.notes {
                 eprintln!("exeat: {note}");
             }

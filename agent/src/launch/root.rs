@@ -36,6 +36,7 @@ use crate::policy::{
     sandbox::{Home, Project, SECRETS, STARTUP},
     services::RUN,
 };
+use crate::workspace;
 
 /// Where the new root is made, and what is there in the old one is of no account any more.
 const BASE: &str = "/tmp";
@@ -55,6 +56,8 @@ enum Item {
     Write,
     /// The same as long as the sandbox: changes are kept in memory.
     Copy,
+    /// The same: changes are kept in these folders, an upper layer and overlayfs' own.
+    Workspace(PathBuf, PathBuf),
     /// A device, or a terminal that has another path outside.
     Device(PathBuf),
     /// Nothing, where something would be.
@@ -70,7 +73,10 @@ enum Item {
 impl Item {
     /// Whether something of outside shows there.
     fn shows(&self) -> bool {
-        matches!(self, Self::Read | Self::Write | Self::Copy | Self::Locked)
+        matches!(
+            self,
+            Self::Read | Self::Write | Self::Copy | Self::Workspace(..) | Self::Locked
+        )
     }
 
     fn is_bound(&self) -> bool {
@@ -88,6 +94,8 @@ pub(super) struct Plan {
     folder: PathBuf,
     /// What the person who starts it should know.
     pub(super) notes: Vec<String>,
+    /// Held as long as the sandbox lasts.
+    layers: Option<workspace::Layers>,
 }
 
 fn failed(step: impl Into<String>) -> impl FnOnce(Errno) -> LaunchError {
@@ -131,6 +139,7 @@ impl Plan {
         services: &Services,
         openings: &Openings,
         kept: Option<&Path>,
+        (agent, run): (&str, &str),
     ) -> Result<Self, LaunchError> {
         let folder = env::current_dir().map_err(|source| LaunchError::Sandbox {
             step: "find the current folder".to_owned(),
@@ -142,6 +151,7 @@ impl Plan {
             links: BTreeMap::new(),
             folder,
             notes: Vec::new(),
+            layers: None,
         };
         let (home, homes) = homes();
         plan.system();
@@ -154,7 +164,9 @@ impl Plan {
                 .filter_map(|named| fs::canonicalize(expand(named, home.as_deref())?).ok())
                 .any(|named| path.starts_with(named))
         };
-        plan.project(openings, &homes, opened)?;
+        if plan.project(openings, &homes, opened)? && openings.project == Project::Copy {
+            plan.copy_project(agent, run)?;
+        }
         plan.desktop(openings, home.as_deref());
         for path in &openings.read {
             plan.named(path, home.as_deref(), Item::Read);
@@ -319,7 +331,7 @@ impl Plan {
         openings: &Openings,
         homes: &BTreeSet<PathBuf>,
         opened: impl Fn(&Path) -> bool,
-    ) -> Result<(), LaunchError> {
+    ) -> Result<bool, LaunchError> {
         let folder = self.folder.clone();
         let secret = self.items.iter().any(|(path, item)| {
             *item == Item::Hidden && folder.starts_with(path) && !opened(&folder)
@@ -342,19 +354,44 @@ impl Plan {
         } else {
             let item = match openings.project {
                 Project::Write => Item::Write,
-                Project::Read => Item::Read,
+                // Until there is a copy.
+                Project::Read | Project::Copy => Item::Read,
             };
             let writes = item == Item::Write;
             self.put(folder.clone(), item);
             if writes && !openings.autorun {
                 self.lock_autorun(&folder);
             }
-            return Ok(());
+            return Ok(true);
         };
         self.notes.push(format!(
             "the current folder ({}) {why}, so it is not opened to the command as a project: start it in the folder that it is to work in, or name what it needs in `sandbox:` of the policy",
             folder.display()
         ));
+        Ok(false)
+    }
+
+    /// The command changes a copy of the project, which a person applies.
+    fn copy_project(&mut self, agent: &str, run: &str) -> Result<(), LaunchError> {
+        let layers = workspace::prepare(&self.folder, agent, run).map_err(|source| {
+            LaunchError::Sandbox {
+                step: "make a workspace for the project".to_owned(),
+                help: "`project: copy` keeps changes in ~/.local/state/exeat",
+                source,
+            }
+        })?;
+        self.notes.push(format!(
+            "the command changes a copy of {}: see `exeat workspace diff {}`",
+            self.folder.display(),
+            layers.id
+        ));
+        let item = Item::Workspace(layers.upper.clone(), layers.work.clone());
+        self.put(self.folder.clone(), item);
+        // The layers are not for the agent, whatever else of the home is.
+        if let Some(store) = layers.upper.ancestors().nth(2) {
+            self.put(store, Item::Hidden);
+        }
+        self.layers = Some(layers);
         Ok(())
     }
 
@@ -468,7 +505,7 @@ impl Plan {
         let write = self.items.iter().filter_map(|(path, item)| {
             let changes = matches!(
                 item,
-                Item::Write | Item::Copy | Item::Memory(_) | Item::Processes
+                Item::Write | Item::Copy | Item::Workspace(..) | Item::Memory(_) | Item::Processes
             );
             changes.then(|| path.clone())
         });
@@ -517,6 +554,11 @@ impl Plan {
                 Some((path.as_path(), beneath(&old, source).ok()?))
             })
             .collect();
+        let layers = self.layers.as_ref().map(|layers| {
+            let open = |path: &Path| beneath(&old, path);
+            Ok((open(&layers.upper)?, open(&layers.work)?))
+        });
+        let layers = layers.transpose().map_err(failed("open the workspace"))?;
         mount_memory(Path::new(BASE), 0o755).map_err(failed("mount a new root"))?;
         let base = open(
             BASE,
@@ -524,12 +566,14 @@ impl Plan {
             Mode::empty(),
         )
         .map_err(failed("open the new root"))?;
-        let mut builder = Builder::new(base)?;
+        let mut builder = Builder::new(base, layers)?;
         for (path, item) in &self.items {
             let above = self.above(path);
             let needless = match item {
                 Item::Hidden => !above.is_some_and(Item::shows),
-                Item::Locked => !matches!(above, Some(Item::Write | Item::Copy)),
+                Item::Locked => {
+                    !matches!(above, Some(Item::Write | Item::Copy | Item::Workspace(..)))
+                }
                 _ => item.is_bound() && !sources.contains_key(path.as_path()),
             };
             if !needless {
@@ -744,6 +788,29 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// Mounts what is in `lower` with changes kept in `upper`.
+fn overlay(
+    place: &OwnedFd,
+    lower: &OwnedFd,
+    upper: &OwnedFd,
+    work: &OwnedFd,
+    more: &str,
+) -> Result<(), Errno> {
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}{more}",
+        by_fd(lower),
+        by_fd(upper),
+        by_fd(work)
+    );
+    mount(
+        Some("overlay"),
+        by_fd(place).as_str(),
+        Some("overlay"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )
+}
+
 struct Builder {
     base: OwnedFd,
     /// An empty file.
@@ -751,10 +818,12 @@ struct Builder {
     /// Folders in memory that are closed at the end.
     close: Vec<PathBuf>,
     copies: u32,
+    /// Upper layer of the project, and overlayfs' own folder.
+    layers: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Builder {
-    fn new(base: OwnedFd) -> Result<Self, LaunchError> {
+    fn new(base: OwnedFd, layers: Option<(OwnedFd, OwnedFd)>) -> Result<Self, LaunchError> {
         let make = || -> Result<OwnedFd, Errno> {
             mkdirat(&base, BENEATH, Mode::from_bits_truncate(0o700))?;
             let own = beneath(&base, Path::new(BENEATH))?;
@@ -771,6 +840,7 @@ impl Builder {
             nothing,
             close: Vec::new(),
             copies: 0,
+            layers,
         })
     }
 
@@ -858,6 +928,11 @@ impl Builder {
             (Item::Write, Some(source)) => self.bind(path, source, WRITE)?,
             (Item::Device(_), Some(source)) => self.bind(path, source, DEVICE)?,
             (Item::Copy, Some(source)) => self.copy(path, source)?,
+            (Item::Workspace(..), Some(source)) => {
+                let (upper, work) = self.layers.as_ref().ok_or(Errno::EINVAL)?;
+                let place = self.place(path, true)?;
+                overlay(&place, source, upper, work, ",userxattr")?;
+            }
             (Item::Hidden, _) => {
                 let place = beneath(&self.base, path);
                 match place.and_then(|place| is_folder(&place)) {
@@ -905,23 +980,8 @@ impl Builder {
         };
         let (upper, work) = (make("upper")?, make("work")?);
         let place = self.place(path, true)?;
-        let layers = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            by_fd(source),
-            by_fd(&upper),
-            by_fd(&work)
-        );
-        let overlay = |options: &str| {
-            mount(
-                Some("overlay"),
-                by_fd(&place).as_str(),
-                Some("overlay"),
-                MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-                Some(options),
-            )
-        };
-        overlay(&format!("{layers},userxattr"))
-            .or_else(|_| overlay(&layers))
+        overlay(&place, source, &upper, &work, ",userxattr")
+            .or_else(|_| overlay(&place, source, &upper, &work, ""))
             // Before Linux 5.11 an ordinary user may not.
             .or_else(|_| {
                 let attributes = Attributes {

@@ -5,7 +5,11 @@
 //! What a person starts by name (a build file, a test, `package.json`'s scripts) is not here:
 //! nothing of a project would be left.
 
-use std::path::{Component, Path};
+use std::{
+    collections::HashMap,
+    path::{Component, Path},
+    sync::LazyLock,
+};
 
 /// One such file or folder, below any folder of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,60 +123,98 @@ pub const ENTRIES: &[Entry] = &[
 /// Folders of a repository whose names are those of branches and objects.
 const NAMES_IN_GIT: [&str; 3] = ["logs", "objects", "refs"];
 
+/// Files of a repository that Git reads commands, or other repositories' places, from.
+const FILES_IN_GIT: [&str; 4] = ["commondir", "config", "config.worktree", "gitdir"];
+
+/// [`ENTRIES`] by their first part, each with its parts.
+static BY_FIRST: LazyLock<HashMap<&str, Vec<(Vec<&str>, &str)>>> = LazyLock::new(|| {
+    let mut all: HashMap<&str, Vec<_>> = HashMap::new();
+    for entry in ENTRIES {
+        let parts: Vec<&str> = entry.path.split('/').collect();
+        all.entry(parts[0]).or_default().push((parts, entry.by));
+    }
+    all
+});
+
 /// What runs `path` (relative to a project) by itself, if anything does: it is one of
 /// [`ENTRIES`] or lies in one, in the project or in any folder of it. Letters are taken
 /// without their case, as some file systems do.
 pub fn by(path: &Path) -> Option<&'static str> {
-    let parts: Vec<&[u8]> = path
+    let parts: Vec<String> = path
         .components()
         .filter_map(|part| match part {
-            Component::Normal(name) => Some(name.as_encoded_bytes()),
+            Component::Normal(name) => Some(name.to_string_lossy().to_ascii_lowercase()),
             _ => None,
         })
         .collect();
-    let is = |part: &[u8], name: &str| part.eq_ignore_ascii_case(name.as_bytes());
-    let entry = ENTRIES.iter().find(|entry| {
-        let wanted: Vec<&str> = entry.path.split('/').collect();
-        parts.windows(wanted.len()).any(|window| {
-            window
-                .iter()
-                .zip(&wanted)
-                .all(|(part, name)| is(part, name))
-        })
-    });
-    if let Some(entry) = entry {
-        return Some(entry.by);
+    let mut repository = None;
+    for at in 0..parts.len() {
+        let fitting = BY_FIRST.get(parts[at].as_str()).into_iter().flatten();
+        for (wanted, by) in fitting {
+            let is = |(part, name): (&String, &&str)| part == name;
+            let there = &parts[at..];
+            if there.len() >= wanted.len() && there.iter().zip(wanted).all(is) {
+                return Some(by);
+            }
+        }
+        if let Some(repository) = &mut repository {
+            *repository = InRepository::enter(*repository, &parts[at]);
+        } else if parts[at] == ".git" {
+            repository = Some(InRepository::top());
+        }
     }
-    let at = parts.iter().position(|part| is(part, ".git"))?;
-    match &parts[at + 1..] {
+    match repository {
         // As a file it names any folder as the repository.
-        [] => Some("Git"),
-        [first, ..] if NAMES_IN_GIT.iter().any(|name| is(first, name)) => None,
-        below => in_repository(below).then_some("Git"),
+        Some(at) if at.is_top => Some("Git"),
+        Some(at) => at.runs.then_some("Git"),
+        None => None,
     }
 }
 
-/// Whether the last of `parts`, relative to a repository's folder (`.git`, one of its
-/// submodules or worktrees, or a bare one), is among what Git runs or reads commands from.
-fn in_repository(parts: &[&[u8]]) -> bool {
-    const FILES: [&str; 4] = ["commondir", "config", "config.worktree", "gitdir"];
-    let is = |part: &[u8], name: &str| part.eq_ignore_ascii_case(name.as_bytes());
-    parts.iter().any(|part| is(part, "hooks"))
-        || parts
-            .last()
-            .is_some_and(|part| FILES.iter().any(|name| is(part, name)))
+/// How far a path has come into repositories: `.git`, a submodule's or a worktree's in it, or
+/// a bare one (Git takes any folder with `HEAD`, `objects` and `refs` for one).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InRepository {
+    /// It is the repository's folder itself.
+    is_top: bool,
+    /// It is in one, and not among the names of branches and objects.
+    is_inside: bool,
+    /// Git runs it, or reads commands from it.
+    pub runs: bool,
+    /// All that is below runs too.
+    below_runs: bool,
 }
 
-/// The same for `path` relative to a folder that is itself a repository (a bare one: Git
-/// takes any folder with `HEAD`, `objects` and `refs` for one).
-pub fn in_bare_repository(path: &Path) -> bool {
-    let parts: Vec<&[u8]> = path
-        .components()
-        .map(|part| part.as_os_str().as_encoded_bytes())
-        .collect();
-    match parts.as_slice() {
-        [first, ..] if NAMES_IN_GIT.iter().any(|name| first == &name.as_bytes()) => false,
-        parts => in_repository(parts),
+impl InRepository {
+    /// The folder of a repository.
+    pub const fn top() -> Self {
+        Self {
+            is_top: true,
+            is_inside: false,
+            runs: false,
+            below_runs: false,
+        }
+    }
+
+    /// The same place, when its folder turns out to be a repository.
+    #[must_use]
+    pub const fn and_top(mut self) -> Self {
+        self.is_top = true;
+        self
+    }
+
+    /// What is in it by that name.
+    #[must_use]
+    pub fn enter(self, name: &str) -> Self {
+        let is = |one: &&str| one.eq_ignore_ascii_case(name);
+        let is_inside = self.is_inside || (self.is_top && !NAMES_IN_GIT.iter().any(|one| is(one)));
+        let below_runs = self.below_runs || (is_inside && is(&"hooks"));
+        Self {
+            is_top: false,
+            is_inside,
+            runs: below_runs || (is_inside && FILES_IN_GIT.iter().any(|one| is(one))),
+            below_runs,
+        }
     }
 }
 
@@ -219,11 +261,19 @@ mod tests {
         for (path, runs) in [
             ("config", true),
             ("hooks/update", true),
+            ("modules/a/config", true),
             ("refs/heads/config", false),
             ("HEAD", false),
         ] {
-            assert_eq!(in_bare_repository(Path::new(path)), runs, "{path}");
+            let end = path
+                .split('/')
+                .fold(InRepository::top(), InRepository::enter);
+            assert_eq!(end.runs, runs, "{path}");
         }
+        // A repository within the hooks of another changes nothing of that.
+        let hooks = InRepository::top().enter("hooks").and_top();
+        assert!(hooks.enter("post-update").runs);
+        assert!(!InRepository::default().enter("hooks").enter("config").runs);
     }
 
     #[test]
@@ -253,7 +303,6 @@ mod tests {
         #[test]
         fn any_bytes_do(path in ".{0,40}") {
             by(Path::new(&path));
-            in_bare_repository(Path::new(&path));
         }
     }
 }

@@ -83,6 +83,8 @@ pub enum Project {
     Write,
     /// It may be read.
     Read,
+    /// The program changes a copy, and a person applies it (`exeat workspace`).
+    Copy,
 }
 
 /// The network namespace.
@@ -134,6 +136,7 @@ impl fmt::Display for Openings {
         let project = match self.project {
             Project::Write => "project write",
             Project::Read => "project read",
+            Project::Copy => "project copy",
         };
         write!(f, "{home}, {project}")?;
         if self.network == Network::Own {
@@ -266,6 +269,7 @@ pub const SECRETS: &Places = &[
     ("~/.Xauthority", "the key of the user's display"),
     ("~/snap", "the data of other programs"),
     ("~/.var/app", "the data of other programs"),
+    ("~/.local/state/exeat", "Exeat's own files"),
     ("/etc/exeat", "Exeat's own files"),
     ("/var/lib/exeat", "Exeat's own files"),
     ("/run/exeat", "Exeat's own files"),

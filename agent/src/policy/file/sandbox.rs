@@ -34,7 +34,8 @@ pub struct OpeningsFile {
     /// `hidden` (the default): an empty home but for the usual tools; `read`: it may be read,
     /// but for secrets; `write`: it may be changed, but for secrets and start-up files.
     pub home: Option<At<HomeFile>>,
-    /// The folder that the command is started in: `write` (the default) or `read`.
+    /// The folder that the command is started in: `write` (the default), `read`, or
+    /// `copy`: a copy is changed, and `exeat workspace` applies it.
     pub project: Option<At<ProjectFile>>,
     /// Files and folders that may be read: absolute, or below `~/`.
     #[schemars(default, schema_with = "paths_schema")]
@@ -89,6 +90,8 @@ pub enum ProjectFile {
     Write,
     /// It may be read.
     Read,
+    /// The command changes a copy, which `exeat workspace` applies.
+    Copy,
 }
 
 /// The network namespace.

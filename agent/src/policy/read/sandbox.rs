@@ -32,8 +32,11 @@ impl Reader<'_> {
             ("read", HomeFile::Read),
             ("write", HomeFile::Write),
         ];
-        const PROJECTS: [(&str, ProjectFile); 2] =
-            [("write", ProjectFile::Write), ("read", ProjectFile::Read)];
+        const PROJECTS: [(&str, ProjectFile); 3] = [
+            ("write", ProjectFile::Write),
+            ("read", ProjectFile::Read),
+            ("copy", ProjectFile::Copy),
+        ];
         const NETWORKS: [(&str, NetworkFile); 2] =
             [("host", NetworkFile::Host), ("own", NetworkFile::Own)];
         let home = fields.take("home");

@@ -68,9 +68,7 @@ pub(super) fn value_help<'a>(
         ("mode", "audit" | "observe" | "permissive" | "log" | "dry-run") => {
             "write `monitor`, which reports and lets through".to_owned()
         }
-        ("project", "copy" | "overlay") => {
-            "this version makes no copies: write `read`, or start the command in a copy of the folder".to_owned()
-        }
+        ("project", "overlay" | "ephemeral") => "write `copy`".to_owned(),
         _ => match near(&lower, words.clone()) {
             Some(word) if words.clone().count() > 1 => {
                 format!("did you mean `{word}`? It may be one of {list}")

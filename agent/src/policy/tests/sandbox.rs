@@ -116,6 +116,7 @@ fn what_weakens_it_is_warned_of_and_nothing_else() {
     }
     for said in [
         "project: read",
+        "project: copy",
         "network: own",
         "read: [~/notes, /srv]",
         "write: [~/notes]",
@@ -148,7 +149,7 @@ fn what_it_is_not_is_an_error() {
         ),
         ("off", 14, "is a true/false value", "sandbox: none"),
         ("{home: all}", 21, "`all` is no value of `home`", "`hidden`"),
-        ("{project: copy}", 24, "`copy`", "makes no copies"),
+        ("{project: overlay}", 24, "`overlay`", "write `copy`"),
         (
             "{dbus: {session: [a.b]}}",
             15,

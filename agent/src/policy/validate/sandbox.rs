@@ -26,6 +26,7 @@ fn openings(file: &OpeningsFile) -> Openings {
         project: match file.project.as_ref().map(|project| project.value) {
             None | Some(ProjectFile::Write) => Project::Write,
             Some(ProjectFile::Read) => Project::Read,
+            Some(ProjectFile::Copy) => Project::Copy,
         },
         network: match file.network.as_ref().map(|network| network.value) {
             None | Some(NetworkFile::Host) => Network::Host,

@@ -12,7 +12,8 @@ use std::process::{Command, Output, Stdio};
 
 /// The host that the agent may ask.
 pub(crate) const HOST: &str = "index.example";
-const ADDRESS: &str = "203.0.113.70";
+/// Its address.
+pub(crate) const ADDRESS: &str = "203.0.113.70";
 /// Another that exists, and that it may not.
 pub(crate) const OTHER: &str = "elsewhere.example";
 const OTHER_ADDRESS: &str = "203.0.113.71";
@@ -33,7 +34,7 @@ pub(crate) struct Scene {
     pub(crate) secret: PathBuf,
     home: PathBuf,
     uid: u32,
-    world: World,
+    pub(crate) world: World,
 }
 
 impl Scene {
@@ -67,11 +68,15 @@ impl Scene {
         std::fs::write(&secret, "a secret\n").expect("secret");
         open_to_all(&secret).expect("chmod");
         let authority = authority.write(world.folder()).expect("authority");
+        let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients");
+        let clients = clients.canonicalize().unwrap_or_default();
+        let read = [authority.as_path(), &clients].map(|path| format!("{path:?}"));
+        let read: Vec<String> = read.into_iter().filter(|path| path != "\"\"").collect();
         let policy = format!(
             "version: 1\nagents:\n  {AGENT}:\n    allow:\n\
-             \x20     - {{ host: {HOST}, ports: [443] }}\n\
-             \x20   sandbox:\n      read: [\"{}\"]\n{more}",
-            authority.display()
+             \x20     - {{ host: {HOST}, ports: [22, 443] }}\n\
+             \x20   sandbox:\n      read: [{}]\n{more}",
+            read.join(", ")
         );
         let daemon = Daemon::start_with(&world, &policy, "sandbox: true\n").expect("daemon");
         Self {

@@ -56,6 +56,25 @@ pub(super) fn java(tree: &Path, into: &Path) -> Result<()> {
     script(&into.join("java"), "jre", start)
 }
 
+/// Dropbear's server, client and maker of keys.
+pub(super) const SSH: [&str; 3] = ["dropbear", "dbclient", "dropbearkey"];
+
+/// Makes those of [`SSH`]. The server executes itself, so the C library is the machine's.
+pub(super) fn ssh(tree: &Path, into: &Path) -> Result<()> {
+    let beside = fresh(&into.join("ssh"))?;
+    let libraries = only(&tree.join("usr/lib"), "", "-linux-gnu")?;
+    place_libraries(tree, &libraries, &beside)?;
+    for name in SSH {
+        let places = ["usr/bin", "usr/sbin"].map(|place| tree.join(place).join(name));
+        let packaged = places.iter().find(|path| path.is_file());
+        let packaged = packaged.with_context(|| format!("the package has no {name}"))?;
+        place(tree, packaged, &beside.join(name))?;
+        let start = format!("LD_LIBRARY_PATH=\"$at\" exec \"$at/{name}\" \"$@\"");
+        script(&into.join(name), "ssh", &start)?;
+    }
+    Ok(())
+}
+
 /// `$at` is the folder `beside`, wherever `target` was moved to.
 fn script(to: &Path, beside: &str, start: &str) -> Result<()> {
     let text = format!("#!/bin/sh\nat=${{0%/*}}/{beside}\n{start}\n");

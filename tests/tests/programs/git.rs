@@ -141,6 +141,8 @@ fn git_clones_over_ssh() {
         .filter(|line| line.starts_with("ssh-ed25519 "))
         .map(|line| format!("{line}\n"))
         .collect();
+    // The sandbox shows the folder by its own path alone.
+    let client = client.canonicalize().expect("path");
     let mut ways = vec![format!("{} -y -y -i {key}", client.display())];
     // OpenSSH, where the machine has it.
     let openssh = [Path::new("/usr/bin/ssh"), Path::new("/usr/bin/ssh-keygen")];

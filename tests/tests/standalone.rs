@@ -18,6 +18,7 @@ const POLICY: &str = "\
 version: 1
 agents:
   alone:
+    sandbox: none
     allow:
       - { host: allowed.example, ports: [80], http: none }
 ";

@@ -1,8 +1,8 @@
-//! `exeat run`: the process that asked becomes the agent.
+//! `exeat run`: the process that asked becomes the agent, or its supervisor.
 //!
-//! No process is put in between. The caller itself is moved into the agent's cgroup by the
-//! daemon and then executes the command, so its pid, terminal, job control, signals and
-//! exit code are those that it would have had without Exeat.
+//! Without a sandbox no process is put in between: the caller is moved into the agent's cgroup by
+//! the daemon and executes the command. With one the caller stays outside of the sandbox, in the
+//! agent's cgroup, and is to whoever started it what the command would be ([`supervise`]).
 //!
 //! The steps, in order, single-threaded:
 //! 1. descriptors 0 to 2 are looked at: a socket of the network among them was made
@@ -12,10 +12,20 @@
 //! 4. every descriptor from 3 on is closed (`close_range`: the only cure for an inherited
 //!    io_uring, whose kernel thread would go on sending);
 //! 5. with `--user`: groups, group and user, in this order, because the last takes away the
-//!    right to the others;
+//!    right to the others.
+//!
+//! Without a sandbox:
 //! 6. a `/run` without the machine's services ([`services`]);
 //! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
 //! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
+//!
+//! With one:
+//! 6. what the agent will see is looked up ([`root`]), and its environment filtered
+//!    ([`environment`]);
+//! 7. the first process of new namespaces is forked ([`namespaces`]); it builds the new root and
+//!    goes there;
+//! 8. Landlock, capabilities, `no_new_privs`, and system calls last;
+//! 9. it forks the command, which becomes the leader of a group, and executes as above.
 
 pub mod capabilities;
 mod descriptors;

@@ -493,7 +493,9 @@ impl Supervisor<'_> {
         if let Some(terminal) = self.terminal.filter(|_| self.gave && !asks) {
             terminal.give(getpgrp());
         }
-        if stop(signal) || !asks {
+        // The key means all of a job; only the command's group had the terminal.
+        let whole = self.gave && signal == Signal::SIGTSTP;
+        if stop(signal, whole) || !asks {
             self.go_on();
         } else {
             // Nobody would ever continue it: to the kernel's own rule it hangs up.
@@ -528,11 +530,11 @@ impl Supervisor<'_> {
     }
 }
 
-/// Stops this process by a signal; whether it was stopped, and has been continued. The kernel
+/// Stops this process, or all of its group, by a signal; whether it was stopped, and has been continued. The kernel
 /// stops nobody whom nobody would continue (a group without a shell).
-fn stop(signal: Signal) -> bool {
+fn stop(signal: Signal, whole: bool) -> bool {
     let only = SigSet::from_iter([signal]);
-    let _ = kill(getpid(), signal);
+    let _ = kill(if whole { Pid::from_raw(0) } else { getpid() }, signal);
     if signal != Signal::SIGSTOP {
         let mut mask = SigSet::empty();
         if sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&only), Some(&mut mask)).is_ok() {

@@ -310,3 +310,33 @@ fn monitor_mode_and_a_switch_of_the_daemon_leave_it_away() {
         assert!(scene.works("echo x > .git/hooks/x"), "{policy} {config}");
     }
 }
+
+#[test]
+fn a_copy_of_the_project_is_changed_and_a_person_applies_it() {
+    for user in BOTH {
+        let scene = Scene::new(user, "    sandbox: {project: copy, home: write}\n");
+        let output = scene.sh(
+            "echo changed > file && rm .envrc && mkdir d && echo new > d/new && mv d e && cat file e/new && ls -A ~/.local/state/exeat/workspaces",
+        );
+        // What holds the copy is not for the agent, although its home is.
+        assert_eq!(output.stdout, b"changed\nnew\n", "{user}: {output:?}");
+        assert!(
+            stderr(&output).contains("exeat workspace diff"),
+            "{output:?}"
+        );
+        let project = |name: &str| scene.project.join(name);
+        assert_eq!(fs::read_to_string(project("file")).expect("file"), "text");
+        assert!(project(".envrc").exists() && !project("e").exists());
+        let store = scene.in_home(".local/state/exeat/workspaces");
+        let ids: Vec<_> = fs::read_dir(&store)
+            .expect("workspaces")
+            .flatten()
+            .collect();
+        assert_eq!(ids.len(), 1, "{user}");
+        let upper = ids[0].path().join("upper");
+        assert_eq!(
+            fs::read_to_string(upper.join("file")).expect("upper"),
+            "changed\n"
+        );
+    }
+}

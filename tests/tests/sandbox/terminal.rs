@@ -56,7 +56,7 @@ fn job_control(pty: &mut Pty, start: &str, name: &str) {
 
 #[test]
 fn a_shell_in_it_has_job_control() {
-    let scene = Scene::new(PLAIN_USER, "");
+    let scene = Scene::new(PLAIN_USER, "    sandbox: {environment: [PS1]}\n");
     let mut pty = at_terminal(&scene, &SHELL);
     pty.until("ready> ").expect("prompt");
     pty.keys("tty; echo user=$(id -u)\n").expect("type");
@@ -81,7 +81,7 @@ fn shell_outside(scene: &Scene) -> Pty {
         .chain(run.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    pty.keys(&format!("e='{}'\n", words.join(" ")))
+    pty.keys(&format!("set -o pipefail; e='{}'\n", words.join(" ")))
         .expect("type");
     pty.until("ready> ").expect("prompt");
     pty
@@ -105,7 +105,7 @@ fn it_is_a_job_of_a_shell_outside() {
         .expect("type");
     pty.until("code=137").expect("signal");
     pty.until("ready> ").expect("prompt");
-    pty.keys("$e sh -c 'read line </dev/tty; echo got-$line' & sleep 0.3; jobs\n")
+    pty.keys("$e sh -c 'read line </dev/tty; echo got-$line' & until jobs | grep -q Stop[p]ed; do sleep 0.1; done; jobs\n")
         .expect("type");
     pty.until("Stopped").expect("it waits in the background");
     pty.until("ready> ").expect("prompt");

@@ -1,6 +1,6 @@
 //! DNS and TLS clients of other people: where each is, and what one of DNS says.
 //!
-//! What the machine has is taken from it. The rest (Go, musl, tunnels, programs of TLS libraries,
+//! What the machine has is taken from it. The rest (Go, musl, tunnels, programs of TLS libraries, SSH,
 //! and Java if a bare machine lacks it) `cargo xtask setup` brings into `target/clients`, from Debian's packages
 //! and without installing any.
 

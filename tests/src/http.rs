@@ -1,4 +1,4 @@
-//! Plain and TLS hosts that answer every request with the same words, or with files.
+//! Plain and TLS hosts that answer every request with their own address.
 
 use crate::ns::Ns;
 use crate::service::Service;
@@ -107,21 +107,7 @@ impl HttpHost {
     /// # Errors
     /// When the address is taken.
     pub fn plain(ns: &Ns, address: SocketAddr) -> anyhow::Result<Self> {
-        Self::start(ns, address, None, None)
-    }
-
-    /// What is asked for by GET is a file below this folder; with TLS where there are settings
-    /// ([`Authority::server`]).
-    ///
-    /// # Errors
-    /// When the address is taken.
-    pub fn files(
-        ns: &Ns,
-        address: SocketAddr,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        folder: &Path,
-    ) -> anyhow::Result<Self> {
-        Self::start(ns, address, tls, Some(folder.to_owned()))
+        Self::start(ns, address, None)
     }
 
     /// With TLS, and a certificate of `authority` for `names`.
@@ -134,14 +120,13 @@ impl HttpHost {
         authority: &Authority,
         names: &[&str],
     ) -> anyhow::Result<Self> {
-        Self::start(ns, address, Some(authority.server(names)?), None)
+        Self::start(ns, address, Some(authority.server(names)?))
     }
 
     fn start(
         ns: &Ns,
         address: SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
-        folder: Option<PathBuf>,
     ) -> anyhow::Result<Self> {
         let listener = listen(ns, address)?;
         let address = listener.local_addr()?;
@@ -150,10 +135,9 @@ impl HttpHost {
         let service = Service::spawn("http", move |stop| {
             accept_each(&stop, &listener, |stream, from, _| {
                 let (requests, tls) = (theirs.clone(), tls.clone());
-                let folder = folder.clone();
                 std::thread::spawn(move || {
                     // A client that goes away in the middle is no fault of the host.
-                    let _ = serve(stream, from, tls, folder.as_deref(), &requests);
+                    let _ = serve(stream, from, tls, &requests);
                 });
             });
         })?;
@@ -179,22 +163,20 @@ fn serve(
     mut stream: TcpStream,
     from: SocketAddr,
     tls: Option<Arc<rustls::ServerConfig>>,
-    folder: Option<&Path>,
     requests: &Mutex<Vec<Request>>,
 ) -> anyhow::Result<()> {
     // Bounds the life of a thread whose client keeps silent.
     stream.set_read_timeout(Some(wait::scaled(Duration::from_secs(10))))?;
     let Some(config) = tls else {
         let head = read_head(&mut stream)?;
-        record(requests, from, None, head.clone());
-        return answer(&mut stream, &head, folder);
+        record(requests, from, None, head);
+        return answer(&mut stream);
     };
     let mut connection = rustls::ServerConnection::new(config)?;
     let head = read_head(&mut rustls::Stream::new(&mut connection, &mut stream))?;
     let server_name = connection.server_name().map(str::to_owned);
-    record(requests, from, server_name, head.clone());
-    let mut inside = rustls::Stream::new(&mut connection, &mut stream);
-    answer(&mut inside, &head, folder)?;
+    record(requests, from, server_name, head);
+    answer(&mut rustls::Stream::new(&mut connection, &mut stream))?;
     connection.send_close_notify();
     connection.write_tls(&mut stream)?;
     // A close with the client's last words unread is a reset, which takes the answer with it.
@@ -231,31 +213,13 @@ fn read_head(stream: &mut impl Read) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-fn answer(stream: &mut impl Write, head: &str, folder: Option<&Path>) -> anyhow::Result<()> {
-    let (status, body) = match folder {
-        None => ("200 OK", b"reached\n".to_vec()),
-        Some(folder) => match file_of(head, folder).map(std::fs::read) {
-            Some(Ok(body)) => ("200 OK", body),
-            _ => ("404 Not Found", b"there is none\n".to_vec()),
-        },
-    };
+fn answer(stream: &mut impl Write) -> anyhow::Result<()> {
+    let body = "reached\n";
     let length = body.len();
     write!(
         stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )?;
-    stream.write_all(&body)?;
     stream.flush()?;
     Ok(())
-}
-
-/// The file that a GET asks for; a folder's is `index.html`.
-fn file_of(head: &str, folder: &Path) -> Option<PathBuf> {
-    let target = head.strip_prefix("GET /")?.split_whitespace().next()?;
-    let path = target.split('?').next()?;
-    let found = folder.join(path);
-    match found.is_dir() {
-        true => Some(found.join("index.html")),
-        false => Some(found),
-    }
 }

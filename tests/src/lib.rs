@@ -28,6 +28,7 @@ pub mod demo;
 pub mod disk;
 pub mod dns;
 pub mod fd_store;
+pub mod files;
 pub mod http;
 pub mod ns;
 pub mod pty;

@@ -15,9 +15,9 @@ use exeat_tests::world::World;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-/// Techniques that the walls of a later issue stop: each with the wall. They are not run
-/// here; what they do is known, and the README says so.
-const LATER: &[(&str, &str)] = &[
+/// Techniques that no hook sees and only the sandbox stops: each with the wall. They are run in
+/// it, as every other; what they do without is known, and the README says so.
+const SANDBOX: &[(&str, &str)] = &[
     ("packet-raw", "seccomp families, capabilities"),
     ("packet-raw-qdisc-bypass", "seccomp families, capabilities"),
     ("packet-dgram", "seccomp families, capabilities"),
@@ -119,7 +119,7 @@ fn attack_under(column: &str, policy: &str, allowed: &(dyn Fn(&Packet) -> bool +
     let links = daemon.links().expect("links");
 
     let all = list().expect("list");
-    for name in LATER
+    for name in SANDBOX
         .iter()
         .map(|(name, _)| name)
         .chain(EITHER)
@@ -130,7 +130,7 @@ fn attack_under(column: &str, policy: &str, allowed: &(dyn Fn(&Packet) -> bool +
             "{name} is in a table, but no such technique"
         );
     }
-    let wall = |t: &Technique| LATER.iter().find(|(later, _)| *later == t.name);
+    let wall = |t: &Technique| SANDBOX.iter().find(|(of, _)| *of == t.name);
     record::later(all.iter().filter_map(|t| Some((t, wall(t)?.1)))).expect("record");
     let now: Vec<Technique> = all.into_iter().filter(|t| wall(t).is_none()).collect();
     // The harness itself connects to the target for these, before the agent starts, so

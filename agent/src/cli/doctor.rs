@@ -43,11 +43,11 @@ struct Report {
 
 /// What this version leaves open, whatever the kernel can do. The README says the same.
 pub const LIMITS: &[&str] = &[
-    "An agent that runs as root can leave its cgroup, load programs and open packet sockets: run agents as an ordinary user.",
-    "Unix sockets of the user's own services (below `/run/user`: systemd, D-Bus, the desktop; an SSH agent) are reachable as for any program of the user, and what they do on request is not governed. Those of the machine (`/run`) are out of sight, but not for an agent that runs as root.",
-    "A socket that another process connects and then passes in by SCM_RIGHTS is judged when it connects or sends to an address, not for what an already connected TCP socket carries. (Other processes' sockets cannot be fetched by pidfd_getfd or ptrace, but by an agent that runs as root.)",
+    "With `sandbox: none`, and without the sandbox of `exeat run`, an agent that runs as root can leave its cgroup, load programs and open packet sockets; an ordinary user's reaches the unix sockets of the user's own services (below `/run/user`, the desktop, an SSH agent), the user's files, and sockets that no cgroup hook sees (AF_VSOCK, Bluetooth, netlink).",
+    "A service behind an opening (`display`, `audio`, `ssh_agent`, a socket that `services` names) does what the agent asks of it, in a cgroup of its own.",
+    "Before Linux 6.12, or without Landlock, an agent in the sandbox reaches abstract unix sockets of its network namespace, which is the machine's without `network: own`.",
+    "A socket that another process connects and then passes in by SCM_RIGHTS is judged when it connects or sends to an address, not for what an already connected TCP socket carries.",
     "A rule by host name where no name is read (other ports than 443 and 80 unless it says `tls: sni` or `http: host`, with `tls: none` or `http: none`, and UDP) allows the addresses of the name; another tenant of the same address can be reached through it.",
-    "AF_VSOCK, Bluetooth and netlink sockets are not seen by cgroup hooks.",
 ];
 
 /// Tries, and says what can be enforced: exit 0, or 3 where something required is missing

@@ -1,11 +1,13 @@
-//! Programs of other people in the whole sandbox, as an ordinary user, against the hosts of a
-//! network of the test's own: package managers, version control, interpreters, an editor, a
-//! browser, an agent. Each does its work, and nothing but its policy's host is reached.
+//! Programs of other people in the sandbox, end to end: package managers with what packages run
+//! at installation, Git, interpreters, a compiler, an editor, a browser, an agent. The hosts that
+//! they ask are stubs; the programs are those of the machine and those that the set-up brings.
 
 mod agent;
 mod browser;
-mod interactive;
-mod packages;
-mod registry;
-mod repositories;
+mod cargo;
+mod git;
+mod interpreters;
+mod node;
+mod python;
 mod scene;
+mod terminal;

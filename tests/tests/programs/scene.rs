@@ -1,202 +1,182 @@
-//! A laptop with an agent in the sandbox, its project, and a host that it may reach.
+//! One host of files, one agent that may ask it, and the folders that the agent works in.
 
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::daemon::Daemon;
 use exeat_tests::dns::DnsHost;
-use exeat_tests::http::{Authority, HttpHost};
-use exeat_tests::sniff::Sniffer;
-use exeat_tests::stage::is_forbidden;
+use exeat_tests::files::FileHost;
+use exeat_tests::http::Authority;
 use exeat_tests::world::{World, open_to_all};
-use std::net::IpAddr;
-use std::os::unix::fs::{PermissionsExt, chown};
+use nix::unistd::{Gid, Uid, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// What the agent may reach.
-pub(crate) const HOST: &str = "registry.example";
+/// The host that the agent may ask.
+pub(crate) const HOST: &str = "index.example";
 /// Its address.
-pub(crate) const HOST_V4: &str = "203.0.113.30";
-/// The agent.
+pub(crate) const ADDRESS: &str = "203.0.113.70";
+/// Another that exists, and that it may not.
+pub(crate) const OTHER: &str = "elsewhere.example";
+const OTHER_ADDRESS: &str = "203.0.113.71";
+
 const AGENT: &str = "worker";
 
 /// Fields are dropped in this order: the daemon must go before its network does.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
-    pub(crate) dns: DnsHost,
-    pub(crate) hosts: Vec<HttpHost>,
-    pub(crate) authority: Authority,
-    /// The folder that the hosts serve.
-    pub(crate) served: PathBuf,
-    /// The folder that the agent works in; its certificate authority is in `ca.pem`.
+    pub(crate) files: FileHost,
+    /// Nobody may ask this one.
+    pub(crate) other: FileHost,
+    _dns: DnsHost,
+    /// The certificate of the host's authority.
+    pub(crate) authority: PathBuf,
+    /// The folder of the work, which the agent may change.
     pub(crate) project: PathBuf,
+    /// What is the person's, and nobody named to the agent.
+    pub(crate) secret: PathBuf,
     home: PathBuf,
-    /// Whom the agent runs as.
-    user: u32,
-    sniffer: Sniffer,
+    uid: u32,
     pub(crate) world: World,
 }
 
 impl Scene {
-    /// `more` are lines of the agent's policy besides its one rule.
-    pub(crate) fn new(more: &str) -> Self {
-        Self::of(PLAIN_USER, more)
+    /// As an ordinary user.
+    pub(crate) fn new() -> Self {
+        Self::of(PLAIN_USER, "")
     }
 
-    /// The same for another user.
-    pub(crate) fn of(user: u32, more: &str) -> Self {
+    /// As a user, with more lines of `sandbox:`.
+    pub(crate) fn of(uid: u32, more: &str) -> Self {
         let world = World::new().expect("world");
-        let sniffer = world.sniffer().expect("sniffer");
-        let dns = world.dns().expect("name server");
-        dns.set(HOST, &[HOST_V4], 600);
-        dns.set("other.example", &["203.0.113.20"], 600);
+        let dns = world.dns().expect("dns");
+        dns.set(HOST, &[ADDRESS], 600);
+        dns.set(OTHER, &[OTHER_ADDRESS], 600);
         let authority = Authority::new().expect("authority");
-        let served = world.folder().join("served");
-        std::fs::create_dir(&served).expect("mkdir");
-        let address = |port: u16| format!("{HOST_V4}:{port}").parse().expect("address");
-        let tls = authority.server(&[HOST]).expect("certificate");
-        let host = |port, tls| HttpHost::files(&world.internet, address(port), tls, &served);
-        let hosts = vec![
-            host(443, Some(tls)).expect("https"),
-            host(80, None).expect("http"),
-        ];
+        let host = |address: &str, name: &str| {
+            let address = format!("{address}:443").parse().expect("address");
+            FileHost::start(&world.internet, address, &authority, name).expect("host")
+        };
+        let (files, other) = (host(ADDRESS, HOST), host(OTHER_ADDRESS, OTHER));
+        other.put("/", "reached\n");
+        let folder = |name: &str| {
+            let path = world.folder().join(name);
+            std::fs::create_dir(&path).expect("folder");
+            open_to_all(&path).expect("chmod");
+            chown(&path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(uid))).expect("chown");
+            path
+        };
+        let (project, home) = (folder("project"), folder("home"));
+        let secret = home.join("secret");
+        std::fs::write(&secret, "a secret\n").expect("secret");
+        open_to_all(&secret).expect("chmod");
+        let authority = authority.write(world.folder()).expect("authority");
+        let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients");
+        let clients = clients.canonicalize().unwrap_or_default();
+        let read = [authority.as_path(), &clients].map(|path| format!("{path:?}"));
+        let read: Vec<String> = read.into_iter().filter(|path| path != "\"\"").collect();
         let policy = format!(
-            "version: 1\nagents:\n  {AGENT}:\n    allow:\n      - {{ host: {HOST}, ports: [443, 80, 22] }}\n{more}"
+            "version: 1\nagents:\n  {AGENT}:\n    allow:\n\
+             \x20     - {{ host: {HOST}, ports: [22, 443] }}\n\
+             \x20   sandbox:\n      read: [{}]\n{more}",
+            read.join(", ")
         );
         let daemon = Daemon::start_with(&world, &policy, "sandbox: true\n").expect("daemon");
-        let [project, home] = ["project", "home"].map(|name| {
-            let folder = world.folder().join(name);
-            std::fs::create_dir(&folder).expect("mkdir");
-            give(&folder, user);
-            folder
-        });
-        let scene = Self {
+        Self {
             daemon,
-            dns,
-            hosts,
+            files,
+            other,
+            _dns: dns,
             authority,
-            served,
             project,
+            secret,
             home,
-            user,
-            sniffer,
+            uid,
             world,
-        };
-        scene.put("ca.pem", scene.authority.pem());
-        scene
+        }
     }
 
-    /// A file of the project.
-    pub(crate) fn put(&self, name: &str, text: &str) {
+    /// A folder outside of the agent's, where a test makes what the host serves.
+    pub(crate) fn workshop(&self) -> PathBuf {
+        let path = self.world.folder().join("workshop");
+        std::fs::create_dir_all(&path).expect("folder");
+        path
+    }
+
+    /// Writes a file of the project.
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.project.join(name);
-        let folder = path.parent().expect("a folder");
-        std::fs::create_dir_all(folder).expect("mkdir");
-        give(folder, self.user);
+        let folder = path.parent().expect("folder");
+        std::fs::create_dir_all(folder).expect("folder");
         std::fs::write(&path, text).expect("write");
-        give(&path, self.user);
+        let (user, group) = (Uid::from_raw(self.uid), Gid::from_raw(self.uid));
+        for path in [folder, &path] {
+            chown(path, Some(user), Some(group)).expect("chown");
+        }
     }
 
-    /// What a file of the project holds.
+    /// Reads one.
     pub(crate) fn read(&self, name: &str) -> String {
         let path = self.project.join(name);
-        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    /// A file that the hosts serve.
-    pub(crate) fn serve(&self, name: &str, bytes: impl AsRef<[u8]>) {
-        let path = self.served.join(name);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
-        std::fs::write(path, bytes).expect("write");
-    }
-
-    /// A command of the agent's, in its project.
+    /// A program in the sandbox, in the folder of the work.
     pub(crate) fn command(&self, argv: &[&str]) -> Command {
         let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
-        let run = self.daemon.run_command(AGENT, self.user, &argv);
+        let run = self.daemon.run_command(AGENT, self.uid, &argv);
         // Entering the laptop's mount namespace leads to its root.
-        let mut command = self.world.laptop.command_as(self.user, "/bin/sh");
+        let mut command = self.world.laptop.command_as(self.uid, "/bin/sh");
         command
             .args(["-c", "cd \"$0\" && exec \"$@\""])
             .arg(&self.project)
             .arg(run.get_program())
             .args(run.get_args())
-            .envs(
-                run.get_envs()
-                    .filter_map(|(name, value)| Some((name, value?))),
-            )
-            .env("HOME", &self.home);
-        // Whoever runs the tests may have told programs things of their own.
-        for (name, _) in std::env::vars() {
-            let told = ["CARGO", "RUST", "PYENV", "npm_", "NPM_", "GIT_", "PIP_"];
-            if told.iter().any(|start| name.starts_with(start)) {
-                command.env_remove(name);
-            }
+            .stdin(Stdio::null())
+            .env("SSL_CERT_FILE", &self.authority)
+            .env("GIT_SSL_CAINFO", &self.authority)
+            .env("NODE_EXTRA_CA_CERTS", &self.authority)
+            .env("CARGO_HTTP_CAINFO", &self.authority)
+            .env("PIP_CERT", &self.authority)
+            .env("REQUESTS_CA_BUNDLE", &self.authority)
+            .env("CURL_CA_BUNDLE", &self.authority)
+            .env("GITHUB_TOKEN", "a secret of the environment")
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        if self.uid != 0 {
+            command.env("HOME", &self.home);
         }
         command
     }
 
-    /// Runs a shell's words as the agent, which must succeed; gives what was said.
-    pub(crate) fn sh(&self, script: &str) -> String {
-        let output = self.try_sh(script);
-        let said = said(&output);
-        assert!(
-            output.status.success(),
-            "{script}: {}\n{said}",
-            output.status
-        );
-        said
+    /// Runs it to its end.
+    pub(crate) fn run(&self, argv: &[&str]) -> Output {
+        self.command(argv).output().expect("start exeat run")
     }
 
-    /// Runs a shell's words as the agent.
-    pub(crate) fn try_sh(&self, script: &str) -> Output {
-        let mut command = self.command(&["/bin/sh", "-ec", script]);
-        command.stdin(Stdio::null()).output().expect("exeat run")
-    }
-
-    /// Nothing left the laptop for anybody but the host.
-    pub(crate) fn nothing_else_was_reached(&self) {
-        self.nothing_was_reached_but(&[HOST_V4.parse().expect("address")]);
-    }
-
-    /// Nothing left the laptop for anybody but these.
-    pub(crate) fn nothing_was_reached_but(&self, hosts: &[IpAddr]) {
-        self.world.settle(&self.sniffer).expect("settle");
-        let leaks = self.sniffer.packets(|packet| {
-            is_forbidden(packet) && !packet.ends.is_some_and(|(_, to)| hosts.contains(&to))
-        });
-        assert!(leaks.is_empty(), "{leaks:?}");
+    /// What it prints; it must succeed.
+    pub(crate) fn says(&self, argv: &[&str]) -> String {
+        said(&self.run(argv), argv)
     }
 }
 
-/// What a program said, both ways.
-pub(crate) fn said(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|said| String::from_utf8_lossy(said));
-    format!("{out}{err}")
+/// What a command printed; it must have succeeded.
+pub(crate) fn said(output: &Output, what: &[&str]) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{what:?}: {}: {text}{errors}",
+        output.status
+    );
+    text
 }
 
-/// Makes a file or folder a user's.
-pub(crate) fn give(path: &Path, user: u32) {
-    chown(path, Some(user), Some(user)).expect("chown");
-}
-
-/// Lets everybody read a folder with all that is in it.
-pub(crate) fn open_tree(folder: &Path) {
-    for entry in std::fs::read_dir(folder).expect("list") {
-        let path = entry.expect("entry").path();
-        match path.is_dir() {
-            true => open_tree(&path),
-            false => {
-                let mode = std::fs::metadata(&path).expect("stat").permissions().mode();
-                let mode = std::fs::Permissions::from_mode(mode | 0o444);
-                std::fs::set_permissions(&path, mode).expect("chmod");
-            }
-        }
-    }
-    open_to_all(folder).expect("chmod");
-}
-
-/// Runs a helper of the test's outside of the sandbox.
-pub(crate) fn outside(command: &mut Command) -> Output {
-    let output = command.stdin(Stdio::null()).output().expect("start");
-    assert!(output.status.success(), "{command:?}: {}", said(&output));
-    output
+/// Runs a program outside, to make what a host serves.
+pub(crate) fn outside(folder: &Path, argv: &[&str]) -> String {
+    let output = Command::new(argv[0])
+        .args(&argv[1..])
+        .current_dir(folder)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .stdin(Stdio::null())
+        .output()
+        .expect(argv[0]);
+    said(&output, argv)
 }

@@ -1,6 +1,6 @@
 //! Clients that the live tests run as agents and that are no program of a usual machine: Go's
-//! own resolver and TLS, musl's resolver, two tunnels, the programs of four TLS libraries, a
-//! browser, and Java where there is none. Debian's packages are unpacked into the cache, nothing is
+//! own resolver and TLS, musl's resolver, two tunnels, the programs of four TLS libraries, an SSH
+//! server and client, a browser, and Java where there is none. Debian's packages are unpacked into the cache, nothing is
 //! installed, and the programs lie in `target/clients` in the end.
 
 mod carried;
@@ -103,19 +103,20 @@ const KITS: [Kit; 8] = [
         programs: &["java"],
     },
     Kit {
-        name: "Dropbear",
-        suite: "trixie",
-        packages: Packages::Whole(&["dropbear-bin"]),
-        make: |_, tree, into| carried::dropbear(tree, into),
-        programs: &carried::DROPBEAR,
-    },
-    Kit {
         name: "Chromium",
         // Runs with the C library of Debian 12 and newer ones.
         suite: "bookworm",
         packages: Packages::Whole(&["chromium-headless-shell"]),
         make: |_, tree, into| carried::chromium(tree, into),
         programs: &["chromium-headless-shell"],
+    },
+    Kit {
+        name: "SSH",
+        // Runs with the C library of Debian 12 and newer ones.
+        suite: "bookworm",
+        packages: Packages::Named(&["dropbear-bin", "libtomcrypt1", "libtommath1"]),
+        make: |_, tree, into| carried::ssh(tree, into),
+        programs: &carried::SSH,
     },
 ];
 

@@ -20,39 +20,21 @@ pub(super) const TLS: [&str; 5] = [
     "bssl-tool",
 ];
 
-/// An SSH server, and the maker of its keys.
-pub(super) const DROPBEAR: [&str; 2] = ["dropbear", "dropbearkey"];
-
-/// Makes those of [`TLS`].
+/// Makes those of [`TLS`]; their libraries and the C library's loader come along.
 pub(super) fn tls(tree: &Path, into: &Path) -> Result<()> {
-    let programs = TLS.map(|name| (name, name.strip_suffix("-3.5").unwrap_or(name)));
-    whole(tree, into, "tls", &programs)
-}
-
-/// Makes those of [`DROPBEAR`].
-pub(super) fn dropbear(tree: &Path, into: &Path) -> Result<()> {
-    whole(tree, into, "ssh", &DROPBEAR.map(|name| (name, name)))
-}
-
-/// Makes programs, each by a name and its packaged one; their libraries and the C library's
-/// loader come along.
-fn whole(tree: &Path, into: &Path, folder: &str, programs: &[(&str, &str)]) -> Result<()> {
     let libraries = only(&tree.join("usr/lib"), "", "-linux-gnu")?;
     let loader = only(&libraries, "ld-linux", "")?;
-    let beside = fresh(&into.join(folder))?;
+    let beside = fresh(&into.join("tls"))?;
     place(tree, &loader, &beside.join("loader"))?;
-    for from in [libraries.join("android"), libraries] {
-        if from.is_dir() {
-            place_libraries(tree, &from, &beside)?;
-        }
+    for folder in [libraries.join("android"), libraries] {
+        place_libraries(tree, &folder, &beside)?;
     }
-    for (name, program) in programs {
-        let packaged = ["usr/bin", "usr/sbin"].map(|bin| tree.join(bin).join(program));
-        let packaged = packaged.into_iter().find(|path| path.exists());
-        let packaged = packaged.with_context(|| format!("the packages have no {program}"))?;
+    for name in TLS {
+        let program = name.strip_suffix("-3.5").unwrap_or(name);
+        let packaged = tree.join("usr/bin").join(program);
         place(tree, &packaged, &beside.join(program))?;
         let start = format!("exec \"$at/loader\" --library-path \"$at\" \"$at/{program}\" \"$@\"");
-        script(&into.join(name), folder, &start)?;
+        script(&into.join(name), "tls", &start)?;
     }
     Ok(())
 }
@@ -121,6 +103,25 @@ const OF_THE_C_LIBRARY: [&str; 17] = [
     "librt",
     "libthread_db",
 ];
+
+/// Dropbear's server, client and maker of keys.
+pub(super) const SSH: [&str; 3] = ["dropbear", "dbclient", "dropbearkey"];
+
+/// Makes those of [`SSH`]. The server executes itself, so the C library is the machine's.
+pub(super) fn ssh(tree: &Path, into: &Path) -> Result<()> {
+    let beside = fresh(&into.join("ssh"))?;
+    let libraries = only(&tree.join("usr/lib"), "", "-linux-gnu")?;
+    place_libraries(tree, &libraries, &beside)?;
+    for name in SSH {
+        let places = ["usr/bin", "usr/sbin"].map(|place| tree.join(place).join(name));
+        let packaged = places.iter().find(|path| path.is_file());
+        let packaged = packaged.with_context(|| format!("the package has no {name}"))?;
+        place(tree, packaged, &beside.join(name))?;
+        let start = format!("LD_LIBRARY_PATH=\"$at\" exec \"$at/{name}\" \"$@\"");
+        script(&into.join(name), "ssh", &start)?;
+    }
+    Ok(())
+}
 
 /// `$at` is the folder `beside`, wherever `target` was moved to.
 fn script(to: &Path, beside: &str, start: &str) -> Result<()> {

@@ -88,6 +88,9 @@ pub struct Config {
     pub events: Events,
     /// The agents' gateways.
     pub gateway: Gateway,
+    /// Whether `exeat run` puts programs into a sandbox, as their policy says; without it
+    /// it governs their network alone. Default: `true`.
+    pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
 }
@@ -106,6 +109,7 @@ impl Default for Config {
             resolver: Resolver::default(),
             events: Events::default(),
             gateway: Gateway::default(),
+            sandbox: true,
             control: Control::default(),
         }
     }

@@ -88,11 +88,17 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Without a word about it there is no sandbox: most suites are about the network, and
+    /// look at it with programs and files of their own.
     fn write_config(&self, more: &str) -> anyhow::Result<()> {
+        let sandbox = match more.contains("sandbox:") {
+            true => "",
+            false => "sandbox: false\n",
+        };
         let at = |name: &str| self.folder.join(name).display().to_string();
         let text = format!(
             "policy: [{}]\nslice: {}\nbpffs: {}\nruntime_dir: {}\nstate_dir: {}\nmetrics: 127.0.0.1:{}\n\
-             resolver:\n  upstreams: [\"{NAME_SERVER}:53\"]\n{more}",
+             {sandbox}resolver:\n  upstreams: [\"{NAME_SERVER}:53\"]\n{more}",
             at("policy.d"),
             self.slice,
             self.bpffs.display(),

@@ -2,8 +2,8 @@
 
 use super::Output;
 use crate::policy::{
-    self, Compiled, Diagnostic, DnsPolicy, HostPattern, Policy, PolicyErrors, PolicySet, Rule,
-    Selector, Services, Via, mode_str,
+    self, Compiled, Diagnostic, DnsPolicy, HostPattern, Openings, Policy, PolicyErrors, PolicySet,
+    Rule, Sandbox, Selector, Services, Via, mode_str,
 };
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -49,6 +49,7 @@ struct AgentReport<'a> {
     dns: DnsReport,
     services: ServicesReport<'a>,
     gateway: GatewayReport,
+    sandbox: SandboxReport<'a>,
     addresses: usize,
     entries: usize,
 }
@@ -66,6 +67,23 @@ impl<'a> From<&'a Services> for ServicesReport<'a> {
         match services {
             Services::All => Self::All("all"),
             Services::Only(paths) => Self::Only(paths),
+        }
+    }
+}
+
+/// `"none"`, or what it leaves open.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum SandboxReport<'a> {
+    None(&'static str),
+    Openings(&'a Openings),
+}
+
+impl<'a> From<&'a Sandbox> for SandboxReport<'a> {
+    fn from(sandbox: &'a Sandbox) -> Self {
+        match sandbox {
+            Sandbox::None => Self::None("none"),
+            Sandbox::Walls(openings) => Self::Openings(openings),
         }
     }
 }
@@ -198,6 +216,7 @@ fn success<'a>(set: &'a PolicySet, compiled: &[Compiled]) -> Report<'a> {
                 gateway: GatewayReport {
                     listen: policy.gateway.words().collect(),
                 },
+                sandbox: SandboxReport::from(&policy.sandbox),
                 addresses: compiled.len(),
                 entries: compiled.entries().len(),
             })
@@ -310,6 +329,11 @@ fn names(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
             let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
             writeln!(out, "  sees the local services at {}", paths.join(", "))?;
         }
+    }
+    match &policy.sandbox {
+        Sandbox::None => writeln!(out, "  runs without a sandbox")?,
+        Sandbox::Walls(openings) if **openings == Openings::default() => {}
+        Sandbox::Walls(openings) => writeln!(out, "  sandbox: {openings}")?,
     }
     Ok(())
 }

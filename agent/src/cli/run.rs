@@ -14,8 +14,8 @@ use crate::{
     config::Config,
     control::{Client, ClientError, ProgramFile, Request, Response, RunTicket},
     identity::script,
-    launch::{self, Given, standalone::Standalone},
-    policy,
+    launch::{self, Confinement, Given, standalone::Standalone},
+    policy::{self, Sandbox},
 };
 
 /// What to run, and as whom.
@@ -43,7 +43,8 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
             for warning in &ticket.warnings {
                 eprintln!("exeat: {}", printable_lines(warning));
             }
-            if args.user.is_none() && nix::unistd::geteuid().is_root() {
+            let bare = ticket.sandbox == Sandbox::None;
+            if bare && args.user.is_none() && nix::unistd::geteuid().is_root() {
                 eprintln!(
                     "exeat: the command runs as root, and root can leave its cgroup: say --user to run it as an ordinary user"
                 );
@@ -57,8 +58,11 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
             };
             match launch::execute(
                 &ticket.cgroup,
-                args.user.as_deref(),
-                &ticket.services,
+                &Confinement {
+                    user: args.user.as_deref(),
+                    services: &ticket.services,
+                    sandbox: &ticket.sandbox,
+                },
                 &given,
                 &args.command,
             ) {

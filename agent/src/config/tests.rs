@@ -34,6 +34,7 @@ runtime_dir: /r
 state_dir: /s
 metrics: off
 metrics_allow_remote: true
+sandbox: false
 resolver:
   upstreams: [192.0.2.1, '[2001:db8::1]:5353', 'tls://192.0.2.2#dns.example']
   zones: [{zone: corp.example, upstreams: ['https://192.0.2.3/q#dns.example'], insecure: true}]
@@ -91,6 +92,7 @@ control: {group: wheel}
         gateway: Gateway {
             authorities: Some("/etc/exeat/corp.pem".into()),
         },
+        sandbox: false,
         control: Control {
             group: Some("wheel".into()),
         },

@@ -15,7 +15,7 @@ use super::dns::DnsReport;
 use super::status::Status;
 use crate::flow::FlowRecord;
 use crate::incident::Incident;
-use crate::policy::Services;
+use crate::policy::{Sandbox, Services};
 use crate::sink::Record;
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
@@ -310,6 +310,9 @@ pub struct RunTicket {
     /// What it sees of the machine's services.
     #[serde(default)]
     pub services: Services,
+    /// What its sandbox leaves open.
+    #[serde(default)]
+    pub sandbox: Sandbox,
     /// What a person should know before the program starts.
     #[serde(default)]
     pub warnings: Vec<String>,

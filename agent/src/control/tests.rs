@@ -98,6 +98,7 @@ impl Handler for Fake {
             mode: "enforce".into(),
             generation: 1,
             services: crate::policy::Services::default(),
+            sandbox: crate::policy::Sandbox::None,
             warnings: vec![],
             authorities: None,
             proxies: Vec::new(),

@@ -127,6 +127,8 @@ pub(super) struct Engine {
     pub(super) loads_failed: LoadFailures,
     pub(super) last_error: Option<String>,
     pub(super) boot_id: String,
+    /// Whether `exeat run` makes sandboxes (`sandbox` of the configuration).
+    pub(super) sandbox: bool,
     /// Names whose latest attempt failed.
     pub(super) failing: BTreeSet<Name>,
     /// The names that are to be resolved.
@@ -146,6 +148,7 @@ impl Engine {
         }: Ways,
         directory: Arc<Directory>,
         hub: Arc<Hub>,
+        sandbox: bool,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
@@ -181,6 +184,7 @@ impl Engine {
                 .trim()
                 .to_owned(),
             failing: BTreeSet::new(),
+            sandbox,
             names,
         };
         engine.recognise()?;

@@ -249,6 +249,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         Arc::clone(&directory),
         Arc::clone(&hub),
+        config.sandbox,
         names,
     )?;
 

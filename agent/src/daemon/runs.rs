@@ -19,7 +19,7 @@ use crate::{
         cgroup::{self, RunCgroup},
         links::{ATTACHMENTS, LinkState, Place},
     },
-    policy::{Services, mode_str},
+    policy::{Sandbox, Services, mode_str},
 };
 
 /// A process that is to be moved: its number, and the descriptor that proves that the
@@ -87,6 +87,10 @@ impl Engine {
             // It changes nothing for the program.
             Mode::Monitor => Services::All,
         };
+        let sandbox = match mode {
+            Mode::Enforce if self.sandbox => agent.policy.sandbox.clone(),
+            Mode::Enforce | Mode::Monitor => Sandbox::None,
+        };
         let proxies = self.gateways.proxies(index, &agent.policy.gateway);
         let inspects = agent.policy.inspects();
         let authorities = inspects.then(|| self.trust.bundle().to_owned());
@@ -126,6 +130,7 @@ impl Engine {
             mode: mode_str(mode).to_owned(),
             generation,
             services,
+            sandbox,
             warnings: Vec::new(),
             authorities,
             proxies,

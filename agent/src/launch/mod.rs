@@ -17,9 +17,19 @@
 //! 7. `no_new_privs`, so that no set-user-ID program lifts the agent above its user;
 //! 8. SIGPIPE as it was before Rust's runtime ignored it, then `execvp`.
 
+pub mod capabilities;
 mod descriptors;
+pub mod environment;
+mod files;
+#[cfg(test)]
+pub(crate) mod in_child;
+pub mod landlock;
+mod namespaces;
+mod root;
+pub mod seccomp;
 pub mod services;
 pub mod standalone;
+mod supervise;
 
 use std::{
     convert::Infallible,
@@ -40,7 +50,7 @@ use nix::{
 
 pub use descriptors::Forbidden;
 
-use crate::policy::Services;
+use crate::policy::{Openings, Sandbox, Services};
 
 /// What kept the command from running.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +88,36 @@ pub enum LaunchError {
         /// Why not.
         source: io::Error,
     },
+    /// A part of the sandbox cannot be made.
+    #[error(
+        "cannot make the sandbox ({step}): refusing to start the command\n  {help}; or write `sandbox: none` for this agent, and its policy governs the network alone"
+    )]
+    Sandbox {
+        /// What was tried.
+        step: String,
+        /// What to do about it.
+        help: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The current folder is not one for a command in a sandbox.
+    #[error(
+        "the command cannot be started in {folder:?}: {why}; start it in another folder, or name this one in `sandbox:` of its policy"
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The sandbox does not show the command.
+    #[error(
+        "{command}: it is not in the sandbox; name its folder in the policy, as in `sandbox: {{read: [FOLDER]}}`"
+    )]
+    NotInSight {
+        /// The command.
+        command: String,
+    },
     /// There is no such user.
     #[error("there is no user `{name}`: refusing to start the command")]
     NoUser {
@@ -108,7 +148,7 @@ impl LaunchError {
     /// when it was not even tried.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NotFound { .. } => 127,
+            Self::NotFound { .. } | Self::NotInSight { .. } => 127,
             Self::NotExecutable { .. } => 126,
             _ => 125,
         }
@@ -175,18 +215,27 @@ impl Given<'_> {
     }
 }
 
-/// Steps 3 to 8: never returns if it succeeds. `cgroup` is the folder that the daemon put
-/// us in; `user` is whom the command runs as, if not as the caller; `services` what it sees
-/// of the machine's.
+/// How the command is confined, besides its network.
+#[derive(Clone, Copy, Debug)]
+pub struct Confinement<'a> {
+    /// Whom it runs as, if not as the caller.
+    pub user: Option<&'a str>,
+    /// What it sees of the machine's services.
+    pub services: &'a Services,
+    /// What its sandbox leaves open.
+    pub sandbox: &'a Sandbox,
+}
+
+/// Steps 3 and later: never returns if it succeeds. `cgroup` is the folder that the daemon put
+/// us in.
 pub fn execute(
     cgroup: &Path,
-    user: Option<&str>,
-    services: &Services,
+    confinement: &Confinement<'_>,
     given: &Given<'_>,
     command: &[OsString],
 ) -> Result<Infallible, LaunchError> {
     confirm(cgroup)?;
-    let user = user.map(find_user).transpose()?;
+    let user = confinement.user.map(find_user).transpose()?;
     // SAFETY: closes only; every object of ours that owned one of them is never used again,
     // because this function ends in exec or exit.
     Errno::result(unsafe { libc::close_range(3, libc::c_uint::MAX, 0) })
@@ -194,13 +243,38 @@ pub fn execute(
     if let Some(user) = &user {
         become_user(user)?;
     }
-    given.put();
-    services::hide(services, given.authorities)?;
+    match confinement.sandbox {
+        Sandbox::None => {
+            given.put();
+            services::hide(confinement.services, given.authorities)?;
+            prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
+            exec(command)
+        }
+        Sandbox::Walls(openings) => {
+            let plan = root::Plan::new(confinement.services, openings, given.authorities)?;
+            for note in &plan.notes {
+                eprintln!("exeat: {note}");
+            }
+            let lacks = command.first().is_some_and(|program| plan.lacks(program));
+            environment::filter(openings);
+            given.put();
+            supervise::run(&plan, openings, || match exec(command) {
+                Err(LaunchError::NotFound { command }) if lacks => {
+                    Err(LaunchError::NotInSight { command })
+                }
+                done => done,
+            })
+        }
+    }
+}
+
+/// What no namespace closes, once the last mount is made: files (Landlock), capabilities, and
+/// system calls last, because the others need some.
+fn restrict(plan: &root::Plan, openings: &Openings) -> Result<(), LaunchError> {
+    landlock::restrict(&plan.paths())?;
+    capabilities::drop_all()?;
     prctl::set_no_new_privs().map_err(step("set no_new_privs"))?;
-    // Rust programs start with SIGPIPE ignored, and exec would hand that on.
-    // SAFETY: no handler is installed.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
-    exec(command)
+    seccomp::install(openings)
 }
 
 fn find_user(name: &str) -> Result<User, LaunchError> {
@@ -250,6 +324,9 @@ fn confirm(cgroup: &Path) -> Result<(), LaunchError> {
 }
 
 fn exec(command: &[OsString]) -> Result<Infallible, LaunchError> {
+    // Rust programs start with SIGPIPE ignored, and exec would hand that on.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }.map_err(step("reset SIGPIPE"))?;
     let arguments = command
         .iter()
         .map(|word| CString::new(word.as_bytes()))

@@ -35,7 +35,7 @@ use crate::policy::services::{RUN, Services};
 
 /// What of `/run` programs need and no service answers at, from there. Lists of servers
 /// because `/etc/resolv.conf` may be a link to them: the gate answers whatever they say.
-const USUAL: &[&str] = &[
+pub(super) const USUAL: &[&str] = &[
     "NetworkManager/no-stub-resolv.conf",
     "NetworkManager/resolv.conf",
     "booted-system",
@@ -224,7 +224,7 @@ fn bind(path: &Path, fd: &OwnedFd) -> Result<(), LaunchError> {
 }
 
 /// What an administrator can do about it.
-fn help() -> &'static str {
+pub(super) fn help() -> &'static str {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     if number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
         "AppArmor keeps user namespaces from ordinary users: give `exeat` a profile with `userns,`, or set kernel.apparmor_restrict_unprivileged_userns=0"

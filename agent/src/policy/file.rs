@@ -16,9 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 mod gateway;
 mod identity;
 mod inspect;
+mod sandbox;
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use identity::{DigestsFile, IdentityFile, KeysFile, PackagesFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
+pub use sandbox::{HomeFile, NetworkFile, OpeningsFile, ProjectFile, SandboxFile};
 
 /// The only version of the policy language.
 pub const VERSION: u32 = 1;
@@ -91,6 +93,9 @@ pub struct AgentFile {
     pub gateway: Option<At<GatewayFile>>,
     /// Which programs may be started as the agent; not said: any.
     pub identity: Option<At<IdentityFile>>,
+    /// What the sandbox of `exeat run` leaves open, or `none` for no sandbox. Without it the
+    /// sandbox is whole.
+    pub sandbox: Option<At<SandboxFile>>,
 }
 
 /// Sockets of local services.

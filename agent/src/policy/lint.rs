@@ -18,6 +18,9 @@ use agent_common::verdict::Action;
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 
+mod sandbox;
+pub(crate) use sandbox::sandbox;
+
 /// The port that the gate answers.
 const DNS: u16 = 53;
 

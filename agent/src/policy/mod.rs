@@ -6,6 +6,7 @@
 //!
 //! Only [`load`] touches the file system; nothing here knows the time.
 
+pub mod autorun;
 pub mod compile;
 pub mod diagnostic;
 mod dns;

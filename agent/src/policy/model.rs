@@ -13,6 +13,7 @@ use super::names::NameRules;
 use super::pattern::HostPattern;
 use super::ports::{ALL_PORTS, PortRange};
 use super::rrtype::type_name;
+use super::sandbox::Sandbox;
 use super::services::Services;
 use super::tls::Tls;
 use super::via::Via;
@@ -56,6 +57,8 @@ pub struct Policy {
     pub gateway: GatewayPolicy,
     /// Which programs may be started as it.
     pub identity: Identity,
+    /// What its sandbox leaves open.
+    pub sandbox: Sandbox,
 }
 
 /// One rule.
@@ -385,6 +388,7 @@ struct Canonical<'a> {
     services: &'a Services,
     gateway: GatewayPolicy,
     identity: &'a Identity,
+    sandbox: &'a Sandbox,
 }
 
 #[derive(Serialize)]
@@ -435,6 +439,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             services: &policy.services,
             gateway: policy.gateway,
             identity: &policy.identity,
+            sandbox: &policy.sandbox,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

@@ -14,13 +14,14 @@ mod dns;
 mod gateway;
 mod identity;
 mod inspect;
+mod sandbox;
 mod services;
 mod words;
 use words::{one_of, unknown_key, value_help};
 
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
-    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "identity",
+    "mode", "allow", "deny", "listen", "dns", "services", "gateway", "identity", "sandbox",
 ];
 pub(crate) const RULE_KEYS: &[&str] = &[
     "host", "cidr", "group", "protocol", "ports", "private", "types", "ech", "tls", "quic", "http",
@@ -40,6 +41,23 @@ pub(crate) const INSPECT_KEYS: &[&str] = &["requests", "strip", "max_body", "pat
 pub(crate) const IDENTITY_KEYS: &[&str] = &["sha256", "package", "minisign", "all"];
 pub(crate) const REQUEST_KEYS: &[&str] = &["methods", "path"];
 pub(crate) const PATTERN_KEYS: &[&str] = &["name", "regex", "action"];
+pub(crate) const SANDBOX_KEYS: &[&str] = &[
+    "home",
+    "project",
+    "read",
+    "write",
+    "hide",
+    "environment",
+    "network",
+    "autorun",
+    "display",
+    "audio",
+    "gpu",
+    "ssh_agent",
+    "io_uring",
+    "debug",
+    "user_namespaces",
+];
 
 /// Reads a document. `None` where nothing can be used; then there is an error.
 pub(crate) fn file(root: Node, source: &Source, report: &mut Report) -> Option<PolicyFile> {
@@ -187,6 +205,8 @@ impl Reader<'_> {
         });
         let identity = fields.take("identity");
         let identity = identity.and_then(|node| self.identity(node, &what));
+        let sandbox = fields.take("sandbox");
+        let sandbox = sandbox.and_then(|node| self.sandbox(node, &what));
         Some(AgentFile {
             mode,
             allow,
@@ -196,6 +216,7 @@ impl Reader<'_> {
             services,
             gateway,
             identity,
+            sandbox,
         })
     }
 

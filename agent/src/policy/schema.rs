@@ -97,6 +97,7 @@ mod tests {
         assert_eq!(keys(&defs["request"]), known(read::REQUEST_KEYS));
         assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         assert_eq!(keys(&defs["identity"]), known(read::IDENTITY_KEYS));
+        assert_eq!(keys(&defs["openings"]), known(read::SANDBOX_KEYS));
         for node in [
             &schema,
             &defs["identity"],
@@ -110,6 +111,7 @@ mod tests {
             &defs["inspect"],
             &defs["request"],
             &defs["data_pattern"],
+            &defs["openings"],
         ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(defs["proxy"]["required"], serde_json::json!(["proxy"]));
         for optional in [
             "agent", "rule", "dns", "budget", "gateway", "inspect", "request", "identity",
+            "openings",
         ] {
             assert!(defs[optional].get("required").is_none(), "{optional}");
         }

@@ -24,6 +24,7 @@ mod finish;
 mod gateway;
 mod identity;
 mod inspect;
+mod sandbox;
 use dns::dns_policy;
 use gateway::gateway_policy;
 use identity::identity;
@@ -208,6 +209,7 @@ impl Validator<'_> {
                         .map(|gateway| gateway_policy(&gateway.value))
                         .unwrap_or_default(),
                     identity: identity(agent.value.identity.as_ref()),
+                    sandbox: sandbox::sandbox(agent.value.sandbox.as_ref()),
                 };
                 let about_services = agent.value.services.as_ref().map(|services| {
                     let at = |at| Place { file, at };
@@ -215,13 +217,18 @@ impl Validator<'_> {
                         .into_iter()
                         .map(move |(pos, message, help)| (at(pos), message, help))
                 });
+                let about_sandbox = agent.value.sandbox.iter().flat_map(|sandbox| {
+                    let warnings = lint::sandbox(&policy, sandbox).into_iter();
+                    warnings.map(|(at, message, help)| (Place { file, at }, message, help))
+                });
                 let warnings = lint::warnings(&policy, &rule_places)
                     .into_iter()
                     .chain(about_services.into_iter().flatten())
                     .chain(agent.value.identity.as_ref().and_then(|identity| {
                         let (at, message, help) = lint::identity(&policy, identity)?;
                         Some((Place { file, at }, message, help))
-                    }));
+                    }))
+                    .chain(about_sandbox);
                 for (place, message, help) in warnings {
                     let warning = self.diagnostic(place, message, help);
                     self.report.warn(warning);

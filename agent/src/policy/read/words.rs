@@ -1,6 +1,6 @@
 //! Words that are not known here: what to write instead.
 
-use super::{ANSWER_KEYS, LISTEN_KEYS, PROXY_KEYS, WAY_KEYS, near, shown};
+use super::{ANSWER_KEYS, LISTEN_KEYS, PROXY_KEYS, SANDBOX_KEYS, WAY_KEYS, near, shown};
 
 /// Words that people bring from other tools, and what they are called here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -73,6 +73,9 @@ pub(super) fn value_help<'a>(
         ("mode", "audit" | "observe" | "permissive" | "log" | "dry-run") => {
             "write `monitor`, which reports and lets through".to_owned()
         }
+        ("project", "copy" | "overlay") => {
+            "this version makes no copies: write `read`, or start the command in a copy of the folder".to_owned()
+        }
         _ => match near(&lower, words.clone()) {
             Some(word) if words.clone().count() > 1 => {
                 format!("did you mean `{word}`? It may be one of {list}")
@@ -114,6 +117,8 @@ pub(super) fn unknown_key(key: &str, what: &str, known: &[&str]) -> (String, Str
         format!("`{key}` is for allow rules: it is a way out")
     } else if known == PROXY_KEYS && matches!(&*lower, "user" | "username" | "password") {
         "write `credentials:` with the path of a file that holds `user:password`".to_owned()
+    } else if known == SANDBOX_KEYS && key == "dbus" {
+        "this version does not filter D-Bus, and shows no bus in a sandbox: leave `dbus` out, or name the bus in `services:`, and everything behind it is open".to_owned()
     } else if let Some(word) = translated.or_else(|| near(&lower, known.iter().copied())) {
         format!("did you mean `{word}`?")
     } else {

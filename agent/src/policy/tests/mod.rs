@@ -8,6 +8,7 @@ mod inspect;
 mod names;
 mod routes;
 mod rule_errors;
+mod sandbox;
 mod services;
 mod stock;
 mod tables;

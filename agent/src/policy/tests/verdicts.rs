@@ -196,6 +196,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         services: Default::default(),
         gateway: Default::default(),
         identity: Default::default(),
+        sandbox: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

@@ -203,7 +203,7 @@ fn watch(hears: &Receiver<Joined>, expected: &[Expected]) -> Option<Mismatch> {
                         },
                     };
                     match check(pid, rest) {
-                        Ok(left) if left.is_empty() => {
+                        Ok([]) => {
                             let _ = ptrace(libc::PTRACE_DETACH, pid, 0);
                             return None;
                         }

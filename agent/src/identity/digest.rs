@@ -190,7 +190,7 @@ fn keeps_times(file: &File) -> bool {
         0x7371_7368, // squashfs
         0xE0F5_E1E2, // EROFS
     ];
-    fstatfs(file).is_ok_and(|found| SURE.contains(&(found.filesystem_type().0 as i64)))
+    fstatfs(file).is_ok_and(|found| SURE.contains(&found.filesystem_type().0))
 }
 
 /// Whether nobody has the file open for writing: whoever has may have it mapped, and writes to

@@ -170,7 +170,7 @@ pub fn owner(
 fn is_fuse(file: &File) -> bool {
     /// `FUSE_SUPER_MAGIC` of the kernel.
     const FUSE: i64 = 0x6573_5546;
-    fstatfs(file).is_ok_and(|found| found.filesystem_type().0 as i64 == FUSE)
+    fstatfs(file).is_ok_and(|found| found.filesystem_type().0 == FUSE)
 }
 
 /// The package whose file this is, unchanged.

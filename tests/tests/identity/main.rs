@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+mod confined;
 mod pieces;
 mod swapped;
 
@@ -22,7 +23,11 @@ struct Scene {
 
 impl Scene {
     fn new(identity: &str) -> Self {
-        let stage = Stage::new(&policy(identity), "").expect("stage");
+        Self::with(identity, "")
+    }
+
+    fn with(identity: &str, config: &str) -> Self {
+        let stage = Stage::new(&policy(identity), config).expect("stage");
         let folder = stage.world.folder().join("programs");
         fs::create_dir(&folder).expect("folder");
         // The user's own: it may swap and change whatever is in it.

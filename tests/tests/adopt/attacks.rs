@@ -32,6 +32,8 @@ const ELSEWHERE: &[&str] = &[
     "bpf-map-create",
     "bpf-prog-load",
     "bpf-links",
+    // It becomes root, and is judged as before; the launcher sets no_new_privs.
+    "setuid-exec",
 ];
 /// A bind to a port that the kernel chooses; nothing is answered from there.
 const LOCAL: &[&str] = &["bind-tcp", "bind-udp"];
@@ -129,7 +131,14 @@ impl Launch for Entered<'_> {
         command.args(["-c", ENTER]).arg(self.cgroup);
         if !root {
             let user = PLAIN_USER.to_string();
-            command.args(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"]);
+            command.args([
+                "setpriv",
+                "--reuid",
+                &user,
+                "--regid",
+                &user,
+                "--clear-groups",
+            ]);
         }
         command.args(argv);
         command

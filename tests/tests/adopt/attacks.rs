@@ -32,6 +32,8 @@ const ELSEWHERE: &[&str] = &[
     "bpf-map-create",
     "bpf-prog-load",
     "bpf-links",
+    // It becomes root, and is judged as before; the launcher sets no_new_privs.
+    "setuid-exec",
 ];
 /// A bind to a port that the kernel chooses; nothing is answered from there.
 const LOCAL: &[&str] = &["bind-tcp", "bind-udp"];

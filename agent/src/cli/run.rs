@@ -12,11 +12,7 @@ use super::{Exit, Failure, finish, term::printable_lines};
 use crate::{
     config::Config,
     control::{Client, ClientError, Request, Response, RunTicket},
-    launch::{
-        self, Confinement, Given,
-        bus::{Broker, Helper},
-        standalone::Standalone,
-    },
+    launch::{self, Confinement, Given, bus::Helper, standalone::Standalone},
     policy::{self, Sandbox},
 };
 
@@ -41,7 +37,23 @@ pub struct RunArgs {
 pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
     match confine(config, args) {
         Err(failure) => finish(Err(Failure::new(Exit::RunFailed, failure.message))),
-        Ok((ticket, broker)) => {
+        Ok((ticket, helper)) => {
+            let broker = match &ticket.sandbox {
+                Sandbox::None => Ok(None),
+                Sandbox::Walls(openings) => helper.start(&openings.dbus, args.user.as_deref()),
+            };
+            let broker = match broker {
+                Ok(broker) => broker,
+                Err(error) => {
+                    return finish(Err(Failure::new(Exit::RunFailed, describe(&error))));
+                }
+            };
+            let sockets: Vec<(PathBuf, PathBuf)> = broker
+                .iter()
+                .flat_map(|broker| broker.sockets())
+                .map(|(outside, inside)| (outside.to_owned(), inside.to_owned()))
+                .collect();
+            let buses = broker.map(|broker| broker.variables()).unwrap_or_default();
             for warning in &ticket.warnings {
                 eprintln!("exeat: {}", printable_lines(warning));
             }
@@ -52,13 +64,15 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                 );
             }
             let proxies = ticket.proxies.iter();
-            let proxies = proxies.map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()));
-            let buses = broker.as_ref().map(Broker::variables).unwrap_or_default();
-            let buses = buses
-                .iter()
-                .map(|(name, address)| (*name, address.as_str()));
             let given = Given {
-                variables: proxies.chain(buses).collect(),
+                variables: proxies
+                    .map(|proxy| (proxy.variable.as_str(), proxy.url.as_str()))
+                    .chain(
+                        buses
+                            .iter()
+                            .map(|(name, address)| (*name, address.as_str())),
+                    )
+                    .collect(),
                 authorities: ticket.authorities.as_deref(),
             };
             match launch::execute(
@@ -68,7 +82,7 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
                     services: &ticket.services,
                     sandbox: &ticket.sandbox,
                     names: (&ticket.agent, &ticket.run),
-                    buses: broker.as_ref(),
+                    sockets: &sockets,
                 },
                 &given,
                 &args.command,
@@ -84,42 +98,37 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
 }
 
 /// Everything before the command: from here on we are the agent.
-fn confine(config: Option<&Path>, args: &RunArgs) -> Result<(RunTicket, Option<Broker>), Failure> {
+fn confine(config: Option<&Path>, args: &RunArgs) -> Result<(RunTicket, Helper), Failure> {
     launch::check_descriptors().map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
     if let Some(user) = &args.user {
         launch::check_user(user).map_err(|e| Failure::new(Exit::RunFailed, describe(&e)))?;
     }
-    // What is forked away here is not governed; what comes after the ticket is.
-    let helper = Helper::fork().map_err(|error| {
-        let text = format!("cannot fork the process that would start a D-Bus proxy: {error}");
-        Failure::new(Exit::RunFailed, text)
-    })?;
-    let ticket = ticket(config, args)?;
-    let broker = match &ticket.sandbox {
-        Sandbox::Walls(openings) => helper.start(&openings.dbus, args.user.as_deref()),
-        Sandbox::None => Ok(None),
+    // What speaks for the agent must not be of it, so it is there before.
+    let helper = || {
+        Helper::fork().map_err(|e| {
+            let message = format!("cannot start a process beside the command: {e}");
+            Failure::new(Exit::RunFailed, message)
+        })
     };
-    let broker = broker.map_err(|error| Failure::new(Exit::RunFailed, error.to_string()))?;
-    Ok((ticket, broker))
-}
-
-fn ticket(config: Option<&Path>, args: &RunArgs) -> Result<RunTicket, Failure> {
     match &args.policy {
         None => {
             let agent = args.agent.as_deref().unwrap_or_default();
             let config = Config::load(config)?;
-            ask(&config.socket_path(), agent).map_err(|error| match error {
+            let helper = helper()?;
+            let ticket = ask(&config.socket_path(), agent).map_err(|error| match error {
                 ClientError::NotRunning(_) => Failure::new(
                     Exit::RunFailed,
                     format!("{error}\n  or enforce a policy for this run alone: `sudo exeat run --policy FILE -- …`"),
                 ),
-                error => error.into(),
-            })
+                error => Failure::from(error),
+            })?;
+            Ok((ticket, helper))
         }
         Some(file) => {
             let agent = only_agent(file, args.agent.as_deref())?;
             let standalone = Standalone::start(file)?;
-            Ok(ask(&standalone.socket(), &agent)?)
+            let helper = helper()?;
+            Ok((ask(&standalone.socket(), &agent)?, helper))
         }
     }
 }

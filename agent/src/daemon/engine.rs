@@ -140,7 +140,6 @@ impl Engine {
             trust,
         }: Ways,
         directory: Arc<Directory>,
-        sandbox: bool,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
@@ -174,7 +173,7 @@ impl Engine {
                 .trim()
                 .to_owned(),
             failing: BTreeSet::new(),
-            sandbox,
+            sandbox: true,
             names,
         };
         engine.recognise()?;

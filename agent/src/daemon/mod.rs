@@ -246,9 +246,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             trust: Trust::new(&config),
         },
         Arc::clone(&directory),
-        config.sandbox,
         names,
     )?;
+    engine.sandbox = config.sandbox;
 
     let now = clock::now();
     engine.remember_last_leases();

@@ -35,7 +35,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 
 use super::{LaunchError, become_user, find_user};
-use crate::policy::sandbox::{Dbus, is_bus_name};
+use crate::policy::sandbox::Dbus;
 
 /// The filtering proxy.
 const PROGRAM: &str = "xdg-dbus-proxy";
@@ -152,7 +152,7 @@ impl Helper {
         }
         let names = dbus.session.iter().chain(&dbus.system);
         for name in names {
-            if !is_bus_name(name) {
+            if !is_name(name) {
                 return Err(BusError::Name(name.clone()));
             }
         }
@@ -199,6 +199,20 @@ impl Broker {
         .filter_map(|(name, address)| Some((name, address?)))
         .collect()
     }
+}
+
+/// Whether it is a well-known name of the D-Bus specification, perhaps with `.*` after it for
+/// all names below.
+fn is_name(name: &str) -> bool {
+    let plain = name.strip_suffix(".*").unwrap_or(name);
+    let good = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with(|c: char| c.is_ascii_digit())
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+    };
+    plain.len() <= 255 && plain.contains('.') && plain.split('.').all(good)
 }
 
 /// The life of the helper.
@@ -382,6 +396,33 @@ fn make_folder(run: &Path) -> Result<PathBuf, BusError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_of_the_specification() {
+        for name in ["org.freedesktop.Notifications", "a.b", "a.b-c._d.*"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "a",
+            "*",
+            ".*",
+            "a.*",
+            "a.b.*.c",
+            "a..b",
+            ".a.b",
+            "a.b.",
+            "a.1b",
+            "a.b=x",
+            "a.b c",
+            ":1.5",
+            "a.*.*",
+            "--own=a.b",
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+        assert!(!is_name(&format!("a.{}", "b".repeat(255))));
+    }
 
     #[test]
     fn variables_lead_to_the_sockets_inside() {

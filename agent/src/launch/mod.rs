@@ -237,8 +237,8 @@ pub struct Confinement<'a> {
     pub sandbox: &'a Sandbox,
     /// Names of the agent and of this run.
     pub names: (&'a str, &'a str),
-    /// The buses that it may speak to.
-    pub buses: Option<&'a bus::Broker>,
+    /// Sockets that brokers made for it: where each is outside, and where inside.
+    pub sockets: &'a [(PathBuf, PathBuf)],
 }
 
 /// Steps 3 and later: never returns if it succeeds. `cgroup` is the folder that the daemon put
@@ -271,7 +271,7 @@ pub fn execute(
                 openings,
                 given.authorities,
                 confinement.names,
-                confinement.buses,
+                confinement.sockets,
             )?;
             for note in &plan.notes {
                 eprintln!("exeat: {note}");

@@ -30,7 +30,7 @@ use nix::{
     unistd::{User, chdir, fchdir, geteuid, isatty, pivot_root, symlinkat},
 };
 
-use super::{LaunchError, bus, files, landlock, services};
+use super::{LaunchError, files, landlock, services};
 use crate::policy::{
     Openings, Services, autorun,
     sandbox::{Home, Project, SECRETS, STARTUP},
@@ -58,8 +58,10 @@ enum Item {
     Copy,
     /// The same: changes are kept in these folders, an upper layer and overlayfs' own.
     Workspace(PathBuf, PathBuf),
-    /// A device, or a terminal or a socket that has another path outside.
+    /// A device, or a terminal that has another path outside.
     Device(PathBuf),
+    /// A socket that has another path outside.
+    Socket(PathBuf),
     /// Nothing, where something would be.
     Hidden,
     /// To be read only, where it could be changed.
@@ -80,7 +82,7 @@ impl Item {
     }
 
     fn is_bound(&self) -> bool {
-        self.shows() || matches!(self, Self::Device(_))
+        self.shows() || matches!(self, Self::Device(_) | Self::Socket(_))
     }
 }
 
@@ -140,7 +142,7 @@ impl Plan {
         openings: &Openings,
         kept: Option<&Path>,
         (agent, run): (&str, &str),
-        buses: Option<&bus::Broker>,
+        sockets: &[(PathBuf, PathBuf)],
     ) -> Result<Self, LaunchError> {
         let folder = env::current_dir().map_err(|source| LaunchError::Sandbox {
             step: "find the current folder".to_owned(),
@@ -169,9 +171,6 @@ impl Plan {
             plan.copy_project(agent, run)?;
         }
         plan.desktop(openings, home.as_deref());
-        for (outside, inside) in buses.into_iter().flat_map(bus::Broker::sockets) {
-            plan.put(inside, Item::Device(outside.to_owned()));
-        }
         for path in &openings.read {
             plan.named(path, home.as_deref(), Item::Read);
         }
@@ -180,6 +179,9 @@ impl Plan {
         }
         for path in &openings.hide {
             plan.named(path, home.as_deref(), Item::Hidden);
+        }
+        for (outside, inside) in sockets {
+            plan.put(inside, Item::Socket(outside.clone()));
         }
         if let Some(kept) = kept {
             plan.show(kept, Item::Read);
@@ -551,7 +553,7 @@ impl Plan {
             .filter(|(_, item)| item.is_bound())
             .filter_map(|(path, item)| {
                 let source = match item {
-                    Item::Device(source) => source,
+                    Item::Device(source) | Item::Socket(source) => source,
                     _ => path,
                 };
                 // What went meanwhile, or is not for this user, is not missed.
@@ -928,7 +930,9 @@ impl Builder {
                 self.close.push(path.to_owned());
             }
             (Item::Memory(mode), _) => self.memory(path, *mode)?,
-            (Item::Read | Item::Locked, Some(source)) => self.bind(path, source, READ)?,
+            (Item::Read | Item::Locked | Item::Socket(_), Some(source)) => {
+                self.bind(path, source, READ)?
+            }
             (Item::Write, Some(source)) => self.bind(path, source, WRITE)?,
             (Item::Device(_), Some(source)) => self.bind(path, source, DEVICE)?,
             (Item::Copy, Some(source)) => self.copy(path, source)?,

@@ -548,10 +548,9 @@ fn stop(signal: Signal, whole: bool) -> bool {
     };
     // It is pending, because it is blocked here.
     // SAFETY: both pointers are to values that live through the call; nothing is written.
-    let continued = unsafe {
+    unsafe {
         libc::sigtimedwait(continues.as_ref(), std::ptr::null_mut(), &at_once) == libc::SIGCONT
-    };
-    continued
+    }
 }
 
 fn exit(code: i32) -> ! {

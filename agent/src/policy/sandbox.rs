@@ -108,81 +108,6 @@ pub struct Dbus {
     pub system: BTreeSet<String>,
 }
 
-/// Whether it is a well-known name of the D-Bus specification, perhaps with `.*` after it for
-/// all names below.
-pub fn is_bus_name(name: &str) -> bool {
-    let plain = name.strip_suffix(".*").unwrap_or(name);
-    let good = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with(|c: char| c.is_ascii_digit())
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
-    };
-    plain.len() <= 255 && plain.contains('.') && plain.split('.').all(good)
-}
-
-/// Services that do for whoever asks what the sandbox keeps the agent from.
-pub(crate) const BROKERS: &[(&str, &str)] = &[
-    ("org.freedesktop.systemd1", "starts programs outside of it"),
-    ("org.freedesktop.machine1", "starts programs outside of it"),
-    ("org.freedesktop.Flatpak", "starts programs outside of it"),
-    ("org.gnome.Shell", "starts programs outside of it"),
-    ("org.kde.klauncher5", "starts programs outside of it"),
-    ("org.kde.krunner", "starts programs outside of it"),
-    ("org.freedesktop.PackageKit", "installs packages"),
-    ("org.freedesktop.secrets", "gives out the user's passwords"),
-    ("org.gnome.keyring", "gives out the user's passwords"),
-    ("org.kde.kwalletd5", "gives out the user's passwords"),
-    ("org.kde.kwalletd6", "gives out the user's passwords"),
-    (
-        "org.freedesktop.resolve1",
-        "resolves names around the policy",
-    ),
-    ("org.freedesktop.Avahi", "resolves names around the policy"),
-    (
-        "org.freedesktop.NetworkManager",
-        "changes the machine's network",
-    ),
-    (
-        "org.freedesktop.portal.Desktop",
-        "opens addresses in the user's browser",
-    ),
-    (
-        "org.gtk.vfs.Daemon",
-        "reads and writes files, over the network too",
-    ),
-    ("ca.desrt.dconf", "changes settings that start programs"),
-];
-
-/// What a service among those that a name of a policy stands for does, if it is one of
-/// [`BROKERS`].
-pub(crate) fn broker(name: &str) -> Option<&'static str> {
-    let is = |broker: &str| match name.strip_suffix(".*") {
-        // The name itself too, as xdg-dbus-proxy(1) has it.
-        Some(above) => broker
-            .strip_prefix(above)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
-        None => broker == name,
-    };
-    BROKERS
-        .iter()
-        .find(|(name, _)| is(name))
-        .map(|(_, what)| *what)
-}
-
-/// A name of a bus as a policy has it.
-///
-/// # Errors
-/// With what is wrong and what to write instead.
-pub(crate) fn bus_name(text: &str) -> Result<String, (&'static str, String)> {
-    if is_bus_name(text) {
-        return Ok(text.to_owned());
-    }
-    let help = "write a service's name, as in `dbus: {session: [org.freedesktop.Notifications]}`; `.*` at its end stands for all names below";
-    Err(("is no name on a bus", help.to_owned()))
-}
-
 impl fmt::Display for Openings {
     /// What is open, in one line: `home read, project write, reads ~/notes, display`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,8 +117,8 @@ impl fmt::Display for Openings {
             ("writes", &self.write),
             ("hides", &self.hide),
             ("variables", &self.environment),
-            ("session bus", &self.dbus.session),
-            ("system bus", &self.dbus.system),
+            ("speaks on the session bus to", &self.dbus.session),
+            ("speaks on the system bus to", &self.dbus.system),
         ];
         let switches = [
             ("autorun", self.autorun),
@@ -517,4 +442,23 @@ pub(crate) fn variable(text: &str) -> Result<String, (&'static str, String)> {
         },
         help,
     ))
+}
+
+/// A well-known name of the D-Bus specification, perhaps with `.*` after it for all names below.
+///
+/// # Errors
+/// With what is wrong and what to write instead.
+pub(crate) fn bus_name(text: &str) -> Result<String, (&'static str, String)> {
+    let plain = text.strip_suffix(".*").unwrap_or(text);
+    let good = |part: &str| {
+        let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+        !part.is_empty()
+            && !part.starts_with(|c: char| c.is_ascii_digit())
+            && part.chars().all(word)
+    };
+    if plain.len() <= 255 && plain.contains('.') && plain.split('.').all(good) {
+        return Ok(text.to_owned());
+    }
+    let help = "write a name, as in `org.freedesktop.Notifications` or `org.example.*`";
+    Err(("is no name on D-Bus", help.to_owned()))
 }

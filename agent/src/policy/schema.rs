@@ -97,6 +97,7 @@ mod tests {
         assert_eq!(keys(&defs["request"]), known(read::REQUEST_KEYS));
         assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         assert_eq!(keys(&defs["openings"]), known(read::SANDBOX_KEYS));
+        assert_eq!(keys(&defs["dbus"]), known(read::DBUS_KEYS));
         for node in [
             &schema,
             &defs["agent"],
@@ -110,6 +111,7 @@ mod tests {
             &defs["request"],
             &defs["data_pattern"],
             &defs["openings"],
+            &defs["dbus"],
         ] {
             assert_eq!(node["additionalProperties"], Value::Bool(false));
         }

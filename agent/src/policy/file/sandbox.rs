@@ -69,20 +69,24 @@ pub struct OpeningsFile {
     /// User namespaces of the program's own: the sandboxes of browsers, containers.
     pub user_namespaces: Option<At<bool>>,
     /// Names on D-Bus that may be spoken to, through xdg-dbus-proxy.
-    #[schemars(default)]
-    pub dbus: DbusFile,
+    pub dbus: Option<At<DbusFile>>,
 }
 
-/// Names on the buses; `.*` at the end of one stands for all names below.
+/// Names on the buses, as in `org.freedesktop.Notifications`; a `.*` at the end stands for all
+/// names below.
 #[derive(Clone, Default, Debug, JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "dbus")]
 pub struct DbusFile {
     /// On the user's session bus.
-    #[schemars(default, schema_with = "bus_names_schema")]
+    #[schemars(default, schema_with = "names_schema")]
     pub session: Vec<At<String>>,
     /// On the system's bus.
-    #[schemars(default, schema_with = "bus_names_schema")]
+    #[schemars(default, schema_with = "names_schema")]
     pub system: Vec<At<String>>,
+}
+
+fn names_schema(_: &mut SchemaGenerator) -> Schema {
+    one_or_more("^[A-Za-z_-][A-Za-z0-9_-]*(\\.[A-Za-z_-][A-Za-z0-9_-]*)+(\\.\\*)?$")
 }
 
 /// What is to be seen of the home.
@@ -126,10 +130,6 @@ fn one_or_more(pattern: &str) -> Schema {
 
 fn paths_schema(_: &mut SchemaGenerator) -> Schema {
     one_or_more("^(/|~/).")
-}
-
-fn bus_names_schema(_: &mut SchemaGenerator) -> Schema {
-    one_or_more("^[A-Za-z_-][A-Za-z0-9_-]*(\\.[A-Za-z_-][A-Za-z0-9_-]*)+(\\.\\*)?$")
 }
 
 fn variables_schema(_: &mut SchemaGenerator) -> Schema {

@@ -1,7 +1,7 @@
 //! What each opening of a sandbox lets out.
 
 use super::super::diagnostic::Pos;
-use super::super::file::{At, HomeFile, OpeningsFile, SandboxFile};
+use super::super::file::{At, DbusFile, HomeFile, OpeningsFile, SandboxFile};
 use super::super::model::Policy;
 use super::super::sandbox;
 use agent_common::layout::Mode;
@@ -88,14 +88,19 @@ fn openings(file: &OpeningsFile) -> Vec<(Pos, String, String)> {
             );
         }
     }
-    for name in file.dbus.session.iter().chain(&file.dbus.system) {
-        if let Some(what) = sandbox::broker(&name.value) {
-            warn(
-                name.at,
-                format!("what `{}` stands for {what}, for the agent too", name.value),
-                UNLESS,
-            );
-        }
+    let names = file.dbus.iter().flat_map(|dbus| {
+        let DbusFile { session, system } = &dbus.value;
+        session.iter().chain(system)
+    });
+    for name in names {
+        warn(
+            name.at,
+            format!(
+                "what answers at `{}` on D-Bus acts outside of the agent, and does what it is asked",
+                name.value
+            ),
+            UNLESS,
+        );
     }
     let switches: [(&Option<At<bool>>, &str); 8] = [
         (

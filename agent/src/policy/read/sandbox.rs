@@ -44,7 +44,6 @@ impl Reader<'_> {
         let home = fields.take("home");
         let project = fields.take("project");
         let network = fields.take("network");
-        let dbus = fields.take("dbus");
         let mut list = |reader: &mut Self, key, parse| {
             let node = fields.take(key);
             node.map_or_else(Vec::new, |node| reader.parsed(node, key, parse))
@@ -53,6 +52,7 @@ impl Reader<'_> {
         let write = list(self, "write", sandbox::path);
         let hide = list(self, "hide", sandbox::path);
         let environment = list(self, "environment", sandbox::variable);
+        let dbus = fields.take("dbus");
         let mut switch = |reader: &mut Self, key| {
             let node = fields.take(key)?;
             reader.switch(node, key)
@@ -73,24 +73,27 @@ impl Reader<'_> {
             io_uring: switch(self, "io_uring"),
             debug: switch(self, "debug"),
             user_namespaces: switch(self, "user_namespaces"),
-            dbus: dbus.map_or_else(DbusFile::default, |node| self.dbus(node)),
+            dbus: dbus.and_then(|node| self.dbus(node)),
         }
     }
 
-    fn dbus(&mut self, node: Node) -> DbusFile {
-        const HELP: &str =
-            "name services by bus, as in `dbus: {session: [org.freedesktop.Notifications]}`";
-        let Some(mut fields) = self.fields(node, "`dbus`", DBUS_KEYS, HELP) else {
-            return DbusFile::default();
-        };
+    fn dbus(&mut self, node: Node) -> Option<At<DbusFile>> {
+        const HELP: &str = "write names, as in `dbus: {session: [org.freedesktop.Notifications]}`";
+        let at = node.at;
+        if matches!(node.value, Value::Null) {
+            let value = DbusFile::default();
+            return Some(At { value, at });
+        }
+        let mut fields = self.fields(node, "`dbus` of a sandbox", DBUS_KEYS, HELP)?;
         let mut names = |reader: &mut Self, key| {
             let node = fields.take(key);
             node.map_or_else(Vec::new, |node| reader.parsed(node, key, sandbox::bus_name))
         };
-        DbusFile {
+        let value = DbusFile {
             session: names(self, "session"),
             system: names(self, "system"),
-        }
+        };
+        Some(At { value, at })
     }
 
     fn switch(&mut self, node: Node, key: &str) -> Option<At<bool>> {

@@ -44,9 +44,9 @@ fn openings(file: &OpeningsFile) -> Openings {
         io_uring: on(&file.io_uring),
         debug: on(&file.debug),
         user_namespaces: on(&file.user_namespaces),
-        dbus: Dbus {
-            session: set(&file.dbus.session),
-            system: set(&file.dbus.system),
-        },
+        dbus: file.dbus.as_ref().map_or_else(Dbus::default, |dbus| Dbus {
+            session: set(&dbus.value.session),
+            system: set(&dbus.value.system),
+        }),
     }
 }

@@ -406,7 +406,7 @@ fn an_agent_calls_what_its_policy_names() {
     let proxies = of(bus.uid, "xdg-dbus-proxy");
     assert_eq!(proxies.len(), 1);
     assert_eq!(cgroup(&proxies[0].to_string()), cgroup("self"));
-    let agents = of(bus.uid, "cat");
+    let agents = of(bus.uid, "sh");
     assert_ne!(cgroup(&agents[0].to_string()), cgroup("self"));
     drop(child.stdin.take());
     assert!(child.wait().expect("wait").success());

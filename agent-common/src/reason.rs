@@ -103,7 +103,7 @@ closed! {
         /// A server whose certificate is not good for its name, or has no key that the rule
         /// pins (the gateway, where it inspects).
         Server = 32, "server";
-        /// The agent is isolated: nothing of it leaves.
+        /// The agent is cut off from the network: it was frozen or is being killed.
         Isolated = 33, "isolated";
         /// A Unix socket of somebody else that the policy does not name (BPF LSM).
         UnixSocket = 34, "unix_socket";

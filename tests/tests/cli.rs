@@ -297,7 +297,11 @@ fn every_view_of_a_running_daemon_is_for_people_and_for_programs() {
         .expect("event");
     let cli = |arguments: &[&str]| stage.daemon.cli(arguments).output().expect("run");
     for (command, words) in [
-        ("status", [AGENT, "walls: 14 up", "enforce"].as_slice()),
+        // With those of BPF LSM, where the kernel has them, there are more than 14.
+        (
+            "status",
+            [AGENT, "walls: ", " up, ", " 0 failed", "enforce"].as_slice(),
+        ),
         ("events", &[AGENT, OTHER_V4, "curl", "no_rule"]),
         ("leases", &[AGENT, "allowed.example", ALLOWED_V4]),
         ("reload", &["1 agent"]),

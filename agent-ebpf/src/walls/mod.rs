@@ -14,7 +14,11 @@ pub(crate) mod starting;
 pub(crate) mod trial;
 pub(crate) mod unix;
 
-use agent_common::{Addr, Hook, Reason, layout::Mode, verdict::NO_RULE};
+use agent_common::{
+    Addr, Hook, Reason,
+    layout::{Mode, NO_AGENT},
+    verdict::NO_RULE,
+};
 use aya_ebpf::{EbpfContext as _, programs::LsmContext};
 
 use crate::{
@@ -48,11 +52,8 @@ impl Confined {
 
     /// Whether it is the agent of this index.
     #[inline(always)]
-    fn is(&self, index: Option<u32>) -> bool {
-        match (&self.agent, index) {
-            (Some(agent), Some(index)) => agent.index == index,
-            _ => false,
-        }
+    fn is(&self, index: u32) -> bool {
+        index_of(self.agent.as_ref()) == index
     }
 }
 
@@ -108,33 +109,46 @@ fn field<T: Copy + Default>(of: u64, at: u64) -> Option<T> {
 /// somebody else.
 const DEPTH: u32 = 16;
 
-/// Index of the agent that a cgroup (`struct cgroup`) belongs to.
+/// Instead of an index: of no agent. A number and no `None`, because LLVM compares what is in a
+/// `None` before it looks whether there is anything, and the verifier refuses to read what was
+/// never written ("R1 !read_ok"). Whoever has no agent is not the same as nobody either.
+const NOBODY: u32 = u32::MAX;
+
+const _: () = assert!(NOBODY != NO_AGENT);
+
+/// A pointer at a field; zero where nothing is.
 #[inline(always)]
-fn owner_of_cgroup(mut cgroup: u64) -> Option<u32> {
+fn pointer(of: u64, at: u64) -> u64 {
+    field(of, at).unwrap_or(0)
+}
+
+/// Index of the agent that a cgroup (`struct cgroup`) belongs to, or [`NOBODY`].
+#[inline(always)]
+fn owner_of_cgroup(mut cgroup: u64) -> u32 {
     for _ in 0..DEPTH {
-        let id: u64 = field(field(cgroup, globals::cgroup_kn())?, globals::kn_id())?;
+        let id = pointer(pointer(cgroup, globals::cgroup_kn()), globals::kn_id());
         // SAFETY: the value is one aligned word.
         if let Some(index) = unsafe { AGENTS.get(id) } {
-            return Some(*index);
+            return *index;
         }
-        let above: u64 = field(cgroup, globals::cgroup_self() + globals::css_parent())?;
+        let above = pointer(cgroup, globals::cgroup_self() + globals::css_parent());
         if above == 0 {
-            return None;
+            return NOBODY;
         }
         cgroup = above - globals::cgroup_self();
     }
-    None
+    NOBODY
 }
 
-/// Index of the agent that made a socket (`struct sock`).
+/// Index of the agent that made a socket (`struct sock`), or [`NOBODY`].
 #[inline(always)]
-fn owner_of_sock(sock: u64) -> Option<u32> {
-    owner_of_cgroup(field(sock, globals::sock_cgroup())?)
+fn owner_of_sock(sock: u64) -> u32 {
+    owner_of_cgroup(pointer(sock, globals::sock_cgroup()))
 }
 
-/// Index of the agent that a task (`struct task_struct`) belongs to.
+/// Index of the agent that a task (`struct task_struct`) belongs to, or [`NOBODY`].
 #[inline(always)]
-fn owner_of_task(task: u64) -> Option<u32> {
-    let set = field(task, globals::task_cgroups())?;
-    owner_of_cgroup(field(set, globals::set_cgroup())?)
+fn owner_of_task(task: u64) -> u32 {
+    let set = pointer(task, globals::task_cgroups());
+    owner_of_cgroup(pointer(set, globals::set_cgroup()))
 }

@@ -8,7 +8,7 @@
 use agent_common::{Hook, Reason, layout::wall};
 use aya_ebpf::programs::LsmContext;
 
-use super::{Confined, argument, field, owner_of_sock, refuse};
+use super::{Confined, NOBODY, argument, field, owner_of_sock, refuse};
 use crate::{
     Outcome,
     agent::{Agent, Owner},
@@ -37,7 +37,10 @@ pub(crate) fn receive(ctx: &LsmContext) -> Outcome {
     let family: u16 = field(sock, globals::sock_family()).unwrap_or(0);
     let maker = owner_of_sock(sock);
     if let Owner::Outsider = Owner::of_task() {
-        let Some(agent) = maker.and_then(Agent::of_index) else {
+        if maker == NOBODY {
+            return Outcome::Pass;
+        }
+        let Some(agent) = Agent::of_index(maker) else {
             return Outcome::Pass;
         };
         if family == AF_UNIX || agent.info.open & wall::PASSING != 0 {

@@ -11,7 +11,7 @@ use agent_common::{
 };
 use aya_ebpf::programs::LsmContext;
 
-use super::{Confined, argument, field, owner_of_sock, refuse};
+use super::{Confined, argument, field, owner_of_sock, pointer, refuse};
 use crate::{Outcome, globals, maps::SOCKETS};
 
 /// How many folders above a socket are looked at.
@@ -31,7 +31,7 @@ pub(crate) fn connect(ctx: &LsmContext) -> Outcome {
 pub(crate) fn send(ctx: &LsmContext) -> Outcome {
     match Confined::by(wall::UNIX) {
         Some(who) => {
-            let other = field(argument(ctx, 1), globals::socket_sk()).unwrap_or(0);
+            let other = pointer(argument(ctx, 1), globals::socket_sk());
             judge(&who, other, Hook::UnixSend)
         }
         None => Outcome::Pass,
@@ -63,24 +63,21 @@ fn is_named(agent: u32, other: u64) -> bool {
     if unsafe { SOCKETS.get(key) }.is_some() {
         return true;
     }
-    let mut dentry: u64 = field(other, globals::unix_dentry()).unwrap_or(0);
+    let mut dentry = pointer(other, globals::unix_dentry());
     for _ in 0..FOLDERS {
-        let Some(inode) = field::<u64>(dentry, globals::dentry_inode()) else {
+        let inode = pointer(dentry, globals::dentry_inode());
+        let volume = pointer(inode, globals::inode_sb());
+        key.inode = pointer(inode, globals::inode_ino());
+        key.device = field(volume, globals::sb_dev()).unwrap_or(0);
+        // Zeroes are a key of their own, and no file's.
+        if key.inode == 0 {
             return false;
-        };
-        let Some(number) = field(inode, globals::inode_ino()) else {
-            return false;
-        };
-        let volume = field::<u64>(inode, globals::inode_sb()).unwrap_or(0);
-        let Some(device) = field(volume, globals::sb_dev()) else {
-            return false;
-        };
-        (key.device, key.inode) = (device, number);
+        }
         // SAFETY: as above.
         if unsafe { SOCKETS.get(key) }.is_some() {
             return true;
         }
-        let above = field(dentry, globals::dentry_parent()).unwrap_or(0);
+        let above = pointer(dentry, globals::dentry_parent());
         if above == dentry {
             return false;
         }

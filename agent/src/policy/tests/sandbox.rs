@@ -158,7 +158,7 @@ fn what_it_is_not_is_an_error() {
         ("{project: overlay}", 24, "`overlay`", "write `copy`"),
         (
             "{dbus: {session: [a]}}",
-            31,
+            32,
             "`a` is no name on D-Bus",
             "org.",
         ),

@@ -2,6 +2,7 @@
 
 use exeat::workspace::{Layers, Store};
 use exeat_tests::daemon::program;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -87,6 +88,11 @@ impl Scene {
 
     /// The layers of a run, which is in use as long as they are held.
     fn layers(&self) -> Layers {
+        // What is not surely older than the run's start counts as changed since.
+        let now = clock_gettime(ClockId::CLOCK_REALTIME).expect("clock");
+        while clock_gettime(ClockId::CLOCK_REALTIME_COARSE).expect("clock") <= now {
+            std::thread::yield_now();
+        }
         let store = Store::at(&self.state().join("exeat/workspaces")).expect("store");
         let layers = store
             .prepare(&self.project(), "agent", "run-1")

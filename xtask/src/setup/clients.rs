@@ -1,6 +1,6 @@
 //! Clients that the live tests run as agents and that are no program of a usual machine: Go's
 //! own resolver and TLS, musl's resolver, two tunnels, the programs of four TLS libraries, an SSH
-//! server and client, and Java where there is none. Debian's packages are unpacked into the cache, nothing is
+//! server and client, a browser, and Java where there is none. Debian's packages are unpacked into the cache, nothing is
 //! installed, and the programs lie in `target/clients` in the end.
 
 mod carried;
@@ -45,7 +45,7 @@ enum Packages {
 /// (`exeat_tests::clients::find`).
 const FOLDERS: [&str; 5] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/bin", "/sbin"];
 
-const KITS: [Kit; 7] = [
+const KITS: [Kit; 8] = [
     Kit {
         name: "Go",
         suite: "trixie",
@@ -101,6 +101,14 @@ const KITS: [Kit; 7] = [
         ]),
         make: |_, tree, into| carried::java(tree, into),
         programs: &["java"],
+    },
+    Kit {
+        name: "Chromium",
+        // Runs with the C library of Debian 12 and newer ones.
+        suite: "bookworm",
+        packages: Packages::Whole(&["chromium-headless-shell"]),
+        make: |_, tree, into| carried::chromium(tree, into),
+        programs: &["chromium-headless-shell"],
     },
     Kit {
         name: "SSH",

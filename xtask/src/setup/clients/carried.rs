@@ -56,6 +56,52 @@ pub(super) fn java(tree: &Path, into: &Path) -> Result<()> {
     script(&into.join("java"), "jre", start)
 }
 
+/// The C library's own parts, which are of one version: the machine's.
+const OF_THE_C_LIBRARY: [&str; 18] = [
+    "ld-linux",
+    "libBrokenLocale.so",
+    "libanl.so",
+    "libc.so",
+    "libc_malloc_debug.so",
+    "libdl.so",
+    "libm.so",
+    "libmemusage.so",
+    "libmvec.so",
+    "libnss_compat.so",
+    "libnss_dns.so",
+    "libnss_files.so",
+    "libpcprofile.so",
+    "libpthread.so",
+    "libresolv.so",
+    "librt.so",
+    "libthread_db.so",
+    "libutil.so",
+];
+
+/// Makes the browser. It executes itself, so the C library is the machine's.
+pub(super) fn chromium(tree: &Path, into: &Path) -> Result<()> {
+    let beside = fresh(&into.join("chromium"))?;
+    place(tree, &tree.join("usr/lib/chromium"), &beside)?;
+    let libraries = fresh(&beside.join("libraries"))?;
+    for folder in ["lib", "usr/lib"] {
+        let folder = only(&tree.join(folder), "", "-linux-gnu")?;
+        for folder in [folder.join("pulseaudio"), folder] {
+            if folder.is_dir() {
+                place_libraries(tree, &folder, &libraries)?;
+            }
+        }
+    }
+    for (name, path) in entries(&libraries)? {
+        if OF_THE_C_LIBRARY.iter().any(|start| name.starts_with(start)) {
+            fs::remove_file(&path)
+                .with_context(|| format!("could not remove {}", path.display()))?;
+        }
+    }
+    let name = "chromium-headless-shell";
+    let start = format!("LD_LIBRARY_PATH=\"$at/libraries\" exec \"$at/{name}\" \"$@\"");
+    script(&into.join(name), "chromium", &start)
+}
+
 /// Dropbear's server, client and maker of keys.
 pub(super) const SSH: [&str; 3] = ["dropbear", "dbclient", "dropbearkey"];
 

@@ -73,9 +73,14 @@ impl Scene {
         let clients = clients.canonicalize().unwrap_or_default();
         let read = [authority.as_path(), &clients].map(|path| format!("{path:?}"));
         let read: Vec<String> = read.into_iter().filter(|path| path != "\"\"").collect();
+        // What browsers put into every hello.
+        let ech = match more.contains("user_namespaces") {
+            true => ", ech: keep",
+            false => "",
+        };
         let policy = format!(
             "version: 1\nagents:\n  {AGENT}:\n    allow:\n\
-             \x20     - {{ host: {HOST}, ports: [22, 443] }}\n\
+             \x20     - {{ host: {HOST}, ports: [22, 443]{ech} }}\n\
              \x20   sandbox:\n      read: [{}]\n{more}",
             read.join(", ")
         );

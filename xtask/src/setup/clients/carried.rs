@@ -56,53 +56,51 @@ pub(super) fn java(tree: &Path, into: &Path) -> Result<()> {
     script(&into.join("java"), "jre", start)
 }
 
-/// Makes `chromium-headless-shell`. It executes itself anew for each of its processes, so the C
-/// library is the machine's; everything else is of its own release.
+/// The C library's own parts, which are of one version: the machine's.
+const OF_THE_C_LIBRARY: [&str; 18] = [
+    "ld-linux",
+    "libBrokenLocale.so",
+    "libanl.so",
+    "libc.so",
+    "libc_malloc_debug.so",
+    "libdl.so",
+    "libm.so",
+    "libmemusage.so",
+    "libmvec.so",
+    "libnss_compat.so",
+    "libnss_dns.so",
+    "libnss_files.so",
+    "libpcprofile.so",
+    "libpthread.so",
+    "libresolv.so",
+    "librt.so",
+    "libthread_db.so",
+    "libutil.so",
+];
+
+/// Makes the browser. It executes itself, so the C library is the machine's.
 pub(super) fn chromium(tree: &Path, into: &Path) -> Result<()> {
     let beside = fresh(&into.join("chromium"))?;
     place(tree, &tree.join("usr/lib/chromium"), &beside)?;
     let libraries = fresh(&beside.join("libraries"))?;
     for folder in ["lib", "usr/lib"] {
         let folder = only(&tree.join(folder), "", "-linux-gnu")?;
-        place_libraries(tree, &folder, &libraries)?;
-        let sound = folder.join("pulseaudio");
-        if sound.is_dir() {
-            place_libraries(tree, &sound, &libraries)?;
+        for folder in [folder.join("pulseaudio"), folder] {
+            if folder.is_dir() {
+                place_libraries(tree, &folder, &libraries)?;
+            }
         }
     }
     for (name, path) in entries(&libraries)? {
-        if OF_THE_C_LIBRARY
-            .iter()
-            .any(|of| name.starts_with(&format!("{of}.so")))
-        {
+        if OF_THE_C_LIBRARY.iter().any(|start| name.starts_with(start)) {
             fs::remove_file(&path)
                 .with_context(|| format!("could not remove {}", path.display()))?;
         }
     }
-    let start = "LD_LIBRARY_PATH=\"$at/libraries\" exec \"$at/chromium-headless-shell\" \"$@\"";
-    script(&into.join("chromium-headless-shell"), "chromium", start)
+    let name = "chromium-headless-shell";
+    let start = format!("LD_LIBRARY_PATH=\"$at/libraries\" exec \"$at/{name}\" \"$@\"");
+    script(&into.join(name), "chromium", &start)
 }
-
-/// What the package `libc6` has; parts of one C library fit no other.
-const OF_THE_C_LIBRARY: [&str; 17] = [
-    "ld-linux-x86-64",
-    "ld-linux-aarch64",
-    "libBrokenLocale",
-    "libanl",
-    "libc",
-    "libc_malloc_debug",
-    "libdl",
-    "libm",
-    "libmvec",
-    "libnsl",
-    "libnss_compat",
-    "libnss_dns",
-    "libnss_files",
-    "libpthread",
-    "libresolv",
-    "librt",
-    "libthread_db",
-];
 
 /// Dropbear's server, client and maker of keys.
 pub(super) const SSH: [&str; 3] = ["dropbear", "dbclient", "dropbearkey"];

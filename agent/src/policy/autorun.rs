@@ -126,8 +126,11 @@ const NAMES_IN_GIT: [&str; 3] = ["logs", "objects", "refs"];
 /// Files of a repository that Git reads commands, or other repositories' places, from.
 const FILES_IN_GIT: [&str; 4] = ["commondir", "config", "config.worktree", "gitdir"];
 
-/// [`ENTRIES`] by their first part, each with its parts.
-static BY_FIRST: LazyLock<HashMap<&str, Vec<(Vec<&str>, &str)>>> = LazyLock::new(|| {
+/// By their first part: each with its parts, and what it is for.
+type ByFirst = HashMap<&'static str, Vec<(Vec<&'static str>, &'static str)>>;
+
+/// [`ENTRIES`] by their first part.
+static BY_FIRST: LazyLock<ByFirst> = LazyLock::new(|| {
     let mut all: HashMap<&str, Vec<_>> = HashMap::new();
     for entry in ENTRIES {
         let parts: Vec<&str> = entry.path.split('/').collect();
@@ -207,12 +210,12 @@ impl InRepository {
     #[must_use]
     pub fn enter(self, name: &str) -> Self {
         let is = |one: &&str| one.eq_ignore_ascii_case(name);
-        let is_inside = self.is_inside || (self.is_top && !NAMES_IN_GIT.iter().any(|one| is(one)));
+        let is_inside = self.is_inside || (self.is_top && !NAMES_IN_GIT.iter().any(is));
         let below_runs = self.below_runs || (is_inside && is(&"hooks"));
         Self {
             is_top: false,
             is_inside,
-            runs: below_runs || (is_inside && FILES_IN_GIT.iter().any(|one| is(one))),
+            runs: below_runs || (is_inside && FILES_IN_GIT.iter().any(is)),
             below_runs,
         }
     }

@@ -204,7 +204,7 @@ impl View {
                 let mode = Mode::RUSR | Mode::WUSR;
                 let target = File::from(openat(&parent, &beside, flags | OFlags::CLOEXEC, mode)?);
                 copy(source, &target)?;
-                let mode = Mode::from_raw_mode((after.mode & 0o1777).try_into().unwrap_or(0o600));
+                let mode = Mode::from_raw_mode(after.mode & 0o1777);
                 rustix::fs::fchmod(&target, mode)?;
                 Ok(Part::Placed(beside))
             }

@@ -526,7 +526,7 @@ fn the_deepest_tree_is_discarded() {
     let scene = Scene::new(&[]);
     let workspace = scene.workspace();
     let mut folder =
-        openat(CWD, &workspace.upper(), OFlags::DIRECTORY, Mode::empty()).expect("open");
+        openat(CWD, workspace.upper(), OFlags::DIRECTORY, Mode::empty()).expect("open");
     for _ in 0..2500 {
         mkdirat(&folder, "d", Mode::RWXU).expect("mkdir");
         folder = openat(&folder, "d", OFlags::DIRECTORY, Mode::empty()).expect("open");
@@ -538,7 +538,7 @@ fn the_deepest_tree_is_discarded() {
     assert!(view.changes.len() > 1000);
     let locked = workspace.folder.join("work/work");
     fs::create_dir(&locked).expect("folder");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0)).expect("mode");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).expect("mode");
     let lock = workspace.lock().expect("lock");
     workspace.discard(lock).expect("discarded");
     assert!(!workspace.folder.exists());

@@ -171,7 +171,7 @@ fn what_it_is_not_is_an_error() {
         ("{dbus: yes please}", 21, "is text", "dbus: {session"),
         ("{network: none}", 24, "`none`", "`own`"),
         ("{read: notes}", 21, "is not absolute", "~/notes"),
-        ("{read: [/a, ~]}", 26, "is all of the home", "home: read"),
+        ("{read: [/a, '~']}", 26, "is all of the home", "home: read"),
         ("{write: /}", 22, "is all of it", "sandbox: none"),
         ("{hide: ~/a/../b}", 21, "`..` in it", "without it"),
         ("{read: '/a/*'}", 21, "is no path", "absolute path"),

@@ -329,7 +329,7 @@ mod tests {
     impl Shell {
         fn new() -> Self {
             const OUTER: &str =
-                "exec 3<&0; /bin/sh -c 'read line; eval \"$line\"' <&3 & echo $!; wait $!";
+                "exec 3<&0; /bin/sh -c 'echo $$; read line; eval \"$line\"' <&3 & wait $!";
             let mut outer = Command::new("/bin/sh")
                 .args(["-c", OUTER])
                 .stdin(Stdio::piped())

@@ -117,7 +117,7 @@ pub(super) struct Sockets {
 }
 
 /// The openings of an agent's sandbox, or why it has none.
-fn openings<'a>(configured: bool, policy: &'a Policy) -> Result<&'a Openings, &'static str> {
+fn openings(configured: bool, policy: &Policy) -> Result<&Openings, &'static str> {
     match &policy.sandbox {
         _ if !configured => Err("the configuration says `sandbox: false`"),
         Sandbox::None => Err("its policy says `sandbox: none`"),

@@ -146,7 +146,7 @@ fn sockets_are_passed_neither_in_nor_out() {
         );
         // Within the agent.
         agent
-            .ask("a, b = socketpair(); give(a, socket(AF_INET, SOCK_DGRAM).fileno())")
+            .ask("a, b = socketpair(); x = socket(AF_INET, SOCK_DGRAM); give(a, x.fileno())")
             .expect("give");
         assert_eq!(
             agent.value("get(b)").expect("get"),
@@ -160,7 +160,7 @@ fn sockets_are_passed_neither_in_nor_out() {
         .expect("serve");
     friend.ask(&format!("s = unix('{path}')")).expect("connect");
     outsider
-        .ask("c = l.accept()[0]; give(c, socket(AF_INET, SOCK_DGRAM).fileno())")
+        .ask("c = l.accept()[0]; x = socket(AF_INET, SOCK_DGRAM); give(c, x.fileno())")
         .expect("give");
     assert_eq!(friend.value("get(s)").expect("get"), 1, "between others");
     let event = scene.told("passed_socket", "file_receive");

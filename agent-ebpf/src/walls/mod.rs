@@ -25,7 +25,7 @@ use crate::{
     Outcome,
     agent::{Agent, Owner, index_of},
     globals,
-    maps::AGENTS,
+    maps::{ADOPTED, AGENTS},
     pages::read,
     report::{self, Refused},
 };
@@ -128,7 +128,7 @@ fn owner_of_cgroup(mut cgroup: u64) -> u32 {
     for _ in 0..DEPTH {
         let id = pointer(pointer(cgroup, globals::cgroup_kn()), globals::kn_id());
         // SAFETY: the value is one aligned word.
-        if let Some(index) = unsafe { AGENTS.get(id) } {
+        if let Some(index) = unsafe { AGENTS.get(id).or_else(|| ADOPTED.get(id)) } {
             return *index;
         }
         let above = pointer(cgroup, globals::cgroup_self() + globals::css_parent());

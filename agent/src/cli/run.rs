@@ -41,7 +41,11 @@ pub fn main(config: Option<&Path>, args: &RunArgs) -> ExitCode {
         Err(failure) => finish(Err(Failure::new(Exit::RunFailed, failure.message))),
         Ok((ticket, helper)) => {
             let broker = match &ticket.sandbox {
-                Sandbox::None => Ok(None),
+                // Nothing here may own a descriptor when the launcher closes them all.
+                Sandbox::None => {
+                    drop(helper);
+                    Ok(None)
+                }
                 Sandbox::Walls(openings) => helper.start(&openings.dbus, args.user.as_deref()),
             };
             let broker = match broker {

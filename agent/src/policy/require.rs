@@ -34,6 +34,16 @@ labels! {
     }
 }
 
+impl Wall {
+    /// Whether only `exeat run` puts it up, so that what is adopted does not have it.
+    pub(crate) fn is_of_the_launcher(self) -> bool {
+        matches!(
+            self,
+            Self::Namespaces | Self::Landlock | Self::Capabilities | Self::Seccomp
+        )
+    }
+}
+
 /// The words of a policy, each with its wall.
 pub(crate) fn words() -> Vec<(&'static str, Wall)> {
     Wall::ALL

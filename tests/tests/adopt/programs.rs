@@ -124,6 +124,35 @@ fn each_selector_catches_its_program_and_its_children_and_nothing_else() {
     assert!(event("adopted") >= 4, "{:?}", stage.daemon.events());
 }
 
+#[test]
+fn what_the_policy_does_not_identify_or_wall_in_is_not_executed() {
+    let programs = Programs::new();
+    let agent = programs.copy(&python(), "agent");
+    let selector = format!("executable: {}", agent.display());
+    let with = |more: &str| policy(std::slice::from_ref(&selector)) + more;
+    let digest = digest_of(&agent);
+    let other = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let stage = Stage::new(&policy_without(), "").expect("stage");
+    for (more, kind) in [
+        (
+            format!("    identity: {{ sha256: [{other}] }}\n"),
+            "identity_mismatch",
+        ),
+        ("    require: [seccomp]\n".to_owned(), "wall_missing"),
+    ] {
+        stage.daemon.enforce(&with(&more)).expect("reload");
+        let mut command = stage.world.laptop.command_as(PLAIN_USER, &agent);
+        let started = command.args(["-c", "pass"]).status();
+        let error = started.expect_err("it is refused").raw_os_error();
+        assert_eq!(error, Some(1), "{more}");
+        let event = stage.daemon.event(|event| event["kind"] == kind);
+        event.unwrap_or_else(|error| panic!("{more}: {error:#}"));
+    }
+    let right = format!("    identity: {{ sha256: [{digest}] }}\n");
+    stage.daemon.enforce(&with(&right)).expect("reload");
+    assert_governed(&mut puppet_of(&stage, &agent), "the right one");
+}
+
 /// Bash sends as soon as it has read its command line.
 fn send(stage: &Stage, bash: &Path, payload: &str) -> Child {
     let line = format!("echo {payload} > /dev/udp/{TARGET}/4433");

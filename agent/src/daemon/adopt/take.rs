@@ -33,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+use agent_common::layout::Mode;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -60,6 +61,7 @@ use crate::{
     identity,
     incident::{Incident, IncidentKind},
     kernel::KernelError,
+    policy::Policy,
     sockets,
 };
 
@@ -626,6 +628,14 @@ fn move_in(shared: &Shared, matched: Matched) {
         agent,
         by,
     } = matched;
+    let fit = shared
+        .with(|engine| (!engine.governs(held.pid())).then(|| engine.policy_of(&agent)))
+        .flatten()
+        .map_or(Ok(()), |policy| is_fit(shared, &held, &path, &policy));
+    if fit.is_err() {
+        held.answer(Response::FAN_DENY);
+        return;
+    }
     match take(shared, held.pid(), &path, &agent, &by) {
         Ok(()) => held.answer(Response::FAN_ALLOW),
         Err(why) => {
@@ -642,6 +652,48 @@ fn move_in(shared: &Shared, matched: Matched) {
             );
             held.answer(Response::FAN_DENY);
         }
+    }
+}
+
+/// Whether a program may be its agent's by what the policy says of programs and of walls. An
+/// incident tells of one that may not; in monitor mode it starts all the same.
+fn is_fit(shared: &Shared, held: &Held, path: &Path, policy: &Policy) -> Result<(), ()> {
+    let (pid, name) = (held.pid(), policy.name.as_str());
+    shared
+        .with(|engine| engine.check_required(name, policy, pid))
+        .map_err(drop)?;
+    let launchers = policy.require.iter().find(|wall| wall.is_of_the_launcher());
+    if let (Some(wall), Mode::Enforce) = (launchers, policy.mode) {
+        let message = format!(
+            "{} was refused: the policy requires `{}`, which only `exeat run` puts up",
+            path.display(),
+            wall.as_str()
+        );
+        let incident = Incident::new(IncidentKind::WallMissing, name, message);
+        shared.hub.incident(incident.of_process(pid, None));
+        return Err(());
+    }
+    if !policy.identity.says_something() {
+        return Ok(());
+    }
+    let verdict = match held.file() {
+        Ok(file) => {
+            let root = PathBuf::from(format!("/proc/{pid}/root"));
+            identity::judge(&policy.identity, &file, path, &root)
+        }
+        Err(error) => {
+            warn!(path = %path.display(), %error, "a program cannot be judged, and is refused");
+            return Err(());
+        }
+    };
+    let identity::Verdict::Refused(refused) = verdict else {
+        return Ok(());
+    };
+    let incident = Incident::new(IncidentKind::IdentityMismatch, name, refused.to_string());
+    shared.hub.incident(incident.of_process(pid, None));
+    match policy.mode {
+        Mode::Enforce => Err(()),
+        Mode::Monitor => Ok(()),
     }
 }
 
@@ -717,9 +769,14 @@ impl Engine {
                 .any(|found| path.starts_with(&found.path))
     }
 
+    fn policy_of(&self, agent: &str) -> Option<Arc<Policy>> {
+        let agent = self.agents.get(agent)?;
+        Some(Arc::clone(&agent.policy))
+    }
+
     fn enforces(&self, agent: &str) -> bool {
         let agent = self.agents.get(agent);
-        agent.is_none_or(|agent| agent.policy.mode == agent_common::layout::Mode::Enforce)
+        agent.is_none_or(|agent| agent.policy.mode == Mode::Enforce)
     }
 
     /// Moves a process into a new run of an agent.
@@ -730,6 +787,9 @@ impl Engine {
             return Err(refuse("the policy has no such agent any more".to_owned()));
         };
         let index = agent.index;
+        if self.held.contains_key(name) {
+            return Err(refuse(format!("agent {name} is frozen")));
+        }
         let fallen = fallen(self);
         if !fallen.is_empty() {
             return Err(refuse(fallen.join("; ")));

@@ -9,7 +9,7 @@ use exeat_tests::{count, unique, wait};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 const TARGET: &str = "203.0.113.66";
 

@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// An agent that was cut off, or let go on.
 struct Cut {
-    cgroup: PathBuf,
+    cgroups: Vec<PathBuf>,
     /// It was so already.
     already: bool,
     warnings: Vec<String>,
@@ -110,7 +110,7 @@ impl Engine {
             self.save_held(&mut warnings);
         }
         Ok(Cut {
-            cgroup: self.kernel.slice().path().join(name),
+            cgroups: self.cgroups_of(name),
             already,
             warnings,
         })
@@ -135,7 +135,7 @@ impl Engine {
                 .map_err(|error| internal(name, "it is still cut off", &error))?;
         }
         Ok(Cut {
-            cgroup: self.kernel.slice().path().join(name),
+            cgroups: self.cgroups_of(name),
             already,
             warnings,
         })
@@ -238,6 +238,11 @@ fn counted(count: usize) -> String {
     }
 }
 
+/// Number of processes in all of an agent's cgroups.
+fn processes_of(paths: &[PathBuf]) -> usize {
+    paths.iter().map(|path| cgroup::processes_of(path)).sum()
+}
+
 fn blocking<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
@@ -246,16 +251,16 @@ fn blocking<T>(work: impl FnOnce() -> T) -> T {
 pub(super) async fn freeze(shared: &Shared, name: &str) -> Result<HoldReport, Problem> {
     let cut = shared.with(|engine| engine.cut_off(name, true))?;
     let mut warnings = cut.warnings;
-    let path = cut.cgroup;
-    let begun = blocking(|| cgroup::freeze(&path, true));
+    let paths = cut.cgroups;
+    let begun = blocking(|| paths.iter().try_for_each(|path| cgroup::freeze(path, true)));
     let confirmed = match begun {
         Err(error) => {
             warnings.push(chain(&error));
             false
         }
-        Ok(()) => until(|| cgroup::is_frozen(&path)).await,
+        Ok(()) => until(|| paths.iter().all(|path| cgroup::is_frozen(path))).await,
     };
-    let processes = blocking(|| cgroup::processes_of(&path));
+    let processes = blocking(|| processes_of(&paths));
     let count = counted(processes);
     let message = match (confirmed, processes) {
         (true, 0) => format!(
@@ -297,16 +302,26 @@ pub(super) async fn freeze(shared: &Shared, name: &str) -> Result<HoldReport, Pr
 pub(super) async fn thaw(shared: &Shared, name: &str) -> Result<HoldReport, Problem> {
     let cut = shared.with(|engine| engine.let_on(name))?;
     let mut warnings = cut.warnings;
-    let path = cut.cgroup;
-    let begun = blocking(|| cgroup::freeze(&path, false));
+    let paths = cut.cgroups;
+    let begun = blocking(|| {
+        paths
+            .iter()
+            .try_for_each(|path| cgroup::freeze(path, false))
+    });
     let confirmed = match begun {
         Err(error) => {
             warnings.push(chain(&error));
             false
         }
-        Ok(()) => until(|| !path.exists() || !cgroup::is_frozen(&path)).await,
+        Ok(()) => {
+            until(|| {
+                let goes_on = |path: &PathBuf| !path.exists() || !cgroup::is_frozen(path);
+                paths.iter().all(goes_on)
+            })
+            .await
+        }
     };
-    let processes = blocking(|| cgroup::processes_of(&path));
+    let processes = blocking(|| processes_of(&paths));
     let count = counted(processes);
     let message = match (cut.already, confirmed) {
         (true, true) => format!("agent {name} was not frozen"),
@@ -344,16 +359,15 @@ pub(super) async fn thaw(shared: &Shared, name: &str) -> Result<HoldReport, Prob
 pub(super) async fn kill(shared: &Shared, name: &str) -> Result<HoldReport, Problem> {
     let cut = shared.with(|engine| engine.cut_off(name, false))?;
     let mut warnings = cut.warnings;
-    let path = cut.cgroup;
-    let processes = blocking(|| cgroup::processes_of(&path));
+    let paths = cut.cgroups;
+    let processes = blocking(|| processes_of(&paths));
     let mut said = None;
     // Before 5.14 one that forks meanwhile needs another call.
-    let empty = until(|| match blocking(|| cgroup::kill(&path)) {
-        Ok(()) => !cgroup::is_populated(&path),
-        Err(error) => {
+    let empty = until(|| {
+        if let Err(error) = blocking(|| paths.iter().try_for_each(|path| cgroup::kill(path))) {
             said = Some(chain(&error));
-            !cgroup::is_populated(&path)
         }
+        !paths.iter().any(|path| cgroup::is_populated(path))
     })
     .await;
     warnings.extend(said.filter(|_| !empty));
@@ -373,7 +387,7 @@ pub(super) async fn kill(shared: &Shared, name: &str) -> Result<HoldReport, Prob
         warnings.extend(shared.with(|engine| engine.cut_off(name, true))?.warnings);
         frozen = true;
     }
-    let left = blocking(|| cgroup::processes_of(&path));
+    let left = blocking(|| processes_of(&paths));
     let message = match gone {
         true => format!(
             "agent {name} was killed: cut off from the network, then {} ended",

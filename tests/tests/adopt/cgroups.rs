@@ -133,6 +133,36 @@ fn a_foreign_cgroup_is_governed_in_place_with_its_children() {
 }
 
 #[test]
+fn what_is_governed_in_place_is_frozen_thawed_and_killed() {
+    let guard = CgroupGuard::new("exeat-adopt").expect("cgroup");
+    let one = make(&guard.path().join("agents/one"));
+    let text = policy(&[format!("cgroup: \"{}/agents/*\"", name(&guard))]);
+    let stage = Stage::new(&text, "").expect("stage");
+    let mut first = inside(&stage, &one);
+    assert_governed(&mut first, "before");
+    let says = |key: &str| {
+        let events = std::fs::read_to_string(one.join("cgroup.events")).expect("events");
+        let line = events.lines().find_map(|line| line.strip_prefix(key));
+        line.map(|value| value.trim() == "1")
+    };
+    let exeat = |verb: &str| {
+        let mut command = stage.daemon.cli(&[verb, "--agent", "worker"]);
+        let output = command.output().expect(verb);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = exeat("freeze");
+    assert!(said.contains("1 process stopped"), "{said}");
+    assert_eq!(says("frozen"), Some(true));
+    exeat("thaw");
+    assert_eq!(says("frozen"), Some(false));
+    assert_governed(&mut first, "after it was thawed");
+    let said = exeat("kill");
+    assert!(said.contains("1 process ended"), "{said}");
+    assert_eq!(says("populated"), Some(false));
+}
+
+#[test]
 fn units_flatpaks_snaps_and_containers_are_known_by_their_cgroups() {
     let guard = CgroupGuard::new("exeat-adopt").expect("cgroup");
     let name = name(&guard);

@@ -14,12 +14,15 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 24] = [
+pub(super) const SUITES: [Suite; 28] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
     suite("attacks", true, 900),
     suite("walls", false, 900),
+    suite("sandbox", false, 1800),
+    suite("adopt", false, 1200),
+    suite("identity", false, 900),
     suite("tls", false, 1200),
     suite("gateway", false, 900),
     suite("world", false, 300),
@@ -37,12 +40,13 @@ pub(super) const SUITES: [Suite; 24] = [
     suite("standalone", false, 600),
     suite("survive", false, 900),
     suite("limits", false, 900),
+    suite("workspace", false, 300),
     suite("bounds", false, 900),
     suite("faults", false, 600),
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 3] = [
+pub(super) const LEFT_OUT: [(&str, &str); 5] = [
     (
         "prometheus",
         "the metrics page is the same on every kernel, and Prometheus would make the userland \
@@ -52,6 +56,15 @@ pub(super) const LEFT_OUT: [(&str, &str); 3] = [
         "clients",
         "clients differ, kernels do not in what they are shown (`dns`, `names`, `tls`), and Node and Go \
          would make the userland five times as large",
+    ),
+    (
+        "programs",
+        "package managers, a browser and an agent differ, kernels do not in what they are shown \
+         (`sandbox`), and the programs are many times the userland",
+    ),
+    (
+        "bus",
+        "the proxy and the bus are programs like others to every kernel",
     ),
     (
         "demo",

@@ -18,7 +18,7 @@ pub(super) const SUITES: [Suite; 28] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
-    suite("attacks", true, 900),
+    suite("attacks", true, 1800),
     suite("walls", false, 900),
     suite("sandbox", false, 1800),
     suite("adopt", false, 1200),

@@ -86,6 +86,25 @@ pub struct FlowRecord {
     /// Flows of the same agent and reason (or of the same agent, allowed) that the throttle
     /// kept back before this one.
     pub suppressed: u64,
+    /// What went over it, where the record is about a flow that has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Traffic>,
+}
+
+/// What went over a flow, as the kernel counted it: whole IP packets, headers included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes that left.
+    pub sent_bytes: u64,
+    /// Packets that left.
+    pub sent_packets: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Packets that came.
+    pub received_packets: u64,
+    /// From the flow's first moment to its end, milliseconds.
+    #[serde(default)]
+    pub lasted_ms: u64,
 }
 
 /// The outcome in a record. Of what is let out, answers of the gate, connections at the
@@ -336,6 +355,7 @@ impl FlowRecord {
                 _ => None,
             },
             suppressed: event.suppressed,
+            traffic: None,
         }
     }
 
@@ -367,6 +387,7 @@ impl FlowRecord {
             socket_cookie: 0,
             detail: None,
             suppressed: flow.suppressed,
+            traffic: None,
         }
     }
 
@@ -546,7 +567,7 @@ pub(crate) fn is_unsafe(c: char) -> bool {
 }
 
 /// The closed enums as their words.
-mod word {
+pub(crate) mod word {
     macro_rules! by_word {
         ($name:ident, $ty:ty, $what:literal) => {
             pub(super) mod $name {
@@ -571,32 +592,41 @@ mod word {
     }
     by_word!(reason, agent_common::Reason, "reason");
 
-    /// The same for a reason that may not be there.
-    pub(super) mod reason_if_any {
-        use agent_common::Reason;
-        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    /// The same for a word that may not be there.
+    macro_rules! by_word_if_any {
+        ($name:ident, $of:ident, $ty:ty) => {
+            pub(crate) mod $name {
+                use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-        struct Word(Reason);
+                struct Word($ty);
 
-        impl<'de> Deserialize<'de> for Word {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                super::reason::deserialize(d).map(Self)
+                impl<'de> Deserialize<'de> for Word {
+                    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                        super::$of::deserialize(d).map(Self)
+                    }
+                }
+
+                pub(crate) fn serialize<S: Serializer>(
+                    v: &Option<$ty>,
+                    s: S,
+                ) -> Result<S::Ok, S::Error> {
+                    v.map(|word| word.as_str()).serialize(s)
+                }
+
+                pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                    d: D,
+                ) -> Result<Option<$ty>, D::Error> {
+                    Ok(Option::<Word>::deserialize(d)?.map(|word| word.0))
+                }
             }
-        }
-
-        pub(crate) fn serialize<S: Serializer>(
-            v: &Option<Reason>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
-            v.map(Reason::as_str).serialize(s)
-        }
-
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Reason>, D::Error> {
-            Ok(Option::<Word>::deserialize(d)?.map(|word| word.0))
-        }
+        };
     }
+    by_word_if_any!(reason_if_any, reason, agent_common::Reason);
+    by_word_if_any!(
+        protocol_if_any,
+        protocol,
+        agent_common::protocol::ProtocolClass
+    );
 
     by_word!(hook, agent_common::Hook, "hook");
     by_word!(protocol, agent_common::protocol::ProtocolClass, "protocol");

@@ -1,6 +1,7 @@
 //! What happened to an agent and is no flow: it hit a limit, was frozen, runs a program that
 //! nobody knows. Incidents go where flows go, numbered with them ([`crate::sink::Hub::incident`]).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jiff::{Timestamp, tz::TimeZone};
@@ -33,6 +34,50 @@ labels! {
         WallMissing = "wall_missing",
         /// A program that no agent's policy describes.
         UnknownProgram = "unknown_program",
+        /// A person is asked about a destination.
+        Asked = "asked",
+        /// A question ended: allowed, denied, or not answered in time.
+        Answered = "answered",
+        /// An answer holds from now on.
+        Granted = "granted",
+        /// A grant ended: by its time, with its run, or revoked.
+        GrantEnded = "grant_ended",
+        /// Cut off from the network by a person or a rule; its processes go on.
+        Isolated = "isolated",
+        /// Connected again.
+        Rejoined = "rejoined",
+        /// A detection rule fired.
+        Detected = "detected",
+        /// A policy is in force that was not before.
+        PolicyLoaded = "policy_loaded",
+        /// A policy was not valid; the one before stays.
+        PolicyRefused = "policy_refused",
+        /// The daemon started.
+        DaemonStarted = "daemon_started",
+        /// The daemon was told to stop; what it enforces stays.
+        DaemonStopped = "daemon_stopped",
+        /// Events were lost on their way.
+        EventsLost = "events_lost",
+    }
+}
+
+impl IncidentKind {
+    /// Whether it is part of a quiet day, so that the daemon's log says it without a warning.
+    pub const fn is_routine(self) -> bool {
+        use IncidentKind as K;
+        matches!(
+            self,
+            K::Thawed
+                | K::Adopted
+                | K::Asked
+                | K::Answered
+                | K::Granted
+                | K::GrantEnded
+                | K::Rejoined
+                | K::PolicyLoaded
+                | K::DaemonStarted
+                | K::DaemonStopped
+        )
     }
 }
 
@@ -65,6 +110,9 @@ pub struct Incident {
     /// Its user, or who asked for it: that user may see the incident without administering.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+    /// The particulars, for programs: words of the kind's own, such as `question` or `digest`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: BTreeMap<String, String>,
 }
 
 impl Incident {
@@ -79,6 +127,7 @@ impl Incident {
             run: None,
             pid: None,
             uid: None,
+            facts: BTreeMap::new(),
         }
     }
 
@@ -93,6 +142,20 @@ impl Incident {
     #[must_use]
     pub fn of_process(mut self, pid: u32, uid: Option<u32>) -> Self {
         (self.pid, self.uid) = (Some(pid), uid);
+        self
+    }
+
+    /// With one of its particulars.
+    #[must_use]
+    pub fn with(mut self, fact: &str, value: impl Into<String>) -> Self {
+        self.facts.insert(fact.to_owned(), value.into());
+        self
+    }
+
+    /// Seen by this user too, though it is about no process.
+    #[must_use]
+    pub fn of_user(mut self, uid: Option<u32>) -> Self {
+        self.uid = uid;
         self
     }
 

@@ -1,6 +1,7 @@
 //! Exeat: nothing leaves without one.
 
 pub mod adopt;
+pub mod asking;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -176,13 +176,15 @@ impl From<ClientError> for Failure {
             | ClientError::Io { .. }
             | ClientError::Protocol(_) => Exit::Failed,
             ClientError::Refused(problem) => match problem.code {
-                Code::Governed | Code::NotPermitted => Exit::NotPermitted,
+                Code::Governed | Code::NotPermitted | Code::Forbidden => Exit::NotPermitted,
                 Code::Policy => Exit::Usage,
                 Code::BadRequest
                 | Code::TooLong
                 | Code::Version
                 | Code::UnknownMethod
                 | Code::NoAgent
+                | Code::NoQuestion
+                | Code::NoGrant
                 | Code::NotEnforceable
                 | Code::Frozen
                 | Code::Identity

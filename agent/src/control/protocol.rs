@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dns::DnsReport;
 use super::status::Status;
+use crate::asking::{Choice, Grant, Question, Settlement};
 use crate::flow::FlowRecord;
 use crate::incident::Incident;
 use crate::policy::{Sandbox, Services};
@@ -93,12 +94,71 @@ pub enum Request {
         /// Name of the agent.
         agent: String,
     },
+    /// The questions that stand. A user who does not administer sees those that are put to that
+    /// user.
+    Questions {
+        /// Stay, and tell of every question and settlement from now on.
+        #[serde(default)]
+        follow: bool,
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+    },
+    /// Settle a question. For whoever it is put to, and for administrators.
+    Answer {
+        /// The question's id.
+        question: String,
+        /// The answer.
+        choice: Choice,
+        /// Through what: [`Who::via`](crate::asking::Who::via).
+        via: String,
+        /// Why, in the person's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
+    /// The answers that hold. A user who does not administer sees own ones.
+    Grants {
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+    },
+    /// End grants, and the connections that nothing else allows. By id for whoever gave it; all
+    /// of an agent for administrators.
+    Revoke {
+        /// One grant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grant: Option<String>,
+        /// Every grant of this agent, and every connection that it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+    },
+    /// Cut an agent off from the network, live connections too, and let its processes go on; or
+    /// connect it again. For administrators.
+    Isolate {
+        /// Name of the agent.
+        agent: String,
+        /// Whether it is to be cut off.
+        on: bool,
+    },
 }
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 9] = [
-        "status", "events", "reload", "run", "leases", "dns", "freeze", "thaw", "kill",
+    pub const METHODS: [&'static str; 14] = [
+        "status",
+        "events",
+        "reload",
+        "run",
+        "leases",
+        "dns",
+        "freeze",
+        "thaw",
+        "kill",
+        "questions",
+        "answer",
+        "grants",
+        "revoke",
+        "isolate",
     ];
 
     /// The request as a line, with the version and the line's end.
@@ -199,6 +259,19 @@ pub enum Response {
         /// By agent, then name.
         leases: Vec<Lease>,
     },
+    /// To `questions`: one that stands; of one that follows also when more joined it.
+    Question(Box<Question>),
+    /// To `questions` that follows: one ended.
+    Settled(Box<Settlement>),
+    /// To `answer`: what holds from now on.
+    Granted(Box<Grant>),
+    /// To `grants`: all of them.
+    Grants {
+        /// By agent, then time.
+        grants: Vec<Grant>,
+    },
+    /// To `revoke` and `isolate`.
+    Revoked(Box<RevokeReport>),
     /// To `dns`.
     Dns(Box<DnsReport>),
     /// To anything.
@@ -283,6 +356,12 @@ pub enum Code {
     NotEnforceable,
     /// The agent is frozen, and starts nothing.
     Frozen,
+    /// No such question: it was settled, or never stood.
+    NoQuestion,
+    /// No such grant.
+    NoGrant,
+    /// The policy forbids what was to be granted.
+    Forbidden,
     /// The program is not one that the policy identifies, or cannot be shown to be.
     Identity,
     /// Too many connections, or the daemon took too long.
@@ -380,6 +459,27 @@ pub struct HoldReport {
     /// What to do next; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub next: String,
+    /// What a person should know besides.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What was ended, and how fast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeReport {
+    /// Name of the agent.
+    pub agent: String,
+    /// The grants that ended.
+    #[serde(default)]
+    pub grants: Vec<Grant>,
+    /// Live connections that were ended.
+    pub connections: u32,
+    /// Whether the agent is cut off now.
+    pub isolated: bool,
+    /// From the request until the kernel refuses and the connections are gone, microseconds.
+    pub took_us: u64,
+    /// What was done, in a sentence.
+    pub message: String,
     /// What a person should know besides.
     #[serde(default)]
     pub warnings: Vec<String>,

@@ -131,6 +131,15 @@ impl Session {
             Request::Freeze { agent } => self.hold(handler, &agent, Holding::Frozen).await,
             Request::Thaw { agent } => self.hold(handler, &agent, Holding::Thawed).await,
             Request::Kill { agent } => self.hold(handler, &agent, Holding::Killed).await,
+            Request::Questions { .. }
+            | Request::Answer { .. }
+            | Request::Grants { .. }
+            | Request::Revoke { .. }
+            | Request::Isolate { .. } => Err(Problem::new(
+                Code::UnknownMethod,
+                "this daemon asks nobody",
+                "",
+            )),
             Request::Run { agent, program } => {
                 let ticket = within(limit, handler.run(&self.peer, &agent, &program)).await;
                 ticket.and_then(|r| r).map(Response::Run)

@@ -144,6 +144,7 @@ impl FlowRecord {
             socket_cookie: 0,
             detail: None,
             suppressed: flow.suppressed,
+            traffic: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! Only [`load`] touches the file system; nothing here knows the time.
 
+pub mod ask;
 pub mod autorun;
 pub mod compile;
 pub mod diagnostic;
@@ -43,6 +44,7 @@ mod via;
 #[cfg(test)]
 mod tests;
 
+pub use ask::Ask;
 pub use compile::{Change, CompileError, Compiled};
 pub use diagnostic::{Diagnostic, PolicyErrors, Pos};
 pub use dns::{Answers, BudgetLimits, DnsPolicy, OverBudget, Refuse};

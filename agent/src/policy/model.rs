@@ -1,6 +1,7 @@
 //! A policy that has been judged sound: names are names, groups are expanded, ports are
 //! sorted, every rule has its number and its origin.
 
+use super::ask::Ask;
 use super::diagnostic::Diagnostic;
 use super::dns::{Answers, DnsPolicy};
 use super::gateway::GatewayPolicy;
@@ -68,6 +69,8 @@ pub struct Policy {
     pub identity: Identity,
     /// What is the agent's, however it was started; each once, in order.
     pub matching: BTreeSet<MatchBy>,
+    /// Whether a person is asked about what no rule decides.
+    pub ask: Ask,
 }
 
 /// One rule.
@@ -401,6 +404,7 @@ struct Canonical<'a> {
     limits: &'a Limits,
     identity: &'a Identity,
     matching: &'a BTreeSet<MatchBy>,
+    ask: Ask,
 }
 
 #[derive(Serialize)]
@@ -455,6 +459,7 @@ fn digest(agents: &BTreeMap<AgentName, Policy>) -> String {
             limits: &policy.limits,
             identity: &policy.identity,
             matching: &policy.matching,
+            ask: policy.ask,
         };
         put(&|line| serde_json::to_writer(line, &head));
         for rule in &policy.rules {

@@ -225,6 +225,7 @@ impl Validator<'_> {
                         .iter()
                         .map(|selector| selector.value.0.clone())
                         .collect(),
+                    ask: Default::default(),
                 };
                 for selector in &agent.value.matching {
                     let at = Place {

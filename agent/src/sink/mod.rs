@@ -76,6 +76,38 @@ impl Record {
     }
 }
 
+/// Somewhere that records go, beside the memory and the followers.
+pub trait Sink: Send + Sync {
+    /// Takes a record, or counts that it could not. It is called under the hub's lock, so it
+    /// never waits, neither for a disk nor for a peer.
+    fn offer(&self, record: &Arc<Record>);
+
+    /// How it is.
+    fn state(&self) -> SinkState;
+
+    /// Writes out what waits, within a few seconds, and ends what it started.
+    fn close(&self);
+}
+
+/// How a [`Sink`] is: absolute counts since the start, but for the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SinkState {
+    /// Its name: a label of metrics, so a closed word or a name from the configuration.
+    pub name: String,
+    /// Records that arrived where they should.
+    pub delivered: u64,
+    /// Records that found the queue full.
+    pub dropped: u64,
+    /// Records that could not be written, and will not be.
+    pub failed: u64,
+    /// Records that wait.
+    pub queued: u64,
+    /// When one last arrived.
+    pub last_success: Option<jiff::Timestamp>,
+    /// Why it does not work at the moment.
+    pub trouble: Option<String>,
+}
+
 /// Incidents of one agent, by kind.
 pub type IncidentCounts = [u64; IncidentKind::COUNT];
 
@@ -84,6 +116,7 @@ pub struct Hub {
     recent: Mutex<Recent>,
     live: broadcast::Sender<Arc<Record>>,
     file: Option<FileSink>,
+    sinks: Vec<Arc<dyn Sink>>,
     follower_lost: AtomicU64,
 }
 
@@ -198,8 +231,21 @@ impl Hub {
             }),
             live: broadcast::Sender::new(buffer),
             file,
+            sinks: Vec::new(),
             follower_lost: AtomicU64::new(0),
         }
+    }
+
+    /// With more places for records to go.
+    #[must_use]
+    pub fn with_sinks(mut self, sinks: impl IntoIterator<Item = Arc<dyn Sink>>) -> Self {
+        self.sinks.extend(sinks);
+        self
+    }
+
+    /// How the sinks are, in the order that they were given.
+    pub fn sinks(&self) -> Vec<SinkState> {
+        self.sinks.iter().map(|sink| sink.state()).collect()
     }
 
     /// Gives a flow its number and hands it on. Never waits.
@@ -209,14 +255,12 @@ impl Hub {
 
     /// The same for an incident, which is logged too.
     pub fn incident(&self, incident: Incident) {
-        tracing::warn!(
-            agent = incident.agent,
-            kind = incident.kind.as_str(),
-            run = incident.run,
-            pid = incident.pid,
-            "{}",
-            incident.message
-        );
+        let (agent, kind) = (&incident.agent, incident.kind.as_str());
+        let (run, pid, message) = (&incident.run, incident.pid, &incident.message);
+        match incident.kind.is_routine() {
+            true => tracing::info!(agent, kind, run, pid, "{message}"),
+            false => tracing::warn!(agent, kind, run, pid, "{message}"),
+        }
         self.hand_on(Record::Incident(incident));
     }
 
@@ -234,6 +278,9 @@ impl Hub {
         recent.push(Arc::clone(&record));
         // An error only says that nobody follows.
         let _ = self.live.send(Arc::clone(&record));
+        for sink in &self.sinks {
+            sink.offer(&record);
+        }
         if let Some(file) = &self.file {
             file.offer(record);
         }
@@ -284,6 +331,9 @@ impl Hub {
     pub fn close(mut self) {
         if let Some(file) = self.file.take() {
             file.close();
+        }
+        for sink in &self.sinks {
+            sink.close();
         }
     }
 

@@ -200,6 +200,7 @@ pub(super) fn policy(random: &mut Random) -> Policy {
         sandbox: Default::default(),
         identity: Default::default(),
         matching: Default::default(),
+        ask: Default::default(),
         dns: DnsPolicy::default(),
     }
 }

@@ -19,6 +19,8 @@ pub const DEFAULT_PATH: &str = "/etc/exeat/config.yaml";
 pub const ENV: &str = "EXEAT_CONFIG";
 /// The port of the metrics page. The loopback address belongs to it: see [`Metrics`].
 pub const METRICS_PORT: u16 = 9479;
+/// The folder of detection rules that need not be there.
+pub const DETECT_FOLDER: &str = "/etc/exeat/detect.d";
 /// The largest file that is read. A configuration has a page of text.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -93,6 +95,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// Rules over the stream of events.
+    pub detect: Detect,
 }
 
 impl Default for Config {
@@ -111,6 +115,30 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            detect: Detect::default(),
+        }
+    }
+}
+
+/// The `detect` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detect {
+    /// Whether the starter set of rules holds. Default: `true`.
+    pub starter: bool,
+    /// Files and folders of more rules; one of the same id replaces one from before.
+    /// Default: `[/etc/exeat/detect.d]`, which need not be there.
+    pub rules: Vec<PathBuf>,
+    /// Whether rules may isolate and freeze agents; without it they only tell. Default: `true`.
+    pub act: bool,
+}
+
+impl Default for Detect {
+    fn default() -> Self {
+        Self {
+            starter: true,
+            rules: vec![DETECT_FOLDER.into()],
+            act: true,
         }
     }
 }
@@ -394,6 +422,9 @@ impl Config {
         }
         if let Some(path) = &self.gateway.authorities {
             absolute("gateway.authorities", path)?;
+        }
+        for path in &self.detect.rules {
+            absolute("detect.rules", path)?;
         }
         if let Metrics::At(addr) = self.metrics
             && !addr.ip().is_loopback()

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod detect;
 pub mod dns;
 mod error;
 pub mod flow;

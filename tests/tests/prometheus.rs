@@ -248,3 +248,24 @@ fn what_becomes_of_names_is_counted() {
     })
     .expect("up");
 }
+
+#[test]
+fn promtool_takes_the_alert_rules_and_each_fires_for_what_it_is_for() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    for arguments in [
+        ["check", "rules", "exeat-alerts.yaml"],
+        ["test", "rules", "exeat-alerts.test.yaml"],
+    ] {
+        let output = Command::new("promtool")
+            .args(arguments)
+            .current_dir(&folder)
+            .output()
+            .expect("promtool; install the package prometheus");
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&said)
+        );
+    }
+}

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completions;
 pub mod daemon;
+pub mod detect;
 pub mod dns;
 pub mod doctor;
 pub mod events;
@@ -95,6 +96,9 @@ pub enum Command {
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
     Workspace(workspace::WorkspaceArgs),
+    /// Check detection rules, and try them on recorded events
+    #[command(after_help = detect::EXAMPLES)]
+    Detect(detect::DetectArgs),
     /// Print the JSON Schema of policy files
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
@@ -143,6 +147,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
             .try_into(),
         Command::Identify(args) => identify::run(args, out),
         Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
+        Command::Detect(args) => detect::run(&config()?, args),
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),
         Command::Teardown(args) => teardown::run(&config()?, args),

@@ -11,6 +11,7 @@ mod adopt;
 mod agents;
 mod arrest;
 mod containers;
+mod detecting;
 mod directory;
 mod engine;
 mod fd_store;
@@ -81,7 +82,7 @@ use crate::{
         pins::Pins,
     },
     leases::LeaseConfig,
-    sink::{FileSink, Hub},
+    sink::{FileSink, Hub, Sink},
     sockets::{Aborter, InUse, Sockets},
 };
 
@@ -110,6 +111,8 @@ struct Shared {
     hub: Arc<Hub>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
+    /// Why no detection rule is in force.
+    detect_error: Option<String>,
     dns: Arc<DnsStats>,
     resolver: Arc<Resolver>,
     refresh: RefreshHandle,
@@ -215,7 +218,19 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             })
             .ok()
     });
-    let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+    let (findings, detect_error) = match detecting::start(&config) {
+        Ok((sink, findings)) => {
+            sinks.push(Arc::new(sink));
+            (Some(findings), None)
+        }
+        Err(error) => {
+            error!(error, "no detection rule is in force");
+            (None, Some(error))
+        }
+    };
+    let hub = Hub::new(config.events.keep as usize, file).with_sinks(sinks);
+    let hub = Arc::new(hub);
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
     let store = Arc::new(Mutex::new(store));
@@ -299,6 +314,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         engine: Mutex::new(engine),
         hub,
         file_error,
+        detect_error,
         dns,
         resolver,
         refresh,
@@ -324,6 +340,13 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         cancel.clone(),
     ));
 
+    if let Some(findings) = findings {
+        tasks.spawn(detecting::act(
+            Arc::clone(&shared),
+            findings,
+            cancel.clone(),
+        ));
+    }
     tasks.spawn(refresher.run(cancel.clone()));
     tasks.spawn(apply_resolutions(
         Arc::clone(&shared),

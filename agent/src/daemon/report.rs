@@ -333,6 +333,9 @@ fn health(
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));
     }
+    if let Some(error) = &shared.detect_error {
+        reasons.push(format!("no detection rule is in force: {error}"));
+    }
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{Addr, layout::Bank};
+use agent_common::{
+    Addr,
+    layout::{Bank, Mode},
+};
 use tracing::warn;
 
 use super::{
@@ -21,6 +24,7 @@ use super::{
     walls,
 };
 use crate::{
+    asking::Asks,
     dns::gate::GatePorts,
     gateway::{Authority, Listening},
     kernel::tables::Image,
@@ -182,6 +186,7 @@ impl Engine {
                 proxy(policy.gateway.socks5, Listening::Socks),
             ],
             open: walls::open(self.sandbox, &policy),
+            asks: asks(&policy),
             ..Bank::default()
         };
         let image = Image::new(&compiled, bank, room);
@@ -316,6 +321,16 @@ impl Engine {
         self.agents.insert(name.to_owned(), agent);
         self.publish_all(index, now);
         Ok(())
+    }
+}
+
+/// For how long a person is asked about what no rule decides; 0 where nobody is.
+fn asks(policy: &Policy) -> u16 {
+    match (policy.mode, policy.ask.who) {
+        (Mode::Monitor, _) | (_, Asks::Nobody) => 0,
+        (Mode::Enforce, Asks::User | Asks::Admin) => {
+            u16::try_from(policy.ask.timeout).unwrap_or(u16::MAX).max(1)
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     gateway::{Authority, Listening},
     kernel::tables::Image,
     leases::{Name, canonical},
-    policy::{Compiled, HostName, NameRules, Policy},
+    policy::{Ask, Compiled, HostName, NameRules, Policy},
 };
 
 /// Addresses that leases may add to a table in force, beyond those that it starts with: at
@@ -281,7 +281,8 @@ impl Engine {
             .collect();
         let published = self.gates.published(index);
         let hosts = policy.hosts();
-        self.gates.set_rules(index, &names, policy.dns);
+        self.gates
+            .set_rules(index, &names, policy.dns, asked(&policy));
         if let Some(rules) = gateway {
             self.gateways.set_rules(index, rules);
         }
@@ -324,13 +325,20 @@ impl Engine {
     }
 }
 
-/// For how long a person is asked about what no rule decides; 0 where nobody is.
+/// Who is asked about what no rule decides: nobody where nothing is refused.
+pub(super) fn asked(policy: &Policy) -> Ask {
+    match policy.mode {
+        Mode::Enforce => policy.ask,
+        Mode::Monitor => Ask::default(),
+    }
+}
+
+/// For how long a person is asked, as the kernel has it; 0 where nobody is.
 fn asks(policy: &Policy) -> u16 {
-    match (policy.mode, policy.ask.who) {
-        (Mode::Monitor, _) | (_, Asks::Nobody) => 0,
-        (Mode::Enforce, Asks::User | Asks::Admin) => {
-            u16::try_from(policy.ask.timeout).unwrap_or(u16::MAX).max(1)
-        }
+    let ask = asked(policy);
+    match ask.who {
+        Asks::Nobody => 0,
+        Asks::User | Asks::Admin => u16::try_from(ask.timeout).unwrap_or(u16::MAX).max(1),
     }
 }
 

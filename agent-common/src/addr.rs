@@ -107,6 +107,25 @@ impl Addr {
     pub const fn is_v6_loopback(&self) -> bool {
         matches!(self.words(), [0, 0, 0, d] if d == 1_u32.to_be())
     }
+
+    /// Whether this is no address of the internet: this machine, the networks around it, groups,
+    /// ranges that are kept for something else. Only a policy opens them; no person is asked.
+    #[inline(always)]
+    pub const fn is_special(&self) -> bool {
+        match self.as_v4() {
+            Some([a, b, c, _]) => match a {
+                0 | 10 | 127 => true,
+                100 => b & 0xc0 == 64,
+                169 => b == 254,
+                172 => b & 0xf0 == 16,
+                192 => b == 168 || (b == 0 && c == 0),
+                198 => b & 0xfe == 18,
+                _ => a >= 224,
+            },
+            // Global unicast is 2000::/3, and nothing else.
+            None => self.words()[0].to_ne_bytes()[0] & 0xe0 != 0x20,
+        }
+    }
 }
 
 impl Ord for Addr {

@@ -21,6 +21,7 @@ mod gateway_records;
 mod gateways;
 mod handle;
 mod hold;
+mod holding;
 mod identities;
 mod limits;
 mod lookup;
@@ -57,6 +58,7 @@ use self::{
     gates::{Gates, Means},
     gateways::Gateways,
     handle::{Handle, Launches},
+    holding::Holding,
     serving::Tasks,
     state::Keeper,
     trust::Trust,
@@ -119,6 +121,7 @@ struct Shared {
     sockets: Sockets,
     events: Arc<EventCounts>,
     launches: Launches,
+    desk: crate::asking::Desk,
     started: Timestamp,
     started_at: Instant,
 }
@@ -257,6 +260,16 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         gate_tasks.clone(),
         Arc::clone(&store),
     );
+    let incidents = Arc::downgrade(&hub);
+    let desk = crate::asking::Desk::new(
+        crate::asking::Bounds::default(),
+        clock::boottime(),
+        Box::new(move |incident| {
+            if let Some(hub) = incidents.upgrade() {
+                hub.incident(incident);
+            }
+        }),
+    );
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
@@ -321,6 +334,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         sockets: Sockets::default(),
         events: Arc::default(),
         launches: Launches::default(),
+        desk,
         started: Timestamp::now(),
         started_at: Instant::now(),
         config,
@@ -329,6 +343,16 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
+    let aborter = Aborter::start().context("cannot start a thread that ends refused connections")?;
+    let holding = Holding::new(
+        shared.desk.clone(),
+        Arc::clone(&directory),
+        aborter.clone(),
+        means.clone(),
+        &slice,
+    );
+    means.ask_by(Arc::clone(&holding));
+
     let reader = EventReader::new(ring).context("cannot watch the event ring")?;
     tasks.spawn(watch::events(
         reader,
@@ -336,7 +360,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&shared.hub),
         Arc::clone(&shared.events),
         slice,
-        Aborter::start().context("cannot start a thread that ends refused connections")?,
+        aborter,
+        holding,
         cancel.clone(),
     ));
 

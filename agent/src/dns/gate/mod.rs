@@ -15,6 +15,7 @@
 //! `stream` and `sockets` do the rest.
 
 mod answer;
+mod ask;
 #[cfg(test)]
 mod answer_tests;
 mod backend;
@@ -37,6 +38,7 @@ mod testing;
 mod wire;
 
 pub use answer::{addresses, answer, busy, failed, not_granted, over_budget};
+pub use ask::{HELD_TIME, Lately, MAX_HELD, is_askable};
 pub use backend::{Backend, Granted, NotGranted};
 pub use judge::{Asked, Judged, judge};
 pub use record::{GateEvent, GateRecord, Outcome, Rcode, Records, Transport, Verdict};

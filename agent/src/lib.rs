@@ -21,5 +21,6 @@ mod private;
 pub mod process;
 pub mod sink;
 pub mod sockets;
+pub mod store;
 mod throttle;
 pub mod workspace;

@@ -22,5 +22,6 @@ mod private;
 pub mod process;
 pub mod sink;
 pub mod sockets;
+pub mod store;
 mod throttle;
 pub mod workspace;

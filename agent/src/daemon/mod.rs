@@ -86,6 +86,7 @@ use crate::{
     leases::LeaseConfig,
     sink::{FileSink, Hub, Sink},
     sockets::{Aborter, InUse, Sockets},
+    store::Store,
 };
 
 /// How often ended runs are collected and leases ended.
@@ -111,6 +112,8 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
+    /// What was recorded, if it is kept.
+    store: Option<Arc<Store>>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     /// Why no detection rule is in force.
@@ -234,6 +237,13 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     };
     let hub = Hub::new(config.events.keep as usize, file).with_sinks(sinks);
     let hub = Arc::new(hub);
+    let store_past = config.history.start(&config.state_dir, lifetime)?;
+    sinks.extend(
+        store_past
+            .iter()
+            .map(|store| Arc::clone(store) as Arc<dyn Sink>),
+    );
+    let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
     let store = Arc::new(Mutex::new(store));
@@ -326,6 +336,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub,
+        store: store_past,
         file_error,
         detect_error,
         dns,

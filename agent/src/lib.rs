@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod policy;
 mod private;
 pub mod process;
+pub mod ship;
 pub mod sink;
 pub mod sockets;
 mod throttle;

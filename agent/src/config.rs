@@ -93,6 +93,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// Receivers of records: `{name, to, …}` each. Default: none.
+    pub ship: Vec<crate::ship::ReceiverConfig>,
 }
 
 impl Default for Config {
@@ -111,6 +113,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            ship: Vec::new(),
         }
     }
 }
@@ -454,6 +457,7 @@ impl Config {
         r.settings()
             .validate()
             .map_err(|error| ("resolver", error.to_string()))?;
+        crate::ship::check(&self.ship).map_err(|message| ("ship", message))?;
         let e = &self.events;
         range("events.keep", e.keep.into(), 1, 1_000_000)?;
         range("events.rate", e.rate.into(), 1, 1_000_000)?;

@@ -215,7 +215,11 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             })
             .ok()
     });
-    let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let mut sinks: Vec<Arc<dyn crate::sink::Sink>> = Vec::new();
+    if lifetime == Lifetime::Service {
+        sinks.extend(crate::ship::start(&config.ship, &config.state_dir));
+    }
+    let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
     let store = Arc::new(Mutex::new(store));

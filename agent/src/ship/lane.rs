@@ -215,6 +215,8 @@ impl Lane {
             }
         }
         let _ = self.with(Queue::sync);
+        // The next one may want it before this process ends.
+        drop(lock(&self.queue).take());
     }
 
     async fn send_on(&self, receiver: &mut Option<Receiver>) {

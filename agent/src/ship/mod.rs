@@ -35,12 +35,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Destination, Format, ReceiverConfig, Transport, check};
-pub use parcel::Class;
-pub use trial::{Trial, try_out};
+pub use self::config::{Destination, Format, ReceiverConfig, Transport, check};
+pub use self::parcel::Class;
+pub use self::trial::{Trial, try_out};
 
 use self::lane::{Counts, DRAIN, Lane, lock};
 use self::parcel::Packer;
+use crate::ocsf::Device;
 use crate::sink::{Record, Sink, SinkState};
 
 /// Records that may wait for the disk: about 4 MB.
@@ -69,7 +70,7 @@ struct Fleet {
 /// receiver that cannot work says so in its state, and enforcement does not wait for it.
 pub fn start(receivers: &[ReceiverConfig], state_dir: &Path) -> Vec<Arc<dyn Sink>> {
     let fleet = Arc::new(Fleet::default());
-    let packer = Packer::new();
+    let packer = Packer::new(Device::here());
     let (writing, writers) = mpsc::channel();
     let (sending, senders) = mpsc::channel();
     for config in receivers {

@@ -1,16 +1,17 @@
 //! A record on its way to a receiver: its id, its particulars by name, and its text.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use agent_common::Reason;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::config::Format;
 use crate::flow::{FlowRecord, FlowVerdict};
 use crate::incident::{Incident, IncidentKind};
+use crate::ocsf::{self, Device};
 use crate::sink::Record;
 
 /// Kinds of records that a receiver may want.
@@ -92,37 +93,30 @@ pub(super) struct Parcel {
 /// Makes parcels of the records of one run of the daemon.
 #[derive(Clone)]
 pub(super) struct Packer {
-    /// Of this run: numbers of records begin anew with each.
-    run: [u8; 16],
+    device: Arc<Device>,
 }
 
 impl Packer {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(device: Device) -> Self {
         Self {
-            run: *Uuid::new_v4().as_bytes(),
+            device: Arc::new(device),
         }
     }
 
-    /// A UUIDv7 that any receiver gets for the same record.
-    fn id(&self, time: Timestamp, seq: u64) -> Uuid {
-        let mut hash = Sha256::new();
-        hash.update(self.run);
-        hash.update(seq.to_be_bytes());
-        let digest = hash.finalize();
-        let mut random = [0; 10];
-        random.copy_from_slice(&digest[..10]);
-        let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
-        uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
-    }
-
+    /// The id is the one that the record has in the audit log, too.
     pub(super) fn pack(&self, record: &Record, format: Format) -> Parcel {
+        let event = ocsf::event(record, &self.device);
+        let id = event["metadata"]["uid"].as_str();
+        let id = id.and_then(|id| Uuid::parse_str(id).ok());
+        let id = id.unwrap_or_else(Uuid::now_v7);
         let head = match record {
-            Record::Flow(flow) => flow_head(self.id(flow.time, flow.seq), flow),
-            Record::Incident(incident) => {
-                incident_head(self.id(incident.time, incident.seq), incident)
-            }
+            Record::Flow(flow) => flow_head(id, flow),
+            Record::Incident(incident) => incident_head(id, incident),
         };
-        let body = body(record, format, &head);
+        let body = match format {
+            Format::Ocsf => event.to_string(),
+            Format::Native => native(record, id).to_string(),
+        };
         Parcel { head, body }
     }
 }
@@ -148,7 +142,7 @@ pub(super) fn test_parcel(format: Format) -> Parcel {
             "type_uid": 99, "severity_id": 1, "time": time.as_millisecond(),
             "message": head.message,
             "metadata": {
-                "uid": head.id, "version": "1.8.0",
+                "uid": head.id, "version": ocsf::VERSION,
                 "product": { "name": "Exeat", "vendor_name": "Exeat" },
             },
         }),
@@ -157,17 +151,7 @@ pub(super) fn test_parcel(format: Format) -> Parcel {
     Parcel { head, body }
 }
 
-fn body(record: &Record, format: Format, head: &Head) -> String {
-    let mut value = match format {
-        Format::Ocsf | Format::Native => native(record),
-    };
-    if let Some(object) = value.as_object_mut() {
-        object.insert("id".to_owned(), head.id.to_string().into());
-    }
-    value.to_string()
-}
-
-fn native(record: &Record) -> serde_json::Value {
+fn native(record: &Record, id: Uuid) -> serde_json::Value {
     let (kind, value) = match record {
         Record::Flow(flow) => ("flow", serde_json::to_value(flow)),
         Record::Incident(incident) => ("incident", serde_json::to_value(incident)),
@@ -175,6 +159,7 @@ fn native(record: &Record) -> serde_json::Value {
     let mut value = value.unwrap_or_else(|_| serde_json::json!({}));
     if let Some(object) = value.as_object_mut() {
         object.insert("type".to_owned(), kind.into());
+        object.insert("id".to_owned(), id.to_string().into());
     }
     value
 }
@@ -266,28 +251,41 @@ fn sentence(line: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
+    pub(crate) fn packer() -> Packer {
+        Packer::new(Device::default())
+    }
+
+    /// Another one with each call.
     pub(crate) fn parcel() -> Parcel {
+        static LAST: AtomicU64 = AtomicU64::new(0);
         let mut flow = crate::flow::tests::record();
-        flow.seq = 7;
-        Packer::new().pack(&Record::Flow(flow), Format::Native)
+        flow.seq = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        packer().pack(&Record::Flow(flow), Format::Native)
     }
 
     #[test]
-    fn an_id_is_the_records_and_of_this_run() {
-        let (packer, other) = (Packer::new(), Packer::new());
+    fn an_id_is_the_records_and_of_this_start_in_every_format() {
+        let other = Packer::new(Device {
+            start: "another".into(),
+            ..Device::default()
+        });
         let mut flow = crate::flow::tests::record();
         flow.seq = 7;
         let record = Record::Flow(flow.clone());
-        let one = packer.pack(&record, Format::Native);
-        assert_eq!(one, packer.pack(&record, Format::Native));
+        let one = packer().pack(&record, Format::Native);
+        let two = packer().pack(&record, Format::Ocsf);
+        assert_eq!(one.head, two.head);
         assert_eq!(one.head.id.get_version_num(), 7);
         let (seconds, _) = one.head.id.get_timestamp().expect("time").to_unix();
         assert_eq!(seconds, flow.time.as_second() as u64);
-        assert!(one.body.contains(&one.head.id.to_string()), "{}", one.body);
-        assert_ne!(one.head.id, other.pack(&record, Format::Native).head.id);
+        for body in [one.body, two.body] {
+            assert!(body.contains(&one.head.id.to_string()), "{body}");
+        }
+        assert_ne!(one.head.id, other.pack(&record, Format::Ocsf).head.id);
         flow.seq = 8;
-        let next = packer.pack(&Record::Flow(flow), Format::Native);
+        let next = packer().pack(&Record::Flow(flow), Format::Ocsf);
         assert_ne!(one.head.id, next.head.id);
     }
 
@@ -297,7 +295,7 @@ pub(super) mod tests {
         if let Some(process) = &mut flow.process {
             process.comm = "a\nb\u{2028}".into();
         }
-        let parcel = Packer::new().pack(&Record::Flow(flow), Format::Native);
+        let parcel = packer().pack(&Record::Flow(flow), Format::Ocsf);
         assert!(!parcel.body.contains('\n'));
         assert!(!parcel.head.message.contains('\n'));
     }
@@ -307,7 +305,7 @@ pub(super) mod tests {
         let incident = crate::incident::tests::incident();
         let record = Record::Incident(incident);
         assert_eq!(Class::of(&record), Class::Incidents);
-        let head = Packer::new().pack(&record, Format::Native).head;
+        let head = packer().pack(&record, Format::Native).head;
         assert_eq!(
             (head.event.as_str(), head.severity.number()),
             ("limit_hit", 4)

@@ -99,6 +99,8 @@ pub struct Config {
     pub detect: Detect,
     /// What is kept of what went where.
     pub history: History,
+    /// Receivers of records: `{name, to, …}` each. Default: none.
+    pub ship: Vec<crate::ship::ReceiverConfig>,
 }
 
 impl Default for Config {
@@ -142,6 +144,7 @@ impl Default for Detect {
             rules: vec![DETECT_FOLDER.into()],
             act: true,
             history: History::default(),
+            ship: Vec::new(),
         }
     }
 }
@@ -573,6 +576,7 @@ impl Config {
         r.settings()
             .validate()
             .map_err(|error| ("resolver", error.to_string()))?;
+        crate::ship::check(&self.ship).map_err(|message| ("ship", message))?;
         let e = &self.events;
         range("events.keep", e.keep.into(), 1, 1_000_000)?;
         range("events.rate", e.rate.into(), 1, 1_000_000)?;

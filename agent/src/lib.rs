@@ -21,6 +21,7 @@ pub mod ocsf;
 pub mod policy;
 mod private;
 pub mod process;
+pub mod ship;
 pub mod sink;
 pub mod sockets;
 pub mod store;

@@ -17,6 +17,7 @@ pub mod output;
 pub mod reload;
 pub mod run;
 pub mod schema;
+pub mod ship;
 pub mod status;
 pub mod teardown;
 pub mod term;
@@ -46,6 +47,11 @@ const AFTER_RUN: &str = "The command runs as the user who asks: `sudo` is for --
 /// What follows the help of `explain`.
 const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused, 2 the question or \
     the policy is wrong.";
+
+/// What follows the help of `ship`.
+const AFTER_SHIP: &str = "Receivers are in `ship:` of the configuration. Examples:\n  sudo exeat \
+    ship test\n  sudo exeat ship test siem --output json\n\nExit codes: 0 every receiver took its \
+    record, 1 one did not, 2 there is no such receiver.";
 
 /// Egress enforcement for agents: a program reaches only what its policy names
 #[derive(Debug, Parser)]
@@ -99,6 +105,9 @@ pub enum Command {
     /// Check detection rules, and try them on recorded events
     #[command(after_help = detect::EXAMPLES)]
     Detect(detect::DetectArgs),
+    /// Look whether the receivers of records take them
+    #[command(after_help = AFTER_SHIP)]
+    Ship(ship::ShipArgs),
     /// Print the JSON Schema of policy files
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
@@ -146,6 +155,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
             .map_err(Failure::from)?
             .try_into(),
         Command::Identify(args) => identify::run(args, out),
+        Command::Ship(args) => ship::run(&config()?, args, out),
         Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Detect(args) => detect::run(&config()?, args),
         Command::Doctor(args) => doctor::run(&config()?, args),

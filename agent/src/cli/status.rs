@@ -425,6 +425,30 @@ fn rest(out: &mut String, s: &Status, style: Style) {
         style.paint(tone, &lost),
         e.throttled,
     );
+    sinks(out, s, style);
+}
+
+fn sinks(out: &mut String, s: &Status, style: Style) {
+    for sink in &s.sinks {
+        let tone = |bad: bool| if bad { Tone::Warn } else { Tone::Plain };
+        let _ = writeln!(
+            out,
+            "records    to {}: {} arrived, {}, {}, {}; last {}",
+            printable(&sink.name),
+            sink.delivered,
+            style.paint(
+                tone(sink.trouble.is_some()),
+                &format!("{} wait", sink.queued)
+            ),
+            style.paint(tone(sink.dropped > 0), &format!("{} dropped", sink.dropped)),
+            style.paint(tone(sink.failed > 0), &format!("{} refused", sink.failed)),
+            sink.last_success
+                .map_or_else(|| "never".to_owned(), |at| at.to_string()),
+        );
+        if let Some(trouble) = &sink.trouble {
+            let _ = writeln!(out, "           {}", printable(trouble));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
 history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
+ship: [{name: journal, to: journald, only: [incidents]}]
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -103,6 +104,10 @@ history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
             max_age: Duration::from_secs(36 * 3600),
             max_bytes: 2 << 20,
         },
+        ship: vec![
+            serde_saphyr::from_str("{name: journal, to: journald, only: [incidents]}")
+                .expect("receiver"),
+        ],
     };
     assert_eq!(config, expected);
 }
@@ -214,4 +219,18 @@ fn the_admin_group_must_exist() {
         .expect_err("none")
         .to_string();
     assert!(text.contains("no group `no-such-group`"), "{text}");
+}
+
+#[test]
+fn a_receiver_that_cannot_be_is_told_with_its_key_and_its_name() {
+    let text = error("ship:\n  - {name: siem, to: 'otlp+http://siem.example:4318'}\n");
+    assert!(
+        text.starts_with("c.yaml: `ship`: receiver `siem`, to: "),
+        "{text}"
+    );
+    let text = error("ship:\n  - {name: siem, to: kafka}\n");
+    assert!(
+        text.contains("c.yaml:2:") && text.contains("write one of journald"),
+        "{text}"
+    );
 }

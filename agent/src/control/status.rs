@@ -26,6 +26,9 @@ pub struct Status {
     pub resolver: ResolverStatus,
     /// Events and their losses.
     pub events: EventsStatus,
+    /// Where records go, beside memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<SinkStatus>,
     /// The summary.
     pub health: Health,
 }
@@ -299,6 +302,41 @@ pub struct EventsStatus {
     pub throttled: u64,
 }
 
+/// One place where records go. Absolute counts since the start, but for the queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Records that arrived.
+    pub delivered: u64,
+    /// Records that wait.
+    pub queued: u64,
+    /// Records that a full queue cost.
+    pub dropped: u64,
+    /// Records that were not taken, and never will be.
+    pub failed: u64,
+    /// When one last arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<Timestamp>,
+    /// Why it does not work at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
+impl From<crate::sink::SinkState> for SinkStatus {
+    fn from(state: crate::sink::SinkState) -> Self {
+        Self {
+            name: state.name,
+            delivered: state.delivered,
+            queued: state.queued,
+            dropped: state.dropped,
+            failed: state.failed,
+            last_success: state.last_success,
+            trouble: state.trouble,
+        }
+    }
+}
+
 /// The summary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -401,6 +439,7 @@ pub(crate) mod tests {
                 received: 7,
                 ..Default::default()
             },
+            sinks: Vec::new(),
             health: Health::from_reasons(vec![]),
         }
     }

@@ -243,6 +243,10 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             .iter()
             .map(|store| Arc::clone(store) as Arc<dyn Sink>),
     );
+    let mut sinks: Vec<Arc<dyn crate::sink::Sink>> = Vec::new();
+    if lifetime == Lifetime::Service {
+        sinks.extend(crate::ship::start(&config.ship, &config.state_dir));
+    }
     let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));

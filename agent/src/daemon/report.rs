@@ -59,6 +59,7 @@ pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
         },
         resolver,
         events,
+        sinks: shared.hub.sinks().into_iter().map(Into::into).collect(),
         health,
     }
 }
@@ -342,6 +343,20 @@ fn health(
             "{} events could not be written to the events file",
             file.failed
         ));
+    }
+    for sink in shared.hub.sinks() {
+        if let Some(trouble) = &sink.trouble {
+            reasons.push(format!(
+                "records do not reach {} ({} wait): {trouble}",
+                sink.name, sink.queued
+            ));
+        }
+        if sink.dropped > 0 {
+            reasons.push(format!(
+                "{} records for {} found no room in its queue and are gone",
+                sink.dropped, sink.name
+            ));
+        }
     }
     Health::from_reasons(reasons)
 }

@@ -42,6 +42,7 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             .collect(),
         policy_loaded_at: engine.loaded_at.as_millisecond() as f64 / 1000.0,
         sinks: shared.hub.counts(),
+        places: shared.hub.sinks(),
         process: ProcessSample::read(),
         dns: dns(shared, engine),
         ..Snapshot::default()

@@ -243,6 +243,31 @@ fn events(r: &Builder, s: &Snapshot) -> Result<()> {
     ] {
         sinks.with_label_values(&[sink, outcome]).inc_by(count);
     }
+    let queued = r.gauge(
+        "exeat_sink_queue_length",
+        "Records that wait for a sink, in memory and on the disk.",
+        &["sink"],
+    )?;
+    let last = r.add(GaugeVec::new(
+        Opts::new(
+            "exeat_sink_last_success_timestamp_seconds",
+            "When a record last arrived at a sink, Unix time; 0 if never since the start.",
+        ),
+        &["sink"],
+    )?)?;
+    for place in &s.places {
+        let name = place.name.as_str();
+        for (outcome, count) in [
+            ("ok", place.delivered),
+            ("dropped", place.dropped),
+            ("failed", place.failed),
+        ] {
+            sinks.with_label_values(&[name, outcome]).inc_by(count);
+        }
+        queued.with_label_values(&[name]).set(gauge(place.queued));
+        let at = place.last_success.map_or(0, |at| at.as_millisecond());
+        last.with_label_values(&[name]).set(at as f64 / 1000.0);
+    }
     Ok(())
 }
 

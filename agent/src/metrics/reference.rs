@@ -151,6 +151,10 @@ pub(super) fn one_of_each() -> Snapshot {
             ..MapSample::default()
         }],
         process: Some(ProcessSample::default()),
+        places: vec![crate::sink::SinkState {
+            name: "siem".into(),
+            ..Default::default()
+        }],
         ..Snapshot::default()
     }
 }

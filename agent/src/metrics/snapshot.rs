@@ -6,7 +6,7 @@ use super::dns::{DnsSample, GateSample};
 use super::gateway::GatewaySample;
 use crate::control::status::Wall;
 use crate::incident::IncidentKind;
-use crate::sink::HubCounts;
+use crate::sink::{HubCounts, SinkState};
 
 macro_rules! labels {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -166,6 +166,8 @@ pub struct Snapshot {
     pub events_lost: [u64; LossStage::COUNT],
     /// Counts of the hub.
     pub sinks: HubCounts,
+    /// The other places where records go.
+    pub places: Vec<SinkState>,
     /// Launches.
     pub launches: [u64; Launch::COUNT],
     /// The daemon's own use of resources.

@@ -17,6 +17,9 @@ fn full() -> Snapshot {
     s.launches[Launch::Refused.index()] = 2;
     s.events_lost[LossStage::Ring.index()] = 5;
     s.sinks.file.failed = 6;
+    s.places[0].delivered = 12;
+    s.places[0].queued = 13;
+    s.places[0].last_success = Some("2026-03-04T12:00:00.5Z".parse().expect("time"));
     s.process = ProcessSample::read();
     s.maps[0].entries = 9;
     s.maps[0].max_entries = 1024;
@@ -148,6 +151,9 @@ fn numbers_arrive_under_their_names() {
         "exeat_events_lost_total{stage=\"ring\"} 5",
         "exeat_events_throttled_total{agent=\"build-bot\"} 0",
         "exeat_sink_events_total{outcome=\"failed\",sink=\"file\"} 6",
+        "exeat_sink_events_total{outcome=\"ok\",sink=\"siem\"} 12",
+        "exeat_sink_queue_length{sink=\"siem\"} 13",
+        "exeat_sink_last_success_timestamp_seconds{sink=\"siem\"} 1772625600.5",
         "exeat_sandbox_launches_total{outcome=\"refused\"} 2",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}\nnot in\n{text}");

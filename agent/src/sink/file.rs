@@ -137,7 +137,8 @@ impl<'a> From<&'a Record> for Line<'a> {
     }
 }
 
-struct Writer {
+/// Lines in a file that is put aside when it grows too large.
+pub(crate) struct Writer {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -147,7 +148,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let (file, bytes) = open_append(path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -160,10 +161,15 @@ impl Writer {
 
     fn append(&mut self, record: &Record) -> io::Result<()> {
         let mut line = Vec::with_capacity(1024);
-        if self.torn {
-            line.push(b'\n');
-        }
         serde_json::to_writer(&mut line, &Line::from(record))?;
+        self.line(line)
+    }
+
+    /// Appends a line, whose end is added.
+    pub(crate) fn line(&mut self, mut line: Vec<u8>) -> io::Result<()> {
+        if self.torn {
+            line.insert(0, b'\n');
+        }
         line.push(b'\n');
         if self.bytes > 0 && self.bytes + line.len() as u64 > self.max_bytes {
             self.rotate()?;
@@ -173,6 +179,16 @@ impl Writer {
         let result = self.write_all(&line);
         self.torn = result.is_err() && (self.torn || self.bytes != before);
         result
+    }
+
+    /// Brings what was written to the disk itself.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Device and inode of the file that is written.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64)> {
+        self.file.metadata().map(|meta| (meta.dev(), meta.ino()))
     }
 
     fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
+pub(crate) use file::Writer as Lines;
 pub use file::{FileCounts, FileError, FileSink, KEPT_FILES};
 
 use crate::flow::{FlowRecord, FlowVerdict};

@@ -22,6 +22,7 @@ pub mod process;
 pub mod report;
 pub mod sink;
 pub mod sockets;
+pub mod store;
 mod throttle;
 pub mod web;
 pub mod workspace;

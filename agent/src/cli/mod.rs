@@ -153,7 +153,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),
-        Command::Report(args) => report::run(&socket()?, args),
+        Command::Report(args) => report::run(&config()?, args),
         Command::Ui(args) => ui::run(&config()?, args),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Workspace(args) => workspace::run(args),

@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::exit::{Exit, Failure};
 use super::output::{Format, OutputArgs, bytes, print, print_json};
 use super::term::printable;
+use crate::config::Config;
 use crate::report::{self, Asked, Report};
 
 /// What follows the help.
@@ -40,11 +41,25 @@ pub struct ReportArgs {
     pub output: OutputArgs,
 }
 
+/// Whether the daemon shows this user what everybody's programs did.
+fn administers(config: &Config) -> bool {
+    let group = config.control.group.as_deref();
+    let group = group.and_then(|name| nix::unistd::Group::from_name(name).ok().flatten());
+    nix::unistd::geteuid().is_root()
+        || group.is_some_and(|group| {
+            nix::unistd::getegid() == group.gid
+                || nix::unistd::getgroups().is_ok_and(|all| all.contains(&group.gid))
+        })
+}
+
 /// Asks, and writes.
-pub fn run(socket: &Path, args: &ReportArgs) -> Result<Exit, Failure> {
+pub fn run(config: &Config, args: &ReportArgs) -> Result<Exit, Failure> {
     let (now, zone) = (Timestamp::now(), TimeZone::system());
     let since = time(&args.since, now, &zone)?;
-    let until = args.until.as_deref().map_or(Ok(now), |text| time(text, now, &zone))?;
+    let until = args
+        .until
+        .as_deref()
+        .map_or(Ok(now), |text| time(text, now, &zone))?;
     if since >= until {
         let text = format!("the period ends ({until}) before it begins ({since})");
         return Err(Failure::new(Exit::Usage, text));
@@ -58,8 +73,9 @@ pub fn run(socket: &Path, args: &ReportArgs) -> Result<Exit, Failure> {
         until,
         agent: args.agent.clone(),
         now,
+        everybody: administers(config),
     };
-    let report = report::gather(socket, &asked)?;
+    let report = report::gather(&config.socket_path(), &asked)?;
     if let Some(file) = &args.html {
         write(file, &report::page(&report, &zone)).map_err(|e| {
             let text = format!("cannot write {}: {e}", file.display());
@@ -131,8 +147,13 @@ fn time(text: &str, now: Timestamp, zone: &TimeZone) -> Result<Timestamp, Failur
             "w" => 7 * 86_400,
             _ => return Err(wrong()),
         };
-        let age = n.checked_mul(seconds).filter(|_| n >= 0).ok_or_else(wrong)?;
-        return now.checked_sub(SignedDuration::from_secs(age)).map_err(|_| wrong());
+        let age = n
+            .checked_mul(seconds)
+            .filter(|_| n >= 0)
+            .ok_or_else(wrong)?;
+        return now
+            .checked_sub(SignedDuration::from_secs(age))
+            .map_err(|_| wrong());
     }
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
@@ -164,7 +185,16 @@ mod tests {
             let expected: Timestamp = expected.parse().expect("time");
             assert_eq!(time(text, now, &zone).expect(text), expected, "{text}");
         }
-        for text in ["", "d", "7", "-7d", "7y", "yesterday", "99999999999999999w", "2026-13-01"] {
+        for text in [
+            "",
+            "d",
+            "7",
+            "-7d",
+            "7y",
+            "yesterday",
+            "99999999999999999w",
+            "2026-13-01",
+        ] {
             let failure = time(text, now, &zone).expect_err(text);
             assert_eq!(failure.exit, Exit::Usage, "{text}");
         }
@@ -178,7 +208,10 @@ mod tests {
         std::fs::write(&file, "old").expect("write");
         write(&file, "new").expect("write");
         assert_eq!(std::fs::read_to_string(&file).expect("read"), "new");
-        let mode = std::fs::metadata(&file).expect("metadata").permissions().mode();
+        let mode = std::fs::metadata(&file)
+            .expect("metadata")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).expect("folder").count(), 1);
         assert!(write(&dir.path().join("gone/r.html"), "x").is_err());
@@ -193,7 +226,7 @@ mod tests {
             ..ReportArgs::default()
         };
         for args in [args("7d", None), args("1d", Some("2d")), args("soon", None)] {
-            let failure = run(Path::new("/nonexistent/s"), &args).expect_err("usage");
+            let failure = run(&Config::default(), &args).expect_err("usage");
             assert_eq!(failure.exit, Exit::Usage, "{failure}");
         }
     }

@@ -58,7 +58,10 @@ async fn serve(socket: PathBuf, guard: Guard, args: &UiArgs) -> Result<(), Failu
     let ui = Ui::bind(args.port, guard, Arc::clone(&live), cancel.clone())
         .await
         .map_err(|e| {
-            let text = format!("cannot listen on port {} of 127.0.0.1: {e}; leave out --port to take a free one", args.port);
+            let text = format!(
+                "cannot listen on port {} of 127.0.0.1: {e}; leave out --port to take a free one",
+                args.port
+            );
             Failure::new(Exit::Failed, text)
         })?;
     live.start()?;
@@ -119,7 +122,8 @@ impl Drop for Beside {
 /// Opens the browser by a file that only this user can read: what is on a command line everybody
 /// on the machine can read, and a token is not for everybody.
 fn open(app: &App) -> Result<Beside, Failure> {
-    let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) else {
+    let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())
+    else {
         let text = "there is no desktop session here (XDG_RUNTIME_DIR is not set): leave out --open, \
                     and open the address that is printed";
         return Err(Failure::new(Exit::Failed, text));

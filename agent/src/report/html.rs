@@ -97,7 +97,11 @@ fn head(report: &Report, zone: &TimeZone) -> Markup {
 
 /// What somebody reads who reads nothing else.
 fn short(report: &Report, bars: &Bars, zone: &TimeZone) -> Markup {
-    let active = report.agents.iter().filter(|a| a.total != Amounts::default()).count();
+    let active = report
+        .agents
+        .iter()
+        .filter(|a| a.total != Amounts::default())
+        .count();
     let whole = report.complete.is_whole(report.since);
     let sound = whole && report.walls.is_empty();
     html! {
@@ -165,7 +169,9 @@ fn tiles(report: &Report) -> Markup {
             li { b.allow { (number(total.allowed)) } span { "connections let out" } }
             li { b.deny { (number(total.refused)) } span { "refused" } }
             li { b.sent { (bytes(total.sent_bytes)) } span { "sent" } }
-            li { b.fresh { (number(report.new.len() as u64)) } span { "new destinations" } }
+            @if report.complete.has_before(report.since) {
+                li { b.fresh { (number(report.new.len() as u64)) } span { "new destinations" } }
+            }
         }
     }
 }

@@ -110,6 +110,8 @@ pub struct RefusedPart {
     pub reason: String,
     /// How many flows.
     pub flows: u64,
+    /// How many of them monitor mode let through.
+    pub let_through: u64,
     /// To where, by number, the most first.
     pub examples: Vec<Refused>,
     /// Kinds of refusal that are left out here.
@@ -169,13 +171,13 @@ pub struct MissingWall {
 pub struct Completeness {
     /// The oldest flow of the history that this user may see.
     pub history_begins: Option<Timestamp>,
-    /// Since when incidents are remembered.
+    /// From when on incidents are listed.
     pub incidents_since: Option<Timestamp>,
     /// Whether the reader sees flows of every user.
     pub everybody: bool,
     /// Records that were lost on their way since the daemon started.
     pub lost: u64,
-    /// Records that were kept back and only counted since the daemon started.
+    /// Records of the period that were kept back and only counted.
     pub throttled: u64,
     /// Why the daemon does not call itself healthy.
     pub health: Vec<String>,
@@ -184,6 +186,11 @@ pub struct Completeness {
 }
 
 impl Completeness {
+    /// Whether there is a time before the period that it can be held against.
+    pub fn has_before(&self, since: Timestamp) -> bool {
+        self.history_begins.is_some_and(|begin| begin < since)
+    }
+
     /// Whether nothing is known to be missing from the period.
     pub fn is_whole(&self, since: Timestamp) -> bool {
         self.lost == 0

@@ -174,7 +174,13 @@ pub(super) fn refused(report: &Report, zone: &TimeZone) -> Markup {
             @let words = words::of_reason(&part.reason);
             div.reason {
                 h3 { span { (plain(&words.title)) } span.deny { (count(part.flows, "time")) } }
-                p { (plain(&words.sentence)) " " span.soft { "In events: " (shown(&part.reason)) "." } }
+                p {
+                    (plain(&words.sentence)) " "
+                    @if part.let_through > 0 {
+                        b.warn { (number(part.let_through)) " of them went out all the same, because the agent is only watched." } " "
+                    }
+                    span.soft { "In events: " (shown(&part.reason)) "." }
+                }
                 @if !part.examples.is_empty() {
                     table {
                         thead { tr {
@@ -210,7 +216,9 @@ pub(super) fn refused(report: &Report, zone: &TimeZone) -> Markup {
 pub(super) fn new(report: &Report, zone: &TimeZone) -> Markup {
     let body = html! {
         p { "Destinations that the history before this period does not have for the agent." }
-        @if report.new.is_empty() {
+        @if !report.complete.has_before(report.since) {
+            (nothing("Nothing can be said: the history does not reach back before this period."))
+        } @else if report.new.is_empty() {
             (nothing("None."))
         } @else {
             table {
@@ -360,12 +368,12 @@ pub(super) fn complete(report: &Report, zone: &TimeZone) -> Markup {
         ul {
             @match complete.history_begins {
                 Some(begin) if begin <= report.since => li { "The history reaches back to " (moment(begin, zone)) ", before this period." },
-                Some(begin) => li { b.warn { "The history begins " (moment(begin, zone)) } ": nothing is known of the period before that, and everything in it seems new." },
+                Some(begin) => li { b.warn { "The history begins " (moment(begin, zone)) } ": nothing is known of the period before that, nor what is new in it." },
                 None => li { b.warn { "There is no history" } " of this period." },
             }
             @match complete.incidents_since {
-                Some(begin) => li { "Incidents and questions are remembered from " (moment(begin, zone)) " on; earlier ones are in the audit log." },
-                None => li { "No incident is remembered by the daemon; earlier ones are in the audit log." },
+                Some(begin) => li { "Incidents and questions are listed from " (moment(begin, zone)) " on." },
+                None => li { "There is no record of incidents and questions; the audit log has them." },
             }
             @if !complete.everybody {
                 li { b.warn { "Only flows of the user who made this report" } " are in it: that user does not administer Exeat." }
@@ -375,7 +383,7 @@ pub(super) fn complete(report: &Report, zone: &TimeZone) -> Markup {
                 lost => li { b.warn { (count(lost, "record")) " lost" } " since the daemon started; what was refused was refused all the same." },
             }
             @if complete.throttled > 0 {
-                li { (count(complete.throttled, "record")) " of floods kept back since the daemon started, and only counted." }
+                li { (count(complete.throttled, "record")) " of floods kept back in this period: they are counted here, and in no other number." }
             }
             @for reason in &complete.health { li { "The daemon says: " (shown(reason)) } }
             @for note in &complete.notes { li.warn { (plain(note)) } }

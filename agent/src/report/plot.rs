@@ -52,11 +52,10 @@ impl Bars {
             let at = (hour.begin.as_second().div_euclid(3600) - begin).div_euclid(width);
             if let Some(bar) = usize::try_from(at).ok().and_then(|at| values.get_mut(at)) {
                 let amounts = &hour.amounts;
-                for (sum, more) in bar.iter_mut().zip([
-                    amounts.allowed,
-                    amounts.refused,
-                    amounts.sent_bytes,
-                ]) {
+                for (sum, more) in
+                    bar.iter_mut()
+                        .zip([amounts.allowed, amounts.refused, amounts.sent_bytes])
+                {
                     *sum = sum.saturating_add(more);
                 }
             }
@@ -82,7 +81,9 @@ impl Bars {
     /// The highest bar and when it began; none where there is nothing.
     pub(super) fn peak(&self, series: Series) -> Option<(u64, Timestamp)> {
         let all = self.values.iter().map(|bar| bar[series as usize]);
-        let (at, most) = all.enumerate().max_by_key(|(at, n)| (*n, usize::MAX - at))?;
+        let (at, most) = all
+            .enumerate()
+            .max_by_key(|(at, n)| (*n, usize::MAX - at))?;
         (most > 0).then(|| (most, self.time(at as f64)))
     }
 
@@ -242,7 +243,10 @@ mod tests {
 
     #[test]
     fn hours_fall_into_their_bars_and_the_peak_is_found() {
-        let hours = [hour("2026-03-01T10:00:00Z", 3, 0), hour("2026-03-07T23:00:00Z", 9, 2)];
+        let hours = [
+            hour("2026-03-01T10:00:00Z", 3, 0),
+            hour("2026-03-07T23:00:00Z", 9, 2),
+        ];
         let (since, until) = (at("2026-03-01T00:00:00Z"), at("2026-03-08T00:00:00Z"));
         let bars = Bars::new(&hours, since, until, &TimeZone::UTC);
         assert_eq!((bars.values.len(), bars.unit().as_str()), (168, "hour"));

@@ -265,8 +265,14 @@ mod tests {
         for reason in Reason::ALL {
             let word = reason.as_str();
             let said = known_reason(word).unwrap_or_else(|| panic!("no words for {word}"));
-            assert!(said.sentence.ends_with('.') && said.sentence.len() > 30, "{word}");
-            assert!(!said.title.contains('_') && !said.title.is_empty(), "{word}");
+            assert!(
+                said.sentence.ends_with('.') && said.sentence.len() > 30,
+                "{word}"
+            );
+            assert!(
+                !said.title.contains('_') && !said.title.is_empty(),
+                "{word}"
+            );
         }
         for kind in IncidentKind::ALL {
             let word = kind.as_str();

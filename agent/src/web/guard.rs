@@ -157,7 +157,13 @@ mod tests {
         let governed = HashSet::from([at("exeat.slice"), at("box")]);
         let outside = |name: &str| is_outside(dir.path(), ino(&at(name)), &governed);
         assert!(outside("") && outside("user.slice") && outside("user.slice/app"));
-        for name in ["exeat.slice", "exeat.slice/bot", "exeat.slice/bot/run", "box", "box/deep"] {
+        for name in [
+            "exeat.slice",
+            "exeat.slice/bot",
+            "exeat.slice/bot/run",
+            "box",
+            "box/deep",
+        ] {
             assert!(!outside(name), "{name}");
         }
         assert!(!is_outside(dir.path(), 0, &governed), "there is none");
@@ -204,7 +210,9 @@ mod tests {
         let local = listener.local_addr().expect("address");
         let client = TcpStream::connect(local).expect("connect");
         let peer = client.local_addr().expect("address");
-        let owner = Peers::here().and_then(|p| p.owner(peer, local)).expect("owner");
+        let owner = Peers::here()
+            .and_then(|p| p.owner(peer, local))
+            .expect("owner");
         let pid = std::process::id();
         assert!(holds(pid, owner.inode));
         drop(client);

@@ -210,7 +210,8 @@ impl Live {
                 Response::Question(question) => {
                     self.tell("question", |now| {
                         now.silent = None;
-                        now.questions.insert(question.id.clone(), (*question).clone());
+                        now.questions
+                            .insert(question.id.clone(), (*question).clone());
                         question
                     });
                 }
@@ -245,7 +246,10 @@ impl Live {
         });
         let (status, grants) = match asked {
             Ok((Response::Status(status), grants)) => (Ok(*status), grants),
-            Ok(_) => (Err("the daemon's answer is no status".to_owned()), Ok(end())),
+            Ok(_) => (
+                Err("the daemon's answer is no status".to_owned()),
+                Ok(end()),
+            ),
             Err(error) => (Err(error.to_string()), Ok(end())),
         };
         let grants = match grants {

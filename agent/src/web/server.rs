@@ -1,7 +1,7 @@
 //! Who may ask, and what is answered.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -102,7 +102,10 @@ impl Ui {
         self.serve_as(Wire::new).await
     }
 
-    pub(super) async fn serve_as(self, wire: impl FnOnce(TcpListener) -> Wire) -> std::io::Result<()> {
+    pub(super) async fn serve_as(
+        self,
+        wire: impl FnOnce(TcpListener) -> Wire,
+    ) -> std::io::Result<()> {
         let cancel = self.app.cancel.clone();
         let router = router(self.app).into_make_service_with_connect_info::<Ends>();
         let served = axum::serve(wire(self.listener), router)
@@ -127,10 +130,22 @@ impl App {
 
 fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/", get(|| async { typed("text/html; charset=utf-8", page::page()) }))
-        .route("/app.js", get(|| async { typed("text/javascript; charset=utf-8", page::SCRIPT) }))
-        .route("/app.css", get(|| async { typed("text/css; charset=utf-8", page::STYLE) }))
-        .route("/icon.svg", get(|| async { typed("image/svg+xml", page::ICON) }))
+        .route(
+            "/",
+            get(|| async { typed("text/html; charset=utf-8", page::page()) }),
+        )
+        .route(
+            "/app.js",
+            get(|| async { typed("text/javascript; charset=utf-8", page::SCRIPT) }),
+        )
+        .route(
+            "/app.css",
+            get(|| async { typed("text/css; charset=utf-8", page::STYLE) }),
+        )
+        .route(
+            "/icon.svg",
+            get(|| async { typed("image/svg+xml", page::ICON) }),
+        )
         .route("/session", post(begin))
         .route("/live", get(live))
         .route("/answer", post(answer))
@@ -162,7 +177,13 @@ async fn admit(
     request: HttpRequest,
     next: Next,
 ) -> Response {
-    let checked = check(&app, &ends, request.method(), request.uri().path(), request.headers());
+    let checked = check(
+        &app,
+        &ends,
+        request.method(),
+        request.uri().path(),
+        request.headers(),
+    );
     let mut response = match checked {
         Err(refused) => refused,
         Ok(()) => {
@@ -212,7 +233,10 @@ fn check(
     headers: &HeaderMap,
 ) -> Result<(), Response> {
     if !ends.peer.ip().to_canonical().is_loopback() {
-        return Err(refusal(StatusCode::FORBIDDEN, "this page is for this machine alone"));
+        return Err(refusal(
+            StatusCode::FORBIDDEN,
+            "this page is for this machine alone",
+        ));
     }
     // A name of an attacker that suddenly stands for 127.0.0.1 is still that name here.
     if only(headers, header::HOST) != Some(&app.host) {
@@ -298,8 +322,12 @@ async fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Response>
     let bytes = to_bytes(body, BODY)
         .await
         .map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| refusal(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}")))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        refusal(
+            StatusCode::BAD_REQUEST,
+            format!("the body cannot be read: {e}"),
+        )
+    })
 }
 
 async fn live(State(app): State<Arc<App>>, ConnectInfo(ends): ConnectInfo<Ends>) -> Response {
@@ -308,7 +336,8 @@ async fn live(State(app): State<Arc<App>>, ConnectInfo(ends): ConnectInfo<Ends>)
         return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
     };
     ends.stays.store(true, Ordering::Relaxed);
-    let events = follow(Arc::clone(&app.live), place).take_until(app.cancel.clone().cancelled_owned());
+    let events =
+        follow(Arc::clone(&app.live), place).take_until(app.cancel.clone().cancelled_owned());
     let alive = KeepAlive::new().interval(Duration::from_secs(5));
     Sse::new(events).keep_alive(alive).into_response()
 }
@@ -406,7 +435,10 @@ async fn pass_on(app: &Arc<App>, request: Request) -> Response {
         Ok(Ok(answer @ (Answer::Granted(_) | Answer::Revoked(_)))) => {
             typed_json(&serde_json::to_value(&answer).unwrap_or_default())
         }
-        Ok(Ok(_)) => refusal(StatusCode::BAD_GATEWAY, "the daemon answered something else"),
+        Ok(Ok(_)) => refusal(
+            StatusCode::BAD_GATEWAY,
+            "the daemon answered something else",
+        ),
         Ok(Err(ClientError::Refused(problem))) => {
             let status = match problem.code {
                 Code::NoQuestion | Code::NoGrant => StatusCode::GONE,
@@ -416,19 +448,18 @@ async fn pass_on(app: &Arc<App>, request: Request) -> Response {
             refusal(status, problem.to_string())
         }
         Ok(Err(error)) => refusal(StatusCode::BAD_GATEWAY, error.to_string()),
-        Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "the daemon could not be asked"),
+        Err(_) => refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the daemon could not be asked",
+        ),
     }
 }
 
-/// Where a page that was asked to bind is, for who only has the address.
 impl std::fmt::Debug for Ui {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ui").field("host", &self.app.host).finish_non_exhaustive()
+        let host = &self.app.host;
+        f.debug_struct("Ui")
+            .field("host", host)
+            .finish_non_exhaustive()
     }
-}
-
-/// The address of a listener.
-#[allow(dead_code, reason = "read by tests")]
-pub(super) fn address(ui: &Ui) -> Option<SocketAddr> {
-    ui.listener.local_addr().ok()
 }

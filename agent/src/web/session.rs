@@ -113,7 +113,11 @@ mod tests {
     #[test]
     fn cookie_and_key_are_of_one_session_and_both_are_needed() {
         let sessions = Sessions::default();
-        let new = || sessions.begin(&sessions.token().expect("token")).expect("session");
+        let new = || {
+            sessions
+                .begin(&sessions.token().expect("token"))
+                .expect("session")
+        };
         let (a, b) = (new(), new());
         assert!(sessions.knows(&a.cookie, &a.key) && sessions.knows(&b.cookie, &b.key));
         for (cookie, key) in [

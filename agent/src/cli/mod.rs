@@ -15,12 +15,14 @@ pub mod leases;
 pub mod man;
 pub mod output;
 pub mod reload;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod ship;
 pub mod status;
 pub mod teardown;
 pub mod term;
+pub mod ui;
 pub mod workspace;
 
 use std::path::PathBuf;
@@ -98,6 +100,12 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
     Daemon(daemon::DaemonArgs),
+    /// Write what the agents did in a period as one HTML file, for who was not there
+    #[command(after_help = report::AFTER_HELP)]
+    Report(report::ReportArgs),
+    /// Show what happens in a local web page, and answer questions there
+    #[command(after_help = ui::AFTER_HELP)]
+    Ui(ui::UiArgs),
     /// Take all enforcement down; nothing else does
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
@@ -120,7 +128,7 @@ pub enum Command {
 impl Command {
     /// Whether a closed pipe may end it: see [`term::reset_sigpipe`].
     const fn prints_and_ends(&self) -> bool {
-        !matches!(self, Self::Daemon(_) | Self::Run(_))
+        !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Ui(_))
     }
 }
 
@@ -160,6 +168,8 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Detect(args) => detect::run(&config()?, args),
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),
+        Command::Report(args) => report::run(&config()?, args),
+        Command::Ui(args) => ui::run(&config()?, args),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),

@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 
 pub use abort::{Aborter, Connection};
 pub use earlier::{Earlier, Inherited, destroy, earlier};
-pub use peers::Peers;
+pub use peers::{Owner, Peers};
 
 /// How long one question may take. Reading costs under a microsecond a socket, so this is
 /// millions of them; who has more gets no answer.

@@ -48,6 +48,43 @@ impl Peers {
     }
 }
 
+/// Whose a socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Id of the cgroup that it was made in; none where the kernel does not tell (Linux 5.8).
+    pub cgroup: Option<u64>,
+    /// User who made it.
+    pub uid: u32,
+    /// Its inode, as `/proc/PID/fd` has it; 0 once its program closed it.
+    pub inode: u32,
+}
+
+impl Peers {
+    /// Whose the TCP socket is whose own end is `from` and whose far end is `to`.
+    ///
+    /// # Errors
+    /// As [`Peers::cookie`].
+    pub fn owner(&self, from: SocketAddr, to: SocketAddr) -> io::Result<Owner> {
+        let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+        let request = diag::exact((plain(from), plain(to)), ANY_COOKIE);
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match diag::ask(&socket, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, request)? {
+            // Where no connection is, the kernel finds who listens at that end.
+            Some(SockDiagMessage::InetResponse(found))
+                if found.header.socket_id.destination_port == to.port() =>
+            {
+                Ok(Owner {
+                    cgroup: diag::cgroup_of(&found),
+                    uid: found.header.uid,
+                    inode: found.header.inode,
+                })
+            }
+            Some(SockDiagMessage::InetResponse(_)) => Err(io::ErrorKind::NotFound.into()),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,4 +22,5 @@ pub mod process;
 pub mod sink;
 pub mod sockets;
 mod throttle;
+pub mod top;
 pub mod workspace;

@@ -28,4 +28,5 @@ pub mod sockets;
 pub mod store;
 mod throttle;
 pub mod web;
+pub mod top;
 pub mod workspace;

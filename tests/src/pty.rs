@@ -15,6 +15,8 @@ use std::time::Instant;
 pub struct Pty {
     child: Child,
     master: File,
+    /// What a person would see: a terminal that was told all of it.
+    screen: vt100::Parser,
     said: String,
     /// Bytes of `said` that [`Pty::until`] has passed.
     seen: usize,
@@ -25,8 +27,18 @@ impl Pty {
     ///
     /// # Errors
     /// When there is no pseudo-terminal, or the command does not start.
-    pub fn start(mut command: Command) -> anyhow::Result<Self> {
-        let OpenptyResult { master, slave } = openpty(None, None).context("openpty")?;
+    pub fn start(command: Command) -> anyhow::Result<Self> {
+        Self::start_on(command, None)
+    }
+
+    /// The same on a terminal of a size: columns, then rows.
+    ///
+    /// # Errors
+    /// As [`Pty::start`].
+    pub fn start_on(mut command: Command, size: Option<(u16, u16)>) -> anyhow::Result<Self> {
+        let window = size.map(|(columns, rows)| window(columns, rows));
+        let opened = openpty(window.as_ref(), None).context("openpty")?;
+        let OpenptyResult { master, slave } = opened;
         // Whoever runs there must be able to open its own terminal.
         nix::sys::stat::fchmod(&slave, nix::sys::stat::Mode::from_bits_truncate(0o666))?;
         command
@@ -47,6 +59,10 @@ impl Pty {
         Ok(Self {
             child,
             master: File::from(master),
+            screen: {
+                let (columns, rows) = size.unwrap_or((80, 24));
+                vt100::Parser::new(rows, columns, 0)
+            },
             said: String::new(),
             seen: 0,
         })
@@ -78,6 +94,47 @@ impl Pty {
         }
     }
 
+    /// Reads until the screen is as wanted.
+    ///
+    /// # Errors
+    /// When it does not become so; with the screen.
+    pub fn shows(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&vt100::Screen) -> bool,
+    ) -> anyhow::Result<()> {
+        let start = Instant::now();
+        while !wanted(self.screen.screen()) {
+            let left = wait::patience().saturating_sub(start.elapsed());
+            if left.is_zero() || !self.read(left)? {
+                bail!("no {what} on\n{}", self.screen.screen().contents());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the terminal another size, as a person who pulls at its window.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn resize(&mut self, columns: u16, rows: u16) -> anyhow::Result<()> {
+        self.screen.screen_mut().set_size(rows, columns);
+        let window = window(columns, rows);
+        // SAFETY: plain system call on a descriptor that we hold, with a structure of its type.
+        match unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &window) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()).context("TIOCSWINSZ"),
+        }
+    }
+
+    /// How the terminal treats what is typed and printed.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn modes(&self) -> anyhow::Result<nix::sys::termios::Termios> {
+        nix::sys::termios::tcgetattr(&self.master).context("tcgetattr")
+    }
+
     /// Reads what is there; false at the end.
     fn read(&mut self, patience: std::time::Duration) -> anyhow::Result<bool> {
         let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
@@ -90,6 +147,7 @@ impl Pty {
             // The master answers EIO once the last slave is closed.
             Ok(0) | Err(_) => Ok(false),
             Ok(length) => {
+                self.screen.process(&buffer[..length]);
                 self.said
                     .push_str(&String::from_utf8_lossy(&buffer[..length]));
                 Ok(true)
@@ -107,6 +165,21 @@ impl Pty {
             -1 => Err(std::io::Error::last_os_error()).context("tcgetpgrp"),
             group => Ok(group),
         }
+    }
+
+    /// A child of the process that was started, by the name of its program.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn child_called(&self, name: &str) -> anyhow::Result<i32> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let named = |child: &&str| {
+            std::fs::read_to_string(format!("/proc/{child}/comm"))
+                .is_ok_and(|comm| comm.trim() == name)
+        };
+        let child = children.split_whitespace().find(named);
+        Ok(child.with_context(|| format!("no {name}"))?.parse()?)
     }
 
     /// Its process id.
@@ -129,6 +202,15 @@ impl Pty {
             },
         );
         status.with_context(|| self.said.clone())
+    }
+}
+
+fn window(columns: u16, rows: u16) -> nix::pty::Winsize {
+    nix::pty::Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
     }
 }
 

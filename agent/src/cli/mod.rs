@@ -23,6 +23,7 @@ pub mod status;
 pub mod teardown;
 pub mod term;
 pub mod ui;
+pub mod top;
 pub mod workspace;
 
 use std::path::PathBuf;
@@ -54,6 +55,10 @@ const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused,
 const AFTER_SHIP: &str = "Receivers are in `ship:` of the configuration. Examples:\n  sudo exeat \
     ship test\n  sudo exeat ship test siem --output json\n\nExit codes: 0 every receiver took its \
     record, 1 one did not, 2 there is no such receiver.";
+/// What follows the help of `top`.
+const AFTER_TOP: &str = "Keys: q leaves, ? shows all of them. A question is answered by a (once), r \
+    (this run), h (an hour), A (always) or d (deny), then y.\n\nExamples:\n  exeat top\n  \
+    exeat top --agent build-bot --interval 0.5";
 
 /// Egress enforcement for agents: a program reaches only what its policy names
 #[derive(Debug, Parser)]
@@ -77,6 +82,9 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Show refused flows, the newest last
     Events(events::EventsArgs),
+    /// Watch agents, refusals and questions live, and answer questions
+    #[command(after_help = AFTER_TOP)]
+    Top(top::TopArgs),
     /// Show which addresses names stand for now, and for how long
     Leases(leases::LeasesArgs),
     /// Say what an agent would be answered for a name, and why (exit 0 answered, 1 not)
@@ -141,6 +149,12 @@ pub fn main() -> ExitCode {
     match &cli.command {
         // Its codes are those of env(1), because the command's own share the room.
         Command::Run(args) => run::main(cli.config.as_deref(), args),
+        // Before standard output is locked: a panic of any thread gives the terminal back by it.
+        Command::Top(args) => finish(
+            Config::load(cli.config.as_deref())
+                .map_err(Failure::from)
+                .and_then(|config| top::run(&config.socket_path(), args)),
+        ),
         _ => finish(run_command(&cli)),
     }
 }
@@ -174,7 +188,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Run(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) => Ok(Exit::Usage),
     }
 }
 

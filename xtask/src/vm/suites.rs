@@ -47,7 +47,15 @@ pub(super) const SUITES: [Suite; 29] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 5] = [
+pub(super) const LEFT_OUT: [(&str, &str); 7] = [
+    (
+        "top",
+        "it draws what the control socket says, which is the same on every kernel (`control`)",
+    ),
+    (
+        "learn",
+        "it reads records, which are the same on every kernel (`verdict` compares them)",
+    ),
     (
         "prometheus",
         "the metrics page is the same on every kernel, and Prometheus would make the userland \

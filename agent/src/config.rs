@@ -93,6 +93,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// Questions on the users' desktops.
+    pub notify: Notify,
 }
 
 impl Default for Config {
@@ -111,7 +113,23 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            notify: Notify::default(),
         }
+    }
+}
+
+/// The `notify` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notify {
+    /// Whether notifications have buttons that answer. `false`: they only show, and questions
+    /// are answered in a terminal. Default: `true`.
+    pub answer: bool,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { answer: true }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod launch;
 pub mod leases;
 pub mod metrics;
+pub mod notify;
 pub mod policy;
 mod private;
 pub mod process;

@@ -12,6 +12,7 @@ pub mod hold;
 pub mod identify;
 pub mod leases;
 pub mod man;
+pub mod notify;
 pub mod output;
 pub mod reload;
 pub mod run;
@@ -45,6 +46,11 @@ const AFTER_RUN: &str = "The command runs as the user who asks: `sudo` is for --
 /// What follows the help of `explain`.
 const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused, 2 the question or \
     the policy is wrong.";
+
+/// What follows the help of `notify`.
+const AFTER_NOTIFY: &str = "It belongs to a graphical session: the desktop's autostart starts it, \
+    or `systemctl --user enable --now exeat-notify`.\n\nExamples:\n  exeat notify\n  \
+    exeat notify --show-only";
 
 /// Egress enforcement for agents: a program reaches only what its policy names
 #[derive(Debug, Parser)]
@@ -95,6 +101,9 @@ pub enum Command {
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
     Workspace(workspace::WorkspaceArgs),
+    /// Show questions as desktop notifications, with buttons that answer (runs in the foreground)
+    #[command(after_help = AFTER_NOTIFY)]
+    Notify(notify::NotifyArgs),
     /// Print the JSON Schema of policy files
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
@@ -107,7 +116,7 @@ pub enum Command {
 impl Command {
     /// Whether a closed pipe may end it: see [`term::reset_sigpipe`].
     const fn prints_and_ends(&self) -> bool {
-        !matches!(self, Self::Daemon(_) | Self::Run(_))
+        !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Notify(_))
     }
 }
 
@@ -137,6 +146,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Freeze(args) => hold::run(&socket()?, args, Holding::Frozen),
         Command::Thaw(args) => hold::run(&socket()?, args, Holding::Thawed),
         Command::Kill(args) => hold::run(&socket()?, args, Holding::Killed),
+        Command::Notify(args) => notify::run(&config()?, args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?

@@ -50,6 +50,7 @@ resolver:
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
+notify: {answer: false}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -96,6 +97,7 @@ control: {group: wheel}
         control: Control {
             group: Some("wheel".into()),
         },
+        notify: Notify { answer: false },
     };
     assert_eq!(config, expected);
 }

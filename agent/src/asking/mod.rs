@@ -1,11 +1,16 @@
 //! Asking a person: questions about destinations that no rule decides, answers to them, and the
 //! grants that answers become.
 //!
-//! Pure: no clock, no socket and no kernel here. The daemon holds what waits, and puts grants in
-//! force.
+//! No socket and no kernel here: `book` decides which questions stand, `desk` lets callers wait
+//! for them, `grants` says how long an answer holds and which rules it is. The daemon puts
+//! grants in force.
 
+mod book;
+mod desk;
 mod model;
 
+pub use book::{Bounds, Counts};
+pub use desk::{AnswerError, Asked, Desk, Force, Tell};
 pub use model::{
     Asks, Breadth, Choice, DeskEvent, Grant, GrantSubject, Lasts, Outcome, Question, Ruling,
     Settlement, Subject, Who,

@@ -101,6 +101,8 @@ pub struct Config {
     pub history: History,
     /// Receivers of records: `{name, to, …}` each. Default: none.
     pub ship: Vec<crate::ship::ReceiverConfig>,
+    /// Questions on the users' desktops.
+    pub notify: Notify,
 }
 
 impl Default for Config {
@@ -145,7 +147,23 @@ impl Default for Detect {
             act: true,
             history: History::default(),
             ship: Vec::new(),
+            notify: Notify::default(),
         }
+    }
+}
+
+/// The `notify` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notify {
+    /// Whether notifications have buttons that answer. `false`: they only show, and questions
+    /// are answered in a terminal. Default: `true`.
+    pub answer: bool,
+}
+
+impl Default for Notify {
+    fn default() -> Self {
+        Self { answer: true }
     }
 }
 

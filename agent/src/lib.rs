@@ -18,6 +18,7 @@ pub mod launch;
 pub mod leases;
 pub mod metrics;
 pub mod ocsf;
+pub mod notify;
 pub mod policy;
 mod private;
 pub mod process;

@@ -78,6 +78,7 @@ impl Exit {
             "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" => &[0, 1, 2, 4, 5],
             "report" => &[0, 1, 2, 4, 5],
             "doctor" => &[0, 1, 2, 3],
+            "notify" => &[0, 1, 2, 5],
             "daemon" | "teardown" => &[0, 1, 2, 5],
             _ => &[0, 1, 2],
         };

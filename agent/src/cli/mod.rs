@@ -13,6 +13,7 @@ pub mod hold;
 pub mod identify;
 pub mod leases;
 pub mod man;
+pub mod notify;
 pub mod output;
 pub mod reload;
 pub mod report;
@@ -59,6 +60,10 @@ const AFTER_SHIP: &str = "Receivers are in `ship:` of the configuration. Example
 const AFTER_TOP: &str = "Keys: q leaves, ? shows all of them. A question is answered by a (once), r \
     (this run), h (an hour), A (always) or d (deny), then y.\n\nExamples:\n  exeat top\n  \
     exeat top --agent build-bot --interval 0.5";
+/// What follows the help of `notify`.
+const AFTER_NOTIFY: &str = "It belongs to a graphical session: the desktop's autostart starts it, \
+    or `systemctl --user enable --now exeat-notify`.\n\nExamples:\n  exeat notify\n  \
+    exeat notify --show-only";
 
 /// Egress enforcement for agents: a program reaches only what its policy names
 #[derive(Debug, Parser)]
@@ -124,6 +129,9 @@ pub enum Command {
     /// Look whether the receivers of records take them
     #[command(after_help = AFTER_SHIP)]
     Ship(ship::ShipArgs),
+    /// Show questions as desktop notifications, with buttons that answer (runs in the foreground)
+    #[command(after_help = AFTER_NOTIFY)]
+    Notify(notify::NotifyArgs),
     /// Print the JSON Schema of policy files
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
@@ -137,6 +145,7 @@ impl Command {
     /// Whether a closed pipe may end it: see [`term::reset_sigpipe`].
     const fn prints_and_ends(&self) -> bool {
         !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Ui(_))
+        !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Notify(_))
     }
 }
 
@@ -172,6 +181,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Freeze(args) => hold::run(&socket()?, args, Holding::Frozen),
         Command::Thaw(args) => hold::run(&socket()?, args, Holding::Thawed),
         Command::Kill(args) => hold::run(&socket()?, args, Holding::Killed),
+        Command::Notify(args) => notify::run(&config()?, args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?

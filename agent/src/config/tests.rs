@@ -52,6 +52,7 @@ gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
 history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ship: [{name: journal, to: journald, only: [incidents]}]
+notify: {answer: false}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -108,6 +109,7 @@ ship: [{name: journal, to: journald, only: [incidents]}]
             serde_saphyr::from_str("{name: journal, to: journald, only: [incidents]}")
                 .expect("receiver"),
         ],
+        notify: Notify { answer: false },
     };
     assert_eq!(config, expected);
 }

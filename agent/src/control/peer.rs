@@ -123,6 +123,49 @@ impl Peer {
     }
 }
 
+/// A process that somebody else named, held by a pidfd so that its number stays its own.
+#[derive(Debug)]
+pub struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// By its number; whose that was a moment ago is not known.
+    pub fn numbered(pid: u32) -> io::Result<Self> {
+        let pidfd = pidfd_open(pid)?;
+        Ok(Self { pid, pidfd })
+    }
+
+    /// By a pidfd.
+    pub fn of(pidfd: OwnedFd) -> io::Result<Self> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+        match pid.and_then(|pid| pid.trim().parse().ok()) {
+            Some(pid) if pid > 0 => Ok(Self { pid, pidfd }),
+            _ => Err(io::Error::other("it has ended, or is no process of this pid namespace")),
+        }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Where it stands now: as [`Peer::standing`].
+    pub fn standing(&self, slice: &str, read: &CgroupReader) -> Standing {
+        let text = match read(self.pid) {
+            Ok(text) => text,
+            Err(e) => return Standing::Unknown(format!("its cgroup cannot be read: {e}")),
+        };
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) => classify(&text, slice),
+            _ => Standing::Unknown("it has ended".into()),
+        }
+    }
+}
+
 /// Reads `/proc/PID/cgroup`: the line `0::` names the cgroup2 path from the root of the
 /// reader's cgroup namespace.
 fn classify(text: &str, slice: &str) -> Standing {
@@ -252,6 +295,29 @@ mod tests {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
         let expected = format!("Pid:\t{}", std::process::id());
         assert!(info.expect("fdinfo").lines().any(|l| l == expected));
+    }
+
+    #[test]
+    fn a_named_process_is_held_until_it_ends() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("spawn");
+        let outside: CgroupReader = Arc::new(|_| Ok("0::/\n".into()));
+        let by_number = Process::numbered(child.id()).expect("process");
+        let by_fd = Process::of(pidfd_open(child.id()).expect("pidfd")).expect("process");
+        assert_eq!(by_fd.pid(), child.id());
+        for process in [&by_number, &by_fd] {
+            assert_eq!(process.standing("s", &outside), Standing::Outside);
+        }
+        drop(child.stdin.take());
+        child.wait().expect("wait");
+        for process in [&by_number, &by_fd] {
+            let standing = process.standing("s", &outside);
+            assert!(matches!(standing, Standing::Unknown(_)), "{standing:?}");
+        }
+        let gone = Process::of(by_fd.pidfd);
+        assert!(gone.is_err(), "{gone:?}");
     }
 
     #[test]

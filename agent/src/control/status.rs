@@ -151,6 +151,11 @@ pub struct AgentStatus {
     /// Its walls beside the hooks of cgroups, which are those of all ([`Enforcement::walls`]).
     #[serde(default)]
     pub walls: Vec<Wall>,
+    /// By what a program of it may reach the user's screen or session bus, and so click for a
+    /// person; none where it cannot. That it was adopted is not said here: see
+    /// [`AgentStatus::adopted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clicks: Option<String>,
 }
 
 /// One limit of an agent.

@@ -146,6 +146,7 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         isolated: engine.kernel.is_isolated(agent.index),
         limits: engine.limits_status(name, clock::now()),
         walls: engine.walls_of(&agent.policy),
+        clicks: super::walls::clicks(engine.sandbox, &agent.policy),
     }
 }
 

@@ -135,6 +135,24 @@ pub(super) fn open(configured: bool, policy: &Policy) -> u16 {
     }
 }
 
+/// By what a program of an agent reaches the user's screen or session bus, and so could click
+/// on a notification; none where it cannot.
+pub(super) fn clicks(configured: bool, policy: &Policy) -> Option<String> {
+    if policy.mode == Mode::Monitor {
+        return Some("monitor mode puts no sandbox around it".to_owned());
+    }
+    match openings(configured, policy) {
+        Err(why) => Some(why.to_owned()),
+        Ok(openings) if openings.display => Some("its policy says `display: true`".to_owned()),
+        // A filtered bus lets it speak to every interface of the names that it may reach, and
+        // servers have such that click.
+        Ok(openings) if !openings.dbus.session.is_empty() => {
+            Some("its policy opens names of the session bus".to_owned())
+        }
+        Ok(_) => None,
+    }
+}
+
 impl Engine {
     /// The walls of an agent beside the hooks of cgroups, as they would hold for its next run.
     pub(super) fn walls_of(&self, policy: &Policy) -> Vec<Wall> {

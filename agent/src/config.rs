@@ -122,6 +122,9 @@ impl Default for Config {
             sandbox: true,
             control: Control::default(),
             detect: Detect::default(),
+            history: History::default(),
+            ship: Vec::new(),
+            notify: Notify::default(),
         }
     }
 }
@@ -145,9 +148,6 @@ impl Default for Detect {
             starter: true,
             rules: vec![DETECT_FOLDER.into()],
             act: true,
-            history: History::default(),
-            ship: Vec::new(),
-            notify: Notify::default(),
         }
     }
 }

@@ -144,8 +144,10 @@ pub enum Command {
 impl Command {
     /// Whether a closed pipe may end it: see [`term::reset_sigpipe`].
     const fn prints_and_ends(&self) -> bool {
-        !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Ui(_))
-        !matches!(self, Self::Daemon(_) | Self::Run(_) | Self::Notify(_))
+        !matches!(
+            self,
+            Self::Daemon(_) | Self::Run(_) | Self::Ui(_) | Self::Notify(_)
+        )
     }
 }
 

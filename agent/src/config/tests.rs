@@ -53,6 +53,7 @@ control: {group: wheel}
 history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ship: [{name: journal, to: journald, only: [incidents]}]
 notify: {answer: false}
+detect: {starter: false, rules: [/d], act: false}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -110,6 +111,11 @@ notify: {answer: false}
                 .expect("receiver"),
         ],
         notify: Notify { answer: false },
+        detect: Detect {
+            starter: false,
+            rules: vec!["/d".into()],
+            act: false,
+        },
     };
     assert_eq!(config, expected);
 }

@@ -225,26 +225,24 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             .ok()
     });
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
-    let (findings, detect_error) = match detecting::start(&config) {
-        Ok((sink, findings)) => {
-            sinks.push(Arc::new(sink));
-            (Some(findings), None)
-        }
-        Err(error) => {
-            error!(error, "no detection rule is in force");
-            (None, Some(error))
-        }
-    };
-    let hub = Hub::new(config.events.keep as usize, file).with_sinks(sinks);
-    let hub = Arc::new(hub);
     let store_past = config.history.start(&config.state_dir, lifetime)?;
     sinks.extend(
         store_past
             .iter()
             .map(|store| Arc::clone(store) as Arc<dyn Sink>),
     );
-    let mut sinks: Vec<Arc<dyn crate::sink::Sink>> = Vec::new();
+    let (mut findings, mut detect_error) = (None, None);
     if lifetime == Lifetime::Service {
+        match detecting::start(&config) {
+            Ok((sink, found)) => {
+                sinks.push(Arc::new(sink));
+                findings = Some(found);
+            }
+            Err(error) => {
+                error!(error, "no detection rule is in force");
+                detect_error = Some(error);
+            }
+        }
         sinks.extend(crate::ship::start(&config.ship, &config.state_dir));
     }
     let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));

@@ -103,6 +103,8 @@ pub struct Config {
     pub ship: Vec<crate::ship::ReceiverConfig>,
     /// Questions on the users' desktops.
     pub notify: Notify,
+    /// Asking people.
+    pub asking: Asking,
 }
 
 impl Default for Config {
@@ -125,6 +127,7 @@ impl Default for Config {
             history: History::default(),
             ship: Vec::new(),
             notify: Notify::default(),
+            asking: Asking::default(),
         }
     }
 }
@@ -274,6 +277,27 @@ impl Default for Events {
             burst: 400,
             file: None,
             file_max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// The `asking` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asking {
+    /// Lets users who do not administer allow something for longer than a day, and for always.
+    /// Default: `false`.
+    pub users_may_always: bool,
+    /// Lets users who do not administer allow a whole domain. Default: `false`.
+    pub users_may_domain: bool,
+}
+
+impl Asking {
+    /// What a user who does not administer may answer.
+    pub fn users(&self) -> crate::asking::grants::Users {
+        crate::asking::grants::Users {
+            always: self.users_may_always,
+            domain: self.users_may_domain,
         }
     }
 }

@@ -54,6 +54,7 @@ history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ship: [{name: journal, to: journald, only: [incidents]}]
 notify: {answer: false}
 detect: {starter: false, rules: [/d], act: false}
+asking: {users_may_always: true, users_may_domain: true}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -115,6 +116,9 @@ detect: {starter: false, rules: [/d], act: false}
             starter: false,
             rules: vec!["/d".into()],
             act: false,
+        asking: Asking {
+            users_may_always: true,
+            users_may_domain: true,
         },
     };
     assert_eq!(config, expected);

@@ -10,8 +10,10 @@
 mod adopt;
 mod agents;
 mod arrest;
+mod asking;
 mod containers;
 mod detecting;
+mod cut;
 mod directory;
 mod engine;
 mod fd_store;
@@ -26,6 +28,7 @@ mod identities;
 mod limits;
 mod lookup;
 mod names;
+mod polkit;
 mod report;
 mod runs;
 mod scrape;
@@ -282,6 +285,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             }
         }),
     );
+    let desk = asking::desk(&hub);
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
@@ -296,6 +300,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         Arc::clone(&directory),
         names,
+        desk.clone(),
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
@@ -353,6 +358,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         config,
     });
     means.connect(&shared);
+    asking::connect(&shared);
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
@@ -431,6 +437,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
+    shared.desk.close();
     drain(tasks, gate_tasks).await;
     save_leases(&shared, |engine| engine.snapshot());
     if lifetime == Lifetime::OneRun {
@@ -498,6 +505,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        asking::tend(&shared);
         end_leases(&shared).await;
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {

@@ -25,8 +25,8 @@ pub mod ship;
 pub mod status;
 pub mod teardown;
 pub mod term;
-pub mod ui;
 pub mod top;
+pub mod ui;
 pub mod workspace;
 
 use std::path::PathBuf;

@@ -116,6 +116,7 @@ asking: {users_may_always: true, users_may_domain: true}
             starter: false,
             rules: vec!["/d".into()],
             act: false,
+        },
         asking: Asking {
             users_may_always: true,
             users_may_domain: true,

@@ -13,10 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dns::DnsReport;
 use super::status::Status;
-use crate::asking::{Choice, Grant, Question, Settlement};
-use crate::flow::{FlowRecord, FlowVerdict};
 use crate::asking::{Choice, Grant, GrantSubject, Lasts, Question, Ruling, Settlement};
-use crate::flow::FlowRecord;
+use crate::flow::{FlowRecord, FlowVerdict};
 use crate::incident::Incident;
 use crate::policy::{Sandbox, Services};
 use crate::sink::Record;
@@ -217,8 +215,7 @@ pub enum Request {
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 16] = [
-    pub const METHODS: [&'static str; 15] = [
+    pub const METHODS: [&'static str; 17] = [
         "status",
         "events",
         "reload",
@@ -664,6 +661,7 @@ mod tests {
                 agent: None,
                 by: SummaryBy::Destination,
                 limit: None,
+            },
             Request::Questions {
                 follow: true,
                 agent: Some("a".into()),

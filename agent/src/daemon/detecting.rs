@@ -6,8 +6,9 @@ use tokio::sync::mpsc::{self, Receiver};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{Shared, hold};
+use super::{Shared, cut, hold};
 use crate::{
+    asking::Who,
     config::Config,
     detect::{Action, DetectSink, Detection, Engine, Found, LoadError, Seen, load},
     error::chain,
@@ -62,7 +63,14 @@ async fn contain(shared: &Shared, detection: &Detection) {
     let wants = |action| detection.actions.contains(&action);
     let done = match (wants(Action::Freeze), wants(Action::Isolate)) {
         (true, _) => hold::freeze(shared, agent).await.map(drop),
-        (false, true) => hold::freeze(shared, agent).await.map(drop),
+        (false, true) => tokio::task::block_in_place(|| {
+            let rules = Who {
+                uid: 0,
+                name: None,
+                via: format!("detect:{}", detection.rule),
+            };
+            cut::isolate(shared, &rules, agent).map(drop)
+        }),
         (false, false) => return,
     };
     if let Err(problem) = done {

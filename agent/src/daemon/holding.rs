@@ -201,7 +201,8 @@ impl Holding {
     /// the one in the slice.
     fn folders(&self, agent: &str) -> Vec<PathBuf> {
         let shared = self.means.shared();
-        let all = shared.and_then(|shared| shared.try_with(|engine| Some(engine.cgroups_of(agent))));
+        let all =
+            shared.and_then(|shared| shared.try_with(|engine| Some(engine.cgroups_of(agent))));
         all.unwrap_or_else(|| vec![self.slice.join(agent)])
     }
 

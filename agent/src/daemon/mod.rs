@@ -12,8 +12,8 @@ mod agents;
 mod arrest;
 mod asking;
 mod containers;
-mod detecting;
 mod cut;
+mod detecting;
 mod directory;
 mod engine;
 mod fd_store;
@@ -275,16 +275,6 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         gate_tasks.clone(),
         Arc::clone(&store),
     );
-    let incidents = Arc::downgrade(&hub);
-    let desk = crate::asking::Desk::new(
-        crate::asking::Bounds::default(),
-        clock::boottime(),
-        Box::new(move |incident| {
-            if let Some(hub) = incidents.upgrade() {
-                hub.incident(incident);
-            }
-        }),
-    );
     let desk = asking::desk(&hub);
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
@@ -362,7 +352,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
-    let aborter = Aborter::start().context("cannot start a thread that ends refused connections")?;
+    let aborter =
+        Aborter::start().context("cannot start a thread that ends refused connections")?;
     let holding = Holding::new(
         shared.desk.clone(),
         Arc::clone(&directory),

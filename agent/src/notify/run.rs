@@ -263,10 +263,13 @@ impl<'a> Session<'a> {
                 self.desk.said.remove("server");
                 return true;
             }
-            Ok(None) => self
+            Ok(None) => self.desk.say(
+                "server",
+                "nobody on this bus shows notifications".to_owned(),
+            ),
+            Err(error) => self
                 .desk
-                .say("server", "nobody on this bus shows notifications".to_owned()),
-            Err(error) => self.desk.say("server", format!("the notification server: {error}")),
+                .say("server", format!("the notification server: {error}")),
         }
         self.look_in = LOOK_AGAIN;
         false
@@ -344,7 +347,8 @@ impl<'a> Session<'a> {
                 self.desk.board.showing(id, shown);
             }
             Err(error) => {
-                self.desk.say("server", format!("the notification server: {error}"));
+                self.desk
+                    .say("server", format!("the notification server: {error}"));
                 self.server = None;
                 self.look_in = LOOK_AGAIN;
             }
@@ -410,7 +414,8 @@ impl<'a> Session<'a> {
                 .or_else(|| self.closed_because(&governed)),
         };
         if let Some(why) = refused {
-            self.desk.say("answer", format!("the answer to {id} was not taken: {why}"));
+            self.desk
+                .say("answer", format!("the answer to {id} was not taken: {why}"));
             return self.desk.board.again(&id);
         }
         self.desk.board.answered(&id);
@@ -430,7 +435,10 @@ impl<'a> Session<'a> {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        self.desk.say("answer", format!("the answer to {id} was not taken: {problem}"));
+        self.desk.say(
+            "answer",
+            format!("the answer to {id} was not taken: {problem}"),
+        );
         if let Some(server) = &self.server {
             let text = failure(&id, &problem, server.can);
             let _ = self.bus.notify(server, 0, &text, &[]).await;

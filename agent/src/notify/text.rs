@@ -38,13 +38,7 @@ pub enum Button {
 impl Button {
     /// Those that a question has, in the order that they are shown in.
     pub fn of(question: &Question) -> Vec<Self> {
-        let all = [
-            Self::Once,
-            Self::Run,
-            Self::Hour,
-            Self::Always,
-            Self::Deny,
-        ];
+        let all = [Self::Once, Self::Run, Self::Hour, Self::Always, Self::Deny];
         all.into_iter()
             .filter(|button| *button != Self::Run || question.run.is_some())
             .collect()

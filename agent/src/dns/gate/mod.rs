@@ -15,9 +15,9 @@
 //! `stream` and `sockets` do the rest.
 
 mod answer;
-mod ask;
 #[cfg(test)]
 mod answer_tests;
+mod ask;
 mod backend;
 #[cfg(test)]
 mod fuzz;

@@ -472,13 +472,7 @@ impl Gates {
 
     /// Puts what an agent's policy says of names in force at its gate.
     /// `ask` says nobody for an agent that is only monitored.
-    pub(super) fn set_rules(
-        &self,
-        agent: u32,
-        names: &Arc<NameRules>,
-        dns: DnsPolicy,
-        ask: Ask,
-    ) {
+    pub(super) fn set_rules(&self, agent: u32, names: &Arc<NameRules>, dns: DnsPolicy, ask: Ask) {
         if let Some(gate) = self.open.get(&agent) {
             gate.desk.set_rules(names, dns, ask);
         }

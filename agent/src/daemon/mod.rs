@@ -327,7 +327,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
-    let aborter = Aborter::start().context("cannot start a thread that ends refused connections")?;
+    let aborter =
+        Aborter::start().context("cannot start a thread that ends refused connections")?;
     let holding = Holding::new(
         shared.desk.clone(),
         Arc::clone(&directory),

@@ -113,11 +113,15 @@ fn questions(stage: &Stage) -> Vec<Question> {
 
 /// The question about this destination, once it stands.
 fn question(stage: &Stage, about: &str) -> Question {
-    wait::until(&format!("a question about {about}"), wait::patience(), || {
-        questions(stage)
-            .into_iter()
-            .find(|question| question.subject.to_string() == about)
-    })
+    wait::until(
+        &format!("a question about {about}"),
+        wait::patience(),
+        || {
+            questions(stage)
+                .into_iter()
+                .find(|question| question.subject.to_string() == about)
+        },
+    )
     .expect("a question")
 }
 
@@ -147,7 +151,10 @@ fn answer(stage: &Stage, question: &Question, ruling: Ruling) -> f64 {
 /// Packets to hosts of the internet, whatever they are.
 fn left(stage: &Stage) -> Vec<String> {
     let packets = stage.forbidden(|_| false).expect("packets");
-    packets.iter().map(|p| format!("{:?} {:?}", p.ends, p.ports)).collect()
+    packets
+        .iter()
+        .map(|p| format!("{:?} {:?}", p.ends, p.ports))
+        .collect()
 }
 
 #[test]
@@ -164,7 +171,10 @@ fn a_blocking_connect_goes_on_after_the_answer() {
         let process = asked.process.as_ref().expect("the process");
         assert!(process.comm.contains("python"), "{process:?}");
         assert!(matches!(asked.subject, Subject::Address { .. }));
-        let event = stage.daemon.event(|e| e["reason"] == "asked").expect("event");
+        let event = stage
+            .daemon
+            .event(|e| e["reason"] == "asked")
+            .expect("event");
         assert_eq!(event["verdict"], "deny", "{event}");
         still_waits(&mut agent, -1);
         assert_eq!(left(&stage), [""; 0], "before the answer");
@@ -195,10 +205,18 @@ fn a_denial_ends_it_at_once_and_so_does_the_time_out() {
     eprintln!("it ended {:.0} ms after the denial: {said}", took * 1e3);
     assert!(took < 1.0, "{took}");
     assert_eq!(said["errno"], libc::ECONNABORTED, "{said}");
-    let denied = stage.daemon.event(|e| e["reason"] == "denied_by_person").expect("event");
+    let denied = stage
+        .daemon
+        .event(|e| e["reason"] == "denied_by_person")
+        .expect("event");
     assert_eq!(denied["dest"]["ip"], OTHER_V4, "{denied}");
     // The answer holds: a rule decides now.
-    assert_eq!(agent.errno(&format!("blocking({OTHER_V4:?}, 80)")).expect("ask"), libc::EPERM);
+    assert_eq!(
+        agent
+            .errno(&format!("blocking({OTHER_V4:?}, 80)"))
+            .expect("ask"),
+        libc::EPERM
+    );
 
     agent
         .ask(&format!("begin(lambda: blocking({OTHER_V6:?}, 80))"))
@@ -222,7 +240,12 @@ fn what_gives_up_earlier_works_at_its_next_try() {
     let asked = question(&stage, OTHER_V4);
     answer(&stage, &asked, Ruling::Allow);
     assert_eq!(agent.errno("PATIENCE = USUAL").expect("ask"), 0);
-    assert_eq!(agent.errno(&format!("tcp({OTHER_V4:?}, 80).close()")).expect("ask"), 0);
+    assert_eq!(
+        agent
+            .errno(&format!("tcp({OTHER_V4:?}, 80).close()"))
+            .expect("ask"),
+        0
+    );
 
     for step in [
         "udp().sendto(b'unconnected', ('203.0.113.71', 9999))",
@@ -285,10 +308,16 @@ for i in range(600):
     S.append(s)
 ";
     agent.ask(flood).expect("flood");
-    let counts = agent.value("{str(k): v for k, v in N.items()}").expect("counts");
+    let counts = agent
+        .value("{str(k): v for k, v in N.items()}")
+        .expect("counts");
     let count = |errno: i32| counts[errno.to_string()].as_u64().unwrap_or(0);
     eprintln!("{counts}");
-    assert_eq!(count(libc::EINPROGRESS) + count(libc::EPERM), 600, "{counts}");
+    assert_eq!(
+        count(libc::EINPROGRESS) + count(libc::EPERM),
+        600,
+        "{counts}"
+    );
     assert!(count(libc::EINPROGRESS) <= 2 * 256, "{counts}");
     assert!(count(libc::EPERM) >= 88, "{counts}");
     // Few are put to the person, and what is not ends.

@@ -40,7 +40,12 @@ fn a_name_is_held_and_resolved_once_it_is_allowed() {
     let took = said["at"].as_f64().expect("a time") - answered;
     eprintln!("the answer came {:.0} ms after the person's", took * 1e3);
     // The address is leased: nothing more is asked.
-    assert_eq!(agent.errno(&format!("tcp({OTHER_V4:?}, 80).close()")).expect("ask"), 0);
+    assert_eq!(
+        agent
+            .errno(&format!("tcp({OTHER_V4:?}, 80).close()"))
+            .expect("ask"),
+        0
+    );
     assert!(questions(&stage).is_empty());
 }
 
@@ -50,7 +55,9 @@ fn a_denied_name_is_refused_as_the_policy_says() {
         let policy = format!("{}    dns: {{refuse: {refuse}}}\n", policy("user"));
         let stage = Stage::new(&policy, "").expect("stage");
         let mut agent = puppet(&stage);
-        agent.ask(&format!("begin(lambda: code({OTHER:?}))")).expect("begin");
+        agent
+            .ask(&format!("begin(lambda: code({OTHER:?}))"))
+            .expect("begin");
         let asked = question(&stage, OTHER);
         let answered = answer(&stage, &asked, Ruling::Deny);
         let said = ended(&mut agent, -1);
@@ -58,7 +65,10 @@ fn a_denied_name_is_refused_as_the_policy_says() {
         assert!(said["at"].as_f64().expect("a time") - answered < 1.0);
         // And so it stays.
         assert_eq!(agent.value(&format!("code({OTHER:?})")).expect("ask"), code);
-        let event = stage.daemon.event(|e| e["reason"] == "denied_by_person").expect("event");
+        let event = stage
+            .daemon
+            .event(|e| e["reason"] == "denied_by_person")
+            .expect("event");
         assert_eq!(event["dns"]["outcome"], "denied", "{event}");
         assert_eq!(stage.dns.asked(OTHER), 0);
     }
@@ -74,14 +84,24 @@ fn a_query_is_held_no_longer_than_its_client_waits() {
         .expect("begin");
     let asked = question(&stage, OTHER);
     let said = ended(&mut agent, -1);
-    assert_eq!(said["timeout"], true, "no answer is better than a refusal: {said}");
-    let event = stage.daemon.event(|e| e["dns"]["outcome"] == "asked").expect("event");
+    assert_eq!(
+        said["timeout"], true,
+        "no answer is better than a refusal: {said}"
+    );
+    let event = stage
+        .daemon
+        .event(|e| e["dns"]["outcome"] == "asked")
+        .expect("event");
     let took = event["dns"]["took_us"].as_u64().expect("a time");
     assert!((3_500_000..4_900_000).contains(&took), "{took}");
     // The question is still there, and the next try joins it.
-    agent.ask(&format!("begin(lambda: code({OTHER:?}))")).expect("begin");
+    agent
+        .ask(&format!("begin(lambda: code({OTHER:?}))"))
+        .expect("begin");
     let joined = wait::until("the next try", wait::patience(), || {
-        questions(&stage).into_iter().find(|q| q.waiting > asked.waiting)
+        questions(&stage)
+            .into_iter()
+            .find(|q| q.waiting > asked.waiting)
     })
     .expect("joined");
     assert_eq!(joined.id, asked.id);
@@ -110,14 +130,20 @@ fn fifty_flows_of_one_name_are_one_question() {
 fn what_a_search_list_makes_of_a_name_floods_nobody() {
     let stage = stage();
     let mut agent = puppet(&stage);
-    agent.ask(&format!("begin(lambda: code({OTHER:?}))")).expect("begin");
+    agent
+        .ask(&format!("begin(lambda: code({OTHER:?}))"))
+        .expect("begin");
     question(&stage, OTHER);
     for name in [
         format!("{OTHER}.company.example"),
         format!("{OTHER}.lan"),
         format!("{ALLOWED}.company.example"),
     ] {
-        assert_eq!(agent.value(&format!("code({name:?})")).expect("ask"), 5, "{name}");
+        assert_eq!(
+            agent.value(&format!("code({name:?})")).expect("ask"),
+            5,
+            "{name}"
+        );
     }
     assert_eq!(questions(&stage).len(), 1);
 }

@@ -37,7 +37,9 @@ fn what_is_forbidden_or_not_of_the_internet_is_nobodys_question() {
         ("other.example", 16),
         ("other.example", 255),
     ] {
-        let step = format!("s = udp('203.0.113.53', 53); s.send(question({name:?}, {kind})); s.recv(512)[3] & 15");
+        let step = format!(
+            "s = udp('203.0.113.53', 53); s.send(question({name:?}, {kind})); s.recv(512)[3] & 15"
+        );
         assert_eq!(agent.value(&step).expect(name), 5, "{name}");
     }
     let asked = questions(&stage);
@@ -50,14 +52,31 @@ fn in_monitor_mode_nobody_is_asked() {
     let policy = policy("user").replace("    ask:", "    mode: monitor\n    ask:");
     let stage = Stage::new(&policy, "").expect("stage");
     let mut agent = puppet(&stage);
-    assert_eq!(agent.errno(&format!("tcp({OTHER_V4:?}, 80).close()")).expect("ask"), 0);
-    stage.daemon.event(|e| e["verdict"] == "would_deny").expect("event");
+    assert_eq!(
+        agent
+            .errno(&format!("tcp({OTHER_V4:?}, 80).close()"))
+            .expect("ask"),
+        0
+    );
+    stage
+        .daemon
+        .event(|e| e["verdict"] == "would_deny")
+        .expect("event");
     assert!(questions(&stage).is_empty());
 }
 
 /// All ways to open a TCP connection, and those with a socket that was made elsewhere.
 fn ways() -> Vec<Technique> {
-    let wanted = ["tcp", "uring-tcp", "fastopen", "prejoin-tcp", "scm-rights", "mptcp", "fork", "double-fork"];
+    let wanted = [
+        "tcp",
+        "uring-tcp",
+        "fastopen",
+        "prejoin-tcp",
+        "scm-rights",
+        "mptcp",
+        "fork",
+        "double-fork",
+    ];
     let all = list().expect("list");
     let some: Vec<Technique> = all
         .into_iter()
@@ -69,7 +88,8 @@ fn ways() -> Vec<Technique> {
 
 #[test]
 fn whatever_way_a_connection_is_opened_nothing_leaves_while_it_is_held() {
-    let stage = stage();
+    // Nobody answers: what has no time-out of its own ends by the question's.
+    let stage = Stage::new(&policy("{who: user, timeout: 5s}"), "").expect("stage");
     let free = |_: &exeat_tests::sniff::Packet| false;
     let socket = stage.daemon.control_socket().expect("socket");
     let attack = Attack {

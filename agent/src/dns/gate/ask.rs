@@ -21,8 +21,23 @@ pub const MAX_HELD: usize = 64;
 
 /// Ends of names that never leave a network, which nobody outside could be asked about.
 const LOCAL: &[&str] = &[
-    "alt", "arpa", "belkin", "corp", "domain", "home", "internal", "intranet", "invalid", "lan",
-    "local", "localdomain", "localhost", "mshome", "onion", "private", "workgroup",
+    "alt",
+    "arpa",
+    "belkin",
+    "corp",
+    "domain",
+    "home",
+    "internal",
+    "intranet",
+    "invalid",
+    "lan",
+    "local",
+    "localdomain",
+    "localhost",
+    "mshome",
+    "onion",
+    "private",
+    "workgroup",
 ];
 
 /// Names that are remembered as just asked.
@@ -47,7 +62,12 @@ pub struct Lately {
 impl Lately {
     /// Whether a name is another one that was asked lately, or that `allowed` says is allowed,
     /// with something behind it. Remembers it, if not.
-    pub fn is_appended(&mut self, name: &Name, now: Duration, allowed: impl Fn(&str) -> bool) -> bool {
+    pub fn is_appended(
+        &mut self,
+        name: &Name,
+        now: Duration,
+        allowed: impl Fn(&str) -> bool,
+    ) -> bool {
         self.names.retain(|(_, until)| *until > now);
         let short = |short: &str| {
             let rest = name.strip_prefix(short);
@@ -80,8 +100,16 @@ mod tests {
             assert!(is_askable(name), "{name}");
         }
         for name in [
-            "", "localhost", "wpad", "printer.local", "router.lan", "10.in-addr.arpa", "x.onion",
-            "db.corp", ".com", "a.internal",
+            "",
+            "localhost",
+            "wpad",
+            "printer.local",
+            "router.lan",
+            "10.in-addr.arpa",
+            "x.onion",
+            "db.corp",
+            ".com",
+            "a.internal",
         ] {
             assert!(!is_askable(name), "{name}");
         }
@@ -92,15 +120,26 @@ mod tests {
         let mut lately = Lately::default();
         let second = Duration::from_secs;
         let ask = |lately: &mut Lately, name: &str, now| {
-            lately.is_appended(&Name::from(name), second(now), |name| name == "api.allowed.example")
+            lately.is_appended(&Name::from(name), second(now), |name| {
+                name == "api.allowed.example"
+            })
         };
         assert!(!ask(&mut lately, "host.example", 0));
-        assert!(!ask(&mut lately, "host.example", 1), "it may be asked again");
+        assert!(
+            !ask(&mut lately, "host.example", 1),
+            "it may be asked again"
+        );
         assert!(ask(&mut lately, "host.example.company.example", 2));
-        assert!(!ask(&mut lately, "host.examples.example", 2), "whole labels");
+        assert!(
+            !ask(&mut lately, "host.examples.example", 2),
+            "whole labels"
+        );
         assert!(ask(&mut lately, "api.allowed.example.company.example", 2));
         assert!(!ask(&mut lately, "other.company.example", 2));
-        assert!(!ask(&mut lately, "host.example.company.example", 40), "long ago");
+        assert!(
+            !ask(&mut lately, "host.example.company.example", 40),
+            "long ago"
+        );
         for n in 0..1_000 {
             ask(&mut lately, &format!("n{n}.flood.example"), 41);
         }

@@ -15,9 +15,11 @@
 //! `stream` and `sockets` do the rest.
 
 mod answer;
-mod ask;
 #[cfg(test)]
 mod answer_tests;
+mod ask;
+#[cfg(test)]
+mod ask_tests;
 mod backend;
 #[cfg(test)]
 mod fuzz;

@@ -20,8 +20,8 @@ use super::judge::outside;
 use super::sockets::{GateSockets, Pair};
 use super::stream::{MAX_CONNECTIONS, MAX_MESSAGE};
 use super::{
-    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, HELD_TIME, Judged, MAX_HELD, NameRule, NotGranted,
-    Outcome, Question, Rcode, Records, Transport, Verdict, judge,
+    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, HELD_TIME, Judged, MAX_HELD,
+    NameRule, NotGranted, Outcome, Question, Rcode, Records, Transport, Verdict, judge,
 };
 use crate::asking::Ruling;
 use crate::dns::budget::{Exceeded, Spent};
@@ -542,6 +542,11 @@ impl<B: Backend> Gate<B> {
     async fn troubled(&self, socket: &str, error: &io::Error) {
         tracing::warn!(agent = self.agent, socket, %error, "the DNS gate could not take a query");
         tokio::time::sleep(ERROR_PAUSE).await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn backend(&self) -> &B {
+        &self.backend
     }
 
     #[cfg(test)]

@@ -25,7 +25,10 @@ fn a_word_or_more() {
         ("    ask: user\n", ask(Asks::User, DEFAULT_TIMEOUT)),
         ("    ask: admin\n", ask(Asks::Admin, DEFAULT_TIMEOUT)),
         ("    ask: {who: user, timeout: 60s}\n", ask(Asks::User, 60)),
-        ("    ask: {who: admin, timeout: 10m}\n", ask(Asks::Admin, 600)),
+        (
+            "    ask: {who: admin, timeout: 10m}\n",
+            ask(Asks::Admin, 600),
+        ),
         ("    ask: {who: user, timeout: 5s}\n", ask(Asks::User, 5)),
     ] {
         assert_eq!(asked(body), (expected, vec![]), "{body}");
@@ -38,15 +41,31 @@ fn what_nobody_can_be_asked_is_an_error() {
     for (value, column, message, help) in [
         ("boss", 10, "`boss` is no value of `ask`", "`user`"),
         ("7", 10, "`ask` of agent", "ask: user"),
-        ("{timeout: 60s}", 10, "does not say who is asked", "ask: user"),
+        (
+            "{timeout: 60s}",
+            10,
+            "does not say who is asked",
+            "ask: user",
+        ),
         ("{who: users}", 16, "`users` is no value of `who`", "`user`"),
-        ("{who: user, timeout: 60}", 31, "`timeout` is a number", "60s"),
+        (
+            "{who: user, timeout: 60}",
+            31,
+            "`timeout` is a number",
+            "60s",
+        ),
         ("{who: user, timeout: soon}", 31, "`soon` is no time", "60s"),
         ("{who: user, timeout: 4s}", 31, "at least 5 seconds", "60s"),
         ("{who: user, timeout: 11m}", 31, "at most 10 minutes", "60s"),
         ("{who: user, wait: 4s}", 22, "`wait`", "timeout"),
     ] {
-        one(&agent(&format!("    ask: {value}\n")), 4, column, message, help);
+        one(
+            &agent(&format!("    ask: {value}\n")),
+            4,
+            column,
+            message,
+            help,
+        );
     }
 }
 
@@ -55,7 +74,9 @@ fn what_asks_nobody_in_the_end_is_warned_of() {
     let (ask, warnings) = asked("    mode: monitor\n    ask: user\n");
     assert_eq!(ask.who, Asks::User);
     assert!(
-        warnings.iter().any(|w| w.contains("only monitored, so nobody is asked")),
+        warnings
+            .iter()
+            .any(|w| w.contains("only monitored, so nobody is asked")),
         "{warnings:?}"
     );
     let (_, warnings) = asked("    ask: {who: nobody, timeout: 60s}\n");
@@ -69,6 +90,9 @@ fn what_asks_nobody_in_the_end_is_warned_of() {
 fn the_digest_tells_who_is_asked() {
     let digest = |body: &str| read(body).digest;
     assert_ne!(digest(""), digest("    ask: user\n"));
-    assert_ne!(digest("    ask: user\n"), digest("    ask: {who: user, timeout: 9s}\n"));
+    assert_ne!(
+        digest("    ask: user\n"),
+        digest("    ask: {who: user, timeout: 9s}\n")
+    );
     assert_eq!(digest(""), digest("    ask: nobody\n"));
 }

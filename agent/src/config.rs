@@ -93,6 +93,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// Asking people.
+    pub asking: Asking,
 }
 
 impl Default for Config {
@@ -111,6 +113,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            asking: Asking::default(),
         }
     }
 }
@@ -222,6 +225,27 @@ impl Default for Events {
             burst: 400,
             file: None,
             file_max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// The `asking` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asking {
+    /// Lets users who do not administer allow something for longer than a day, and for always.
+    /// Default: `false`.
+    pub users_may_always: bool,
+    /// Lets users who do not administer allow a whole domain. Default: `false`.
+    pub users_may_domain: bool,
+}
+
+impl Asking {
+    /// What a user who does not administer may answer.
+    pub fn users(&self) -> crate::asking::grants::Users {
+        crate::asking::grants::Users {
+            always: self.users_may_always,
+            domain: self.users_may_domain,
         }
     }
 }

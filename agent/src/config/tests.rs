@@ -50,6 +50,7 @@ resolver:
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
+asking: {users_may_always: true, users_may_domain: true}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -95,6 +96,10 @@ control: {group: wheel}
         sandbox: false,
         control: Control {
             group: Some("wheel".into()),
+        },
+        asking: Asking {
+            users_may_always: true,
+            users_may_domain: true,
         },
     };
     assert_eq!(config, expected);

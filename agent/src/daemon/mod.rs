@@ -10,7 +10,9 @@
 mod adopt;
 mod agents;
 mod arrest;
+mod asking;
 mod containers;
+mod cut;
 mod directory;
 mod engine;
 mod fd_store;
@@ -25,6 +27,7 @@ mod identities;
 mod limits;
 mod lookup;
 mod names;
+mod polkit;
 mod report;
 mod runs;
 mod scrape;
@@ -245,16 +248,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         gate_tasks.clone(),
         Arc::clone(&store),
     );
-    let incidents = Arc::downgrade(&hub);
-    let desk = crate::asking::Desk::new(
-        crate::asking::Bounds::default(),
-        clock::boottime(),
-        Box::new(move |incident| {
-            if let Some(hub) = incidents.upgrade() {
-                hub.incident(incident);
-            }
-        }),
-    );
+    let desk = asking::desk(&hub);
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
@@ -269,6 +263,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         Arc::clone(&directory),
         names,
+        desk.clone(),
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
@@ -324,6 +319,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         config,
     });
     means.connect(&shared);
+    asking::connect(&shared);
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
@@ -396,6 +392,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
+    shared.desk.close();
     drain(tasks, gate_tasks).await;
     save_leases(&shared, |engine| engine.snapshot());
     if lifetime == Lifetime::OneRun {
@@ -463,6 +460,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        asking::tend(&shared);
         end_leases(&shared).await;
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {

@@ -36,12 +36,18 @@ const ROOM: usize = 16 * 1024;
 /// of a socket takes longer.
 const MEMORY: Duration = Duration::from_secs(1800);
 
+/// How long Linux tries to connect, usually (`tcp_syn_retries`).
+const CONNECT: Duration = Duration::from_secs(127);
+
 /// Index of the agent, and cookie of the socket.
 type Key = (u32, u64);
 
+/// Its own end of a connection and the far one.
+type Ends = (SocketAddr, SocketAddr);
+
 struct Held {
     /// Its own end and the far one, once its first SYN was seen.
-    ends: Option<(SocketAddr, SocketAddr)>,
+    ends: Option<Ends>,
     /// It was denied, and is to be ended whenever it shows itself.
     denied: bool,
     since: Instant,
@@ -94,7 +100,7 @@ impl Holding {
                     held.denied
                 });
                 match known {
-                    Some(true) => self.end(key, record),
+                    Some(true) => self.end(key, &record.agent),
                     Some(false) => {}
                     None => self.hold(key, Some(ends), event, record),
                 }
@@ -107,7 +113,7 @@ impl Holding {
                     held.denied = true;
                 });
                 if held.is_some() {
-                    self.end(key, record);
+                    self.end(key, &record.agent);
                 }
                 true
             }
@@ -129,7 +135,7 @@ impl Holding {
     fn hold(
         self: &Arc<Self>,
         key: Key,
-        ends: Option<(SocketAddr, SocketAddr)>,
+        ends: Option<Ends>,
         event: &FlowEvent,
         record: &FlowRecord,
     ) {
@@ -157,9 +163,7 @@ impl Holding {
         let (holding, record) = (Arc::clone(self), record.clone());
         tokio::spawn(async move {
             match ruling.await {
-                Ruling::Allow => {
-                    holding.held().remove(&key);
-                }
+                Ruling::Allow => holding.release(key, &record.agent).await,
                 Ruling::Deny => holding.deny(key, &record),
             }
         });
@@ -173,7 +177,7 @@ impl Holding {
             (first, held.ends.is_some())
         });
         if let Some((_, true)) = known {
-            self.end(key, record);
+            self.end(key, &record.agent);
         }
         if let (Some((true, _)), Some(shared)) = (known, self.means.shared()) {
             shared.hub.publish(FlowRecord {
@@ -184,15 +188,34 @@ impl Holding {
         }
     }
 
-    /// Has a socket destroyed, wherever the agent is.
-    fn end(&self, (agent, cookie): Key, record: &FlowRecord) {
-        let ends = self.held().get(&(agent, cookie)).and_then(|held| held.ends);
-        let Some(ends) = ends else { return };
-        for cgroup in self.folders(&record.agent) {
+    /// Forgets what was let out. Its socket has so many SYNs left that it would try a server that
+    /// is not there for hours: after the usual time it is ended.
+    async fn release(&self, key: Key, agent: &str) {
+        let ends = self.held().remove(&key).and_then(|held| held.ends);
+        tokio::time::sleep(CONNECT).await;
+        // It may be held again, for another destination.
+        let again = self.held().contains_key(&key);
+        if let (Some(ends), false) = (ends, again) {
+            self.abort(ends, key.1, agent, true);
+        }
+    }
+
+    /// Has a socket destroyed.
+    fn end(&self, key: Key, agent: &str) {
+        let ends = self.held().get(&key).and_then(|held| held.ends);
+        if let Some(ends) = ends {
+            self.abort(ends, key.1, agent, false);
+        }
+    }
+
+    /// The same, wherever the agent is.
+    fn abort(&self, ends: Ends, cookie: u64, agent: &str, unless_open: bool) {
+        for cgroup in self.folders(agent) {
             self.aborter.end(Connection {
                 ends,
                 cookie,
                 cgroup,
+                unless_open,
             });
         }
     }
@@ -279,7 +302,7 @@ impl Holding {
 }
 
 /// Both ends of a packet's connection.
-fn ends(event: &FlowEvent) -> (SocketAddr, SocketAddr) {
+fn ends(event: &FlowEvent) -> Ends {
     let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
     (
         end(event.source, event.source_port),

@@ -167,6 +167,7 @@ fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
         ),
         cookie: event.socket_cookie,
         cgroup: cgroup.to_owned(),
+        unless_open: false,
     })
 }
 

@@ -88,7 +88,8 @@ fn ways() -> Vec<Technique> {
 
 #[test]
 fn whatever_way_a_connection_is_opened_nothing_leaves_while_it_is_held() {
-    let stage = stage();
+    // Nobody answers: what has no time-out of its own ends by the question's.
+    let stage = Stage::new(&policy("{who: user, timeout: 5s}"), "").expect("stage");
     let free = |_: &exeat_tests::sniff::Packet| false;
     let socket = stage.daemon.control_socket().expect("socket");
     let attack = Attack {

@@ -1,6 +1,8 @@
 //! Programs as people use them.
 
 use super::*;
+use exeat_tests::cgroup::{self, CgroupGuard};
+use exeat_tests::puppet;
 use exeat_tests::stage::OTHER;
 use std::process::{Child, Output, Stdio};
 
@@ -71,4 +73,39 @@ fn curl_is_told_at_once_that_it_was_denied() {
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert!(monotonic() - answered < 2.0);
     assert_eq!(left(&stage), [""; 0]);
+}
+
+#[test]
+fn what_is_governed_where_it_is_is_held_too_and_its_sockets_from_before_are_not() {
+    let guard = CgroupGuard::new("exeat-hold").expect("cgroup");
+    let name = guard.path().file_name().expect("a name").to_string_lossy();
+    let policy = policy("user").replace(
+        "    ask:",
+        &format!("    match: [{{ cgroup: \"{name}\" }}]\n    ask:"),
+    );
+    let stage = Stage::new(&policy, "").expect("stage");
+    let argv = puppet::arguments();
+    let mut command = stage.world.laptop.command_as(PLAIN_USER, &argv[0]);
+    command.args(&argv[1..]);
+    let mut program = Puppet::start(command).expect("puppet");
+    program.ask(BACKGROUND).expect("functions");
+    program
+        .ask("BEFORE = socket(AF_INET, SOCK_STREAM)")
+        .expect("socket");
+    cgroup::add(guard.path(), program.pid()).expect("move");
+    wait::until("it to be adopted", wait::patience(), || {
+        let step = "socket(AF_INET, SOCK_STREAM, 262)";
+        (program.errno(step).ok()? == libc::EPERM).then_some(())
+    })
+    .expect("adopted");
+    // No hook sees the packets of a socket that was made elsewhere.
+    let before = format!("BEFORE.connect(({OTHER_V4:?}, 80))");
+    assert_eq!(program.errno(&before).expect("ask"), libc::EPERM);
+    program
+        .ask(&format!("begin(lambda: blocking({OTHER_V4:?}, 80))"))
+        .expect("begin");
+    let asked = question(&stage, OTHER_V4);
+    assert_eq!(left(&stage), [""; 0]);
+    answer(&stage, &asked, Ruling::Allow);
+    assert_eq!(ended(&mut program, -1)["value"], "HTTP");
 }

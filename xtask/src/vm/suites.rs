@@ -27,6 +27,7 @@ pub(super) const SUITES: [Suite; 29] = [
     suite("gateway", false, 900),
     suite("world", false, 300),
     suite("gate", false, 900),
+    suite("hold", false, 900),
     suite("icmp", false, 300),
     suite("listen", false, 300),
     suite("dns", false, 600),

@@ -18,6 +18,8 @@ mod answer;
 #[cfg(test)]
 mod answer_tests;
 mod ask;
+#[cfg(test)]
+mod ask_tests;
 mod backend;
 #[cfg(test)]
 mod fuzz;

@@ -545,6 +545,11 @@ impl<B: Backend> Gate<B> {
     }
 
     #[cfg(test)]
+    pub(super) fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    #[cfg(test)]
     pub(super) fn flying(&self) -> usize {
         self.flights.len()
     }

@@ -7,6 +7,7 @@ use anyhow::Context;
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::daemon::program;
 use exeat_tests::puppet::Puppet;
+use exeat_tests::sink::{TcpSink, UdpSink};
 use exeat_tests::stage::{AGENT, OTHER, OTHER_V4, POLICY, Stage};
 use exeat_tests::wait;
 use serde_json::Value;
@@ -64,6 +65,13 @@ fn status(stage: &Stage) -> Value {
     agent.expect("the agent")
 }
 
+fn sinks(stage: &Stage) -> ([TcpSink; 2], [UdpSink; 2]) {
+    let at = [format!("{FAR}:7000"), format!("[{FAR6}]:7000")];
+    let tcp = |at: &String| stage.world.tcp_sink(at).expect("sink");
+    let udp = |at: &String| stage.world.udp_sink(at).expect("sink");
+    (at.each_ref().map(tcp), at.each_ref().map(udp))
+}
+
 /// A puppet with a connection of each kind to a host that is granted.
 fn connected(stage: &Stage) -> (Puppet, Vec<String>) {
     let ids = [FAR, FAR6].map(|host| {
@@ -85,11 +93,20 @@ fn connected(stage: &Stage) -> (Puppet, Vec<String>) {
     (puppet, ids.into())
 }
 
+/// Who waits is told of it, once; after that there is nothing to read.
+fn told(puppet: &mut Puppet) {
+    for wait in ["t4.recv(1)", "t6.recv(1)"] {
+        assert_eq!(
+            puppet.errno(wait).expect(wait),
+            libc::ECONNABORTED,
+            "{wait}"
+        );
+    }
+}
+
 /// Each way of sending that the puppet has; all are dead.
 fn all_dead(puppet: &mut Puppet) {
     for send in [
-        "t4.recv(1)",
-        "t6.recv(1)",
         "t4.send(b'x')",
         "t6.send(b'x')",
         "u4.send(b'x')",
@@ -152,13 +169,7 @@ fn a_name_that_is_granted_is_reached_until_it_is_revoked() {
 #[test]
 fn revoking_a_grant_ends_the_connections_that_it_allowed_and_no_others() {
     let stage = Stage::new(POLICY, "").expect("stage");
-    let _sinks = [
-        stage.world.tcp_sink(&format!("{FAR}:7000")).expect("sink"),
-        stage
-            .world
-            .tcp_sink(&format!("[{FAR6}]:7000"))
-            .expect("sink"),
-    ];
+    let _sinks = sinks(&stage);
     let (mut puppet, ids) = connected(&stage);
     let report = ask(&stage, &["revoke", &ids[0]]).expect("revoke");
     at_once(&report);
@@ -177,18 +188,13 @@ fn revoking_a_grant_ends_the_connections_that_it_allowed_and_no_others() {
 #[test]
 fn revoking_all_of_an_agent_ends_every_flow_at_once() {
     let stage = Stage::new(POLICY, "").expect("stage");
-    let _sinks = [
-        stage.world.tcp_sink(&format!("{FAR}:7000")).expect("sink"),
-        stage
-            .world
-            .tcp_sink(&format!("[{FAR6}]:7000"))
-            .expect("sink"),
-    ];
+    let _sinks = sinks(&stage);
     let (mut puppet, _) = connected(&stage);
     let report = ask(&stage, &["revoke", "--agent", AGENT]).expect("revoke");
     at_once(&report);
     assert_eq!(report["connections"], 4, "{report}");
     assert_eq!(report["isolated"], false);
+    told(&mut puppet);
     all_dead(&mut puppet);
     assert!(grants(&stage).is_empty());
     // Its policy is in force: it may reach what that says.
@@ -199,17 +205,12 @@ fn revoking_all_of_an_agent_ends_every_flow_at_once() {
 #[test]
 fn an_isolated_agent_reaches_nothing_and_runs_on_whatever_becomes_of_the_daemon() {
     let mut stage = Stage::new(POLICY, "").expect("stage");
-    let _sinks = [
-        stage.world.tcp_sink(&format!("{FAR}:7000")).expect("sink"),
-        stage
-            .world
-            .tcp_sink(&format!("[{FAR6}]:7000"))
-            .expect("sink"),
-    ];
+    let _sinks = sinks(&stage);
     let (mut puppet, _) = connected(&stage);
     let report = ask(&stage, &["isolate", "--agent", AGENT]).expect("isolate");
     at_once(&report);
     assert_eq!(report["connections"], 4, "{report}");
+    told(&mut puppet);
     all_dead(&mut puppet);
     let reaches = |stage: &Stage| {
         let code = stage.curl_as(AGENT, "https://allowed.example/");
@@ -277,7 +278,7 @@ fn grants_survive_a_restart_and_a_kill_at_any_moment() {
     let mut stage = Stage::new(POLICY, "").expect("stage");
     let _sink = stage.world.tcp_sink(&format!("{FAR}:7000")).expect("sink");
     let mut kept = vec![grant(&stage, &["--address", FAR, "--always"]).expect("grant")];
-    for round in 0..4u64 {
+    for round in 0..3u64 {
         // Grants are given while the daemon is killed: what was said to hold does.
         let command = |n: u64| {
             let address = format!("198.51.100.{n}");
@@ -292,7 +293,7 @@ fn grants_survive_a_restart_and_a_kill_at_any_moment() {
             ];
             stage.daemon.cli(&[&args[..], &[address.as_str()]].concat())
         };
-        let mut commands: Vec<_> = (1..20).map(|n| command(round * 20 + n)).collect();
+        let mut commands: Vec<_> = (1..8).map(|n| command(round * 20 + n)).collect();
         let giver = std::thread::spawn(move || {
             let mut given = Vec::new();
             for command in &mut commands {
@@ -303,7 +304,7 @@ fn grants_survive_a_restart_and_a_kill_at_any_moment() {
             }
             given
         });
-        std::thread::sleep(Duration::from_millis(40 + round * 37));
+        std::thread::sleep(Duration::from_millis(60 + round * 57));
         stage.daemon.kill9().expect("kill -9");
         kept.extend(giver.join().expect("giver"));
         stage.daemon.restart().expect("restart");
@@ -369,7 +370,7 @@ fn grants_that_cannot_be_read_do_not_hold_and_are_told_of() {
 
 #[test]
 fn what_the_policy_denies_cannot_be_granted() {
-    let policy = "version: 1\nagents:\n  worker:\n    deny:\n      - { host: '*.evil.example', reason: never }\n      - { cidr: 203.0.113.0/24 }\n";
+    let policy = "version: 1\nagents:\n  worker:\n    deny:\n      - { host: '*.evil.example', reason: never }\n      - { cidr: 203.0.113.0/24 }\n      - { cidr: '2001:db8::/32' }\n";
     let stage = Stage::new(policy, "").expect("stage");
     let attempt = |args: &[&str]| {
         let args = [&["grant", "--agent", AGENT, "--always"], args].concat();

@@ -333,6 +333,7 @@ fn health(
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));
     }
+    reasons.extend(shared.store.iter().flat_map(|store| store.troubles()));
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

@@ -42,6 +42,7 @@ pub(super) const SUITES: [Suite; 28] = [
     suite("limits", false, 900),
     suite("workspace", false, 300),
     suite("bounds", false, 900),
+    suite("history", false, 600),
     suite("faults", false, 600),
 ];
 

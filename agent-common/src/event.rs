@@ -1,6 +1,6 @@
 //! The record that the kernel sends for a refused flow, or one whose name is certain.
 
-use crate::{Addr, Hook, Protocol, Reason, hello::NAME_BYTES, verdict::NO_RULE};
+use crate::{Addr, Hook, Protocol, Reason, hello::NAME_BYTES, layout::Counted, verdict::NO_RULE};
 
 /// Bytes of a task's name, NUL-padded (`TASK_COMM_LEN`).
 pub const COMM_BYTES: usize = 16;
@@ -122,6 +122,67 @@ impl NamedEvent {
     }
 }
 
+/// The record of a flow that has ended.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EndedEvent {
+    /// Which flow.
+    pub flow: FlowEvent,
+    /// What went over it.
+    pub counted: Counted,
+    /// As in [`NamedEvent::name`]. Not there in a record of [`ENDED_EVENT_BYTES`].
+    pub name: [u8; NAME_BYTES],
+}
+
+/// Bytes of an [`EndedEvent`] without its name, and with it.
+pub const ENDED_EVENT_BYTES: usize = EVENT_BYTES + size_of::<Counted>();
+/// See [`ENDED_EVENT_BYTES`].
+pub const NAMED_ENDED_EVENT_BYTES: usize = size_of::<EndedEvent>();
+
+const _: () = assert!(
+    ENDED_EVENT_BYTES == 184 && NAMED_ENDED_EVENT_BYTES == 440,
+    "no padding"
+);
+
+/// A record of the ring, whichever it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// What is told, with its name if it has one.
+    pub said: NamedEvent,
+    /// What went over it, where it is the end of a flow.
+    pub counted: Option<Counted>,
+}
+
+impl Told {
+    /// Reads a record from the ring: its length says which it is.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        if bytes.len() != ENDED_EVENT_BYTES && bytes.len() != NAMED_ENDED_EVENT_BYTES {
+            let said = NamedEvent::decode(bytes)?;
+            return Ok(Self {
+                said,
+                counted: None,
+            });
+        }
+        let length = DecodeError::Length(bytes.len());
+        let (flow, rest) = bytes.split_at_checked(EVENT_BYTES).ok_or(length)?;
+        let (counted, name) = rest.split_at_checked(size_of::<Counted>()).ok_or(length)?;
+        let name = match name {
+            [] => &[0; NAME_BYTES],
+            name => name.try_into().map_err(|_| length)?,
+        };
+        // SAFETY: the slice has the size of it; it is made of integers, for which any bytes are
+        // a value, and read_unaligned asks for no alignment.
+        let counted = unsafe { counted.as_ptr().cast::<Counted>().read_unaligned() };
+        Ok(Self {
+            said: NamedEvent {
+                flow: FlowEvent::decode(flow)?,
+                name: *name,
+            },
+            counted: Some(counted),
+        })
+    }
+}
+
 /// A record that is not a [`FlowEvent`] of this layout.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DecodeError {
@@ -205,6 +266,22 @@ impl FlowEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_length_tells_which_record_it_is() {
+        for (bytes, ended) in [
+            (EVENT_BYTES, false),
+            (NAMED_EVENT_BYTES, false),
+            (ENDED_EVENT_BYTES, true),
+            (NAMED_ENDED_EVENT_BYTES, true),
+        ] {
+            let mut record = [0u8; NAMED_ENDED_EVENT_BYTES];
+            record[bytes - 1] = 1;
+            let told = Told::decode(&record[..bytes]).expect("a record");
+            assert_eq!(told.counted.is_some(), ended, "{bytes}");
+            assert!(Told::decode(&record[..bytes - 1]).is_err(), "{bytes}");
+        }
+    }
 
     #[test]
     fn truncated_and_unknown_records_are_refused() {

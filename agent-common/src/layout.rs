@@ -221,6 +221,67 @@ pub struct FlowState {
 
 const _: () = assert!(size_of::<FlowState>() == 32, "no padding");
 
+/// What went over a flow so far: whole IP packets, headers included. Added to atomically.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counted {
+    /// Bytes that left.
+    pub sent_bytes: u64,
+    /// Packets that left.
+    pub sent_packets: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Packets that came.
+    pub received_packets: u64,
+    /// `CLOCK_BOOTTIME` of the first that left, nanoseconds; 0 where no flow is counted.
+    pub first_ns: u64,
+}
+
+const _: () = assert!(size_of::<Counted>() == 40, "no padding");
+
+/// Whose a flow is: for its end, which no task may be near.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Starter {
+    /// Id of the cgroup of the task, or of the socket where there is no task.
+    pub cgroup: u64,
+    /// The local address.
+    pub source: Addr,
+    /// Process id above, thread id below, as the helper gives them.
+    pub pid: u64,
+    /// Group id above, user id below.
+    pub uid: u64,
+    /// Name of the task.
+    pub comm: [u8; crate::event::COMM_BYTES],
+    /// The local port, host order.
+    pub source_port: u16,
+    /// `FLAG_TASK` and `FLAG_USER` of [`crate::event`].
+    pub flags: u8,
+    /// 1 where the end of the TCP connection will be told by its state, which lies behind the
+    /// end of the descriptor. Stays with the socket.
+    pub watched: u8,
+    #[doc(hidden)]
+    pub _zero: [u8; 4],
+}
+
+const _: () = assert!(size_of::<Starter>() == 64, "no padding");
+
+/// Value of the `FLOWS` socket storage: the verdict that a socket carries, and what went over it.
+/// One value, because a packet has to find both. Its generation is 0 before there is a verdict.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// The verdict.
+    pub state: FlowState,
+    /// What went over it.
+    pub counted: Counted,
+    /// Whose it is.
+    pub starter: Starter,
+}
+
+const _: () = assert!(size_of::<Flow>() == 136, "no padding");
+const _: () = assert!(core::mem::offset_of!(Flow, counted) % 8 == 0);
+
 /// Which name a TLS connection to an address may be for: key of the `NAMES` tables.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -187,6 +187,8 @@ closed! {
         Umount = 23, "umount";
         /// `pivot_root(2)` (BPF LSM).
         PivotRoot = 24, "pivot_root";
+        /// The end of a flow that was let out: what went over it.
+        FlowEnd = 25, "flow_end";
     }
 }
 
@@ -194,7 +196,7 @@ impl Hook {
     /// Whether it is one of BPF LSM: what it sees is no flow.
     #[inline(always)]
     pub const fn is_of_lsm(self) -> bool {
-        self.number() >= Self::UnixConnect.number()
+        self.number() >= Self::UnixConnect.number() && self.number() <= Self::PivotRoot.number()
     }
 }
 

@@ -111,6 +111,13 @@ pub(crate) fn packet_socket(skb: *mut __sk_buff) -> *mut bpf_sock {
     unsafe { (*skb).__bindgen_anon_2.sk }
 }
 
+/// Length of a packet from the IP header on, bytes.
+#[inline(always)]
+pub(crate) fn packet_len(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: `skb` is the program's context.
+    unsafe { read_volatile(addr_of!((*skb).len)) }
+}
+
 /// `IPPROTO_TCP` and `BPF_TCP_LISTEN` (`include/uapi/linux/bpf.h`).
 const TCP: u32 = 6;
 const LISTEN: u32 = 10;

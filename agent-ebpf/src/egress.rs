@@ -3,7 +3,7 @@
 
 use agent_common::{
     Hook, Protocol, Reason,
-    layout::{AGENT_LEVEL, FlowState, Mode, Role, helper},
+    layout::{AGENT_LEVEL, Flow, FlowState, Mode, Role, helper},
     verdict::{Check, NO_RULE, Query, Verdict},
 };
 use aya_ebpf::{
@@ -26,6 +26,7 @@ use crate::{
     judge,
     maps::FLOWS,
     report::{self, Refused},
+    traffic,
 };
 
 const DNS_PORT: u16 = 53;
@@ -37,12 +38,17 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     let socket = full_socket(ctx.skb.skb);
     let mut same_destination = false;
     let mut opened = false;
+    let mut known = false;
     // What is known is not copied: there is little room on the stack.
-    if let Some(state) = socket.and_then(state_of) {
+    if let Some(flow) = socket.and_then(flow_of) {
+        // SAFETY: it points to a whole value, which lives as long as the socket.
+        let state = unsafe { &(*flow).state };
         if packet.fault.is_none() && !packet.opens && holds(state, &packet) {
             report::count_sent(state.agent, packet.len);
+            traffic::sent(flow, packet.len);
             return Outcome::Pass;
         }
+        known = true;
         same_destination = state.addr == packet.dest && state.port == packet.dest_port;
         opened = state.role != Role::Acceptor as u8;
     }
@@ -100,6 +106,10 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
             };
             // A monitored agent's flow is told once, then kept like any other.
             if refusal.is_none() || monitored {
+                // Before its destination is overwritten: the flow that the socket had has ended.
+                if known && !same_destination {
+                    traffic::exeat_flow_turned(ctx.skb.skb);
+                }
                 let kept = packet.fault.is_none()
                     && keep(
                         socket,
@@ -125,6 +135,7 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                     report::count_allowed(agent.index, packet.protocol);
                 }
                 report::count_sent(agent.index, packet.len);
+                traffic::began(ctx, &packet);
             }
         }
     }
@@ -246,22 +257,28 @@ pub(crate) fn full_socket(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
     if full.is_null() { None } else { Some(full) }
 }
 
-/// The verdict that the socket carries; with `initial`, made if there is none.
+/// What the socket carries; with `create`, made of zeroes if there is nothing.
 #[inline(always)]
-fn storage(socket: *mut bpf_sock, initial: Option<&mut FlowState>) -> *mut FlowState {
+pub(crate) fn storage(socket: *mut bpf_sock, create: bool) -> *mut Flow {
     let map = (&raw const FLOWS).cast_mut().cast();
-    let (value, flags) = match initial {
-        Some(value) => (core::ptr::from_mut(value), BPF_SK_STORAGE_GET_F_CREATE),
-        None => (core::ptr::null_mut(), 0),
+    let flags = match create {
+        true => BPF_SK_STORAGE_GET_F_CREATE,
+        false => 0,
     };
-    // SAFETY: `socket` came from bpf_sk_fullsock; a value, if given, is a whole one.
-    unsafe { bpf_sk_storage_get(map, socket.cast(), value.cast(), flags.into()) }.cast()
+    // SAFETY: `socket` came from bpf_sk_fullsock; without a value the kernel makes one of
+    // zeroes.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), flags.into()) }.cast()
 }
 
+/// The same, where there is a verdict in it.
 #[inline(always)]
-fn state_of(socket: *mut bpf_sock) -> Option<&'static FlowState> {
+pub(crate) fn flow_of(socket: *mut bpf_sock) -> Option<*mut Flow> {
+    let flow = storage(socket, false);
     // SAFETY: if not null it points to a whole value, which lives as long as the socket.
-    unsafe { storage(socket, None).as_ref() }
+    if flow.is_null() || unsafe { (*flow).state.generation } == 0 {
+        return None;
+    }
+    Some(flow)
 }
 
 /// Keeps a verdict with the socket; false where there is none or no memory.
@@ -270,12 +287,12 @@ fn keep(socket: Option<*mut bpf_sock>, new: &mut FlowState) -> bool {
     let Some(socket) = socket else {
         return false;
     };
-    let state = storage(socket, Some(new));
-    if state.is_null() {
+    let flow = storage(socket, true);
+    if flow.is_null() {
         return false;
     }
     // SAFETY: not null, so it points to a whole value.
-    unsafe { *state = *new };
+    unsafe { (*flow).state = *new };
     true
 }
 
@@ -297,6 +314,24 @@ fn is_of_task(hook: Hook, skb: *mut __sk_buff) -> bool {
         && unsafe { bpf_get_current_cgroup_id() == bpf_skb_cgroup_id(skb) }
 }
 
+/// The cgroup of a packet's socket, where the task that runs is not its sender.
+#[inline(always)]
+pub(crate) fn without_task(hook: Hook, skb: *mut __sk_buff) -> Option<u64> {
+    // SAFETY: `skb` is the program's context.
+    let owner = unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) };
+    let sends = hook as u8 == Hook::Egress as u8
+        && globals::may_call(hook, helper::ANCESTOR)
+        // SAFETY: a helper without pointers.
+        && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner
+        && (is_agent(owner) || is_of_task(hook, skb));
+    if sends {
+        None
+    } else {
+        // SAFETY: as above.
+        Some(unsafe { bpf_skb_cgroup_id(skb) })
+    }
+}
+
 /// Reports a packet. The task that runs now is the sender only of a packet that
 /// leaves, and only if it is of the agent that owns the socket: a packet may leave in a timer
 /// or in another task's softirq.
@@ -311,19 +346,7 @@ pub(crate) fn tell(
     how: How,
 ) {
     let skb = ctx.skb.skb;
-    // SAFETY: `skb` is the program's context.
-    let owner = unsafe { bpf_skb_ancestor_cgroup_id(skb, AGENT_LEVEL) };
-    let sends = hook as u8 == Hook::Egress as u8
-        && globals::may_call(hook, helper::ANCESTOR)
-        // SAFETY: a helper without pointers.
-        && unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) } == owner
-        && (is_agent(owner) || is_of_task(hook, skb));
-    let without_task = if sends {
-        None
-    } else {
-        // SAFETY: as above.
-        Some(unsafe { bpf_skb_cgroup_id(skb) })
-    };
+    let without_task = without_task(hook, skb);
     let name = match reason.is_of_tls() || how.allowed {
         true => handshake::said(skb),
         false => None,

@@ -17,7 +17,7 @@ use crate::{
     Outcome,
     agent::Owner,
     ctx::{self, Packet},
-    egress,
+    egress, traffic,
 };
 
 /// Judges a packet that comes in.
@@ -25,7 +25,11 @@ use crate::{
 pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     match egress::full_socket(ctx.skb.skb) {
         Some(socket) if ctx::is_tcp_listener(socket) => {}
-        _ => return Outcome::Pass,
+        Some(socket) => {
+            traffic::received(ctx, socket);
+            return Outcome::Pass;
+        }
+        None => return Outcome::Pass,
     }
     let agent = match Owner::of_packet(ctx.skb.skb) {
         Owner::Outsider => return Outcome::Pass,

@@ -29,12 +29,15 @@ mod pages;
 mod payload;
 mod report;
 mod socket;
+mod traffic;
 mod walls;
 
 use agent_common::Hook;
 use aya_ebpf::{
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm},
-    programs::{LsmContext, SkBuffContext, SockAddrContext, SockContext, SockoptContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, lsm, sock_ops},
+    programs::{
+        LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    },
 };
 
 use crate::ctx::Family;
@@ -135,6 +138,19 @@ pub fn exeat_egress(ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 pub fn exeat_ingress(ctx: SkBuffContext) -> i32 {
     code(ingress::judge(&ctx))
+}
+
+#[cgroup_sock(sock_release)]
+pub fn exeat_sock_release(ctx: SockContext) -> i32 {
+    traffic::released(&ctx);
+    code(Outcome::Pass)
+}
+
+/// What is told here decides nothing; 1 is what every program at this hook answers.
+#[sock_ops]
+pub fn exeat_tcp_state(ctx: SockOpsContext) -> u32 {
+    traffic::changed(&ctx);
+    1
 }
 
 /// For every hook of BPF LSM used here, 0 lets through and an error number refuses.

@@ -6,6 +6,8 @@ use agent_common::{
         Bank, Bucket, FlowState, Handshake, Held, Holds, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS,
         MAX_ENTRIES, MAX_RUNS, MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES,
         SocketKey, Stats,
+        Bank, Bucket, Flow, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
+        MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey, Stats,
     },
     verdict::{Entry, SetRef},
 };
@@ -76,9 +78,9 @@ pub(crate) static NAMES: ArrayOfMaps<Names, { MAX_BANKS as usize }> = ArrayOfMap
 #[btf_map]
 pub(crate) static ENTRIES: ArrayOfMaps<Entries, { MAX_BANKS as usize }> = ArrayOfMaps::new();
 
-/// The verdict of a socket. Lives and dies with the socket, so it has no bound of its own.
+/// The verdict of a socket, and what went over it. Lives and dies with the socket, so it has no bound of its own.
 #[btf_map]
-pub(crate) static FLOWS: SkStorage<FlowState> = SkStorage::new();
+pub(crate) static FLOWS: SkStorage<Flow> = SkStorage::new();
 
 /// The beginning of a TLS connection whose name counts. 376 bytes for each such connection,
 /// which live and die with its socket.

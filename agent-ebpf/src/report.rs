@@ -11,7 +11,7 @@ use agent_common::{
     Addr, FlowEvent, Hook, Protocol, Reason,
     event::{
         COMM_BYTES, EVENT_BYTES, FLAG_ALLOWED, FLAG_MONITOR, FLAG_TASK, FLAG_USER,
-        NAMED_EVENT_BYTES, NamedEvent,
+        NAMED_ENDED_EVENT_BYTES, NAMED_EVENT_BYTES, NamedEvent,
     },
     hello::NAME_BYTES,
     layout::{Handshake, REASON_SLOTS, allowed_bucket_index, bucket_index, helper},
@@ -37,7 +37,7 @@ const FORCE_WAKEUP: u64 = 2;
 const WAKE_EVERY: u64 = 128 * 1024;
 /// Bytes that one event takes in the ring at most, header included: the width of the window in
 /// which the wake-up is sent.
-const EVENT_ROOM: u64 = NAMED_EVENT_BYTES as u64 + 8;
+const EVENT_ROOM: u64 = NAMED_ENDED_EVENT_BYTES as u64 + 8;
 
 /// A refused flow, or one whose name is told, as far as its hook can see it.
 pub(crate) struct Refused {
@@ -130,15 +130,7 @@ pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
         add(unsafe { &raw mut (*stats).events_throttled }, 1);
         return;
     };
-    let sequence = match SEQUENCE.get_ptr_mut(0) {
-        // SAFETY: a map value of this CPU. A softirq may take the same number in between,
-        // which the reader sees as one gap less, never as a lost event.
-        Some(sequence) => unsafe {
-            *sequence += 1;
-            *sequence
-        },
-        None => 0,
-    };
+    let sequence = next_sequence();
     let bytes = match name {
         Some(_) => NAMED_EVENT_BYTES,
         None => EVENT_BYTES,
@@ -165,9 +157,23 @@ pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
     }
 }
 
+/// The number of an event on this CPU.
+#[inline(always)]
+pub(crate) fn next_sequence() -> u64 {
+    match SEQUENCE.get_ptr_mut(0) {
+        // SAFETY: a map value of this CPU. A softirq may take the same number in between,
+        // which the reader sees as one gap less, never as a lost event.
+        Some(sequence) => unsafe {
+            *sequence += 1;
+            *sequence
+        },
+        None => 0,
+    }
+}
+
 /// Writes a name word by word.
 #[inline(always)]
-unsafe fn put_name(to: *mut u64, name: *const u64) {
+pub(crate) unsafe fn put_name(to: *mut u64, name: *const u64) {
     for word in 0..NAME_BYTES / 8 {
         // SAFETY: the caller gives room for a name, and a whole one; both lie at multiples of
         // eight. Volatile, because LLVM makes a call of `memcpy` of anything else, which is a
@@ -226,7 +232,7 @@ const _: () = assert!(core::mem::offset_of!(FlowEvent, comm) % 8 == 0 && COMM_BY
 
 /// Writes an address word by word.
 #[inline(always)]
-unsafe fn put_addr(to: *mut Addr, addr: &Addr) {
+pub(crate) unsafe fn put_addr(to: *mut Addr, addr: &Addr) {
     let to: *mut u32 = to.cast();
     let [a, b, c, d] = addr.words();
     // SAFETY: an address is four aligned words, and the caller gives room for one.
@@ -239,29 +245,35 @@ unsafe fn put_addr(to: *mut Addr, addr: &Addr) {
 }
 
 /// What the kernel tells of the task that runs; zero where it tells nothing.
-struct Task {
-    cgroup: u64,
+pub(crate) struct Task {
+    pub(crate) cgroup: u64,
     /// Process id above, thread id below.
-    pid: u64,
+    pub(crate) pid: u64,
     /// Group id above, user id below.
-    uid: u64,
-    flags: u8,
+    pub(crate) uid: u64,
+    pub(crate) flags: u8,
 }
 
 impl Task {
     #[inline(always)]
     fn of(flow: &Refused) -> Self {
+        Self::at(flow.hook, flow.without_task)
+    }
+
+    /// The same at a hook; with the cgroup of a socket, where no task is to be told.
+    #[inline(always)]
+    pub(crate) fn at(hook: Hook, without_task: Option<u64>) -> Self {
         let mut task = Self {
             cgroup: 0,
             pid: 0,
             uid: 0,
             flags: 0,
         };
-        if let Some(cgroup) = flow.without_task {
+        if let Some(cgroup) = without_task {
             task.cgroup = cgroup;
             return task;
         }
-        let may = |helper| globals::may_call(flow.hook, helper);
+        let may = |helper| globals::may_call(hook, helper);
         if may(helper::CGROUP) {
             // SAFETY: a helper without pointers, as are the next two.
             task.cgroup = unsafe { bpf_get_current_cgroup_id() };
@@ -279,11 +291,11 @@ impl Task {
 }
 
 /// An event that the throttle lets through.
-struct Pass {
+pub(crate) struct Pass {
     /// Events kept back before it.
-    suppressed: u64,
+    pub(crate) suppressed: u64,
     /// Whether most of the bucket is still there: no flood.
-    calm: bool,
+    pub(crate) calm: bool,
 }
 
 /// Takes an event's worth from the bucket; nothing if this one is to be kept back.
@@ -296,6 +308,16 @@ fn pass_throttle(flow: &Refused, now: u64) -> Option<Pass> {
             calm: true,
         });
     }
+    let index = match flow.allowed {
+        true => allowed_bucket_index(flow.agent),
+        false => bucket_index(flow.agent, flow.reason),
+    };
+    pass_bucket(index, now)
+}
+
+/// The same of a bucket.
+#[inline(always)]
+pub(crate) fn pass_bucket(index: u32, now: u64) -> Option<Pass> {
     let cost = globals::event_cost_ns();
     if cost == 0 {
         return Some(Pass {
@@ -303,10 +325,6 @@ fn pass_throttle(flow: &Refused, now: u64) -> Option<Pass> {
             calm: false,
         });
     }
-    let index = match flow.allowed {
-        true => allowed_bucket_index(flow.agent),
-        false => bucket_index(flow.agent, flow.reason),
-    };
     let bucket = BUCKETS.get_ptr_mut(index)?;
     // SAFETY: a map value of this CPU. A softirq in between can make the throttle let one
     // event more or less through; the counts are exact because they are added atomically.
@@ -336,7 +354,7 @@ fn pass_throttle(flow: &Refused, now: u64) -> Option<Pass> {
 /// How to wake the reader: at once when calm, else once for every `WAKE_EVERY` bytes of
 /// backlog.
 #[inline(always)]
-fn wake(calm: bool) -> u64 {
+pub(crate) fn wake(calm: bool) -> u64 {
     if calm {
         return FORCE_WAKEUP;
     }

@@ -429,6 +429,13 @@ impl FlowRecord {
                 let _ = write!(line, " ({})", printable(&exe.to_string_lossy()));
             }
         }
+        if let Some(traffic) = &self.traffic {
+            let _ = write!(
+                line,
+                "  ended: {} bytes sent, {} received, {} ms",
+                traffic.sent_bytes, traffic.received_bytes, traffic.lasted_ms
+            );
+        }
         if self.suppressed > 0 {
             let _ = write!(line, "  +{} more not shown", self.suppressed);
         }

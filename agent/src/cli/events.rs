@@ -53,19 +53,14 @@ pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
         match (args.output.output, &answer) {
             // Losses and the last number are for programs too: see `type`.
             (Format::Json, _) => print_json_line(&answer)?,
-            (Format::Text, Response::Flow(record)) => print(&text(record, style, &zone))?,
-            (Format::Text, Response::Incident(incident)) => {
-                print(&coloured(
-                    incident.line(&zone),
-                    incident.kind.as_str(),
-                    style,
-                    Tone::Warn,
-                ))?;
-            }
             (Format::Text, Response::Lost { records, cause }) => {
                 eprintln!("exeat: {}", loss(*records, *cause));
             }
-            (Format::Text, _) => {}
+            (Format::Text, record) => {
+                if let Some(text) = shown(record, style, &zone) {
+                    print(&text)?;
+                }
+            }
         }
         if matches!(answer, Response::End { .. }) {
             return match args.follow {
@@ -75,6 +70,20 @@ pub fn run(socket: &Path, args: &EventsArgs) -> Result<Exit, Failure> {
         }
     }
     Err(broken(ClientError::Closed(socket.to_owned())))
+}
+
+/// A flow or an incident as a line.
+pub(super) fn shown(record: &Response, style: Style, zone: &TimeZone) -> Option<String> {
+    match record {
+        Response::Flow(record) => Some(text(record, style, zone)),
+        Response::Incident(incident) => Some(coloured(
+            incident.line(zone),
+            incident.kind.as_str(),
+            style,
+            Tone::Warn,
+        )),
+        _ => None,
+    }
 }
 
 fn ended(how: &str) -> Failure {

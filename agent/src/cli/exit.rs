@@ -78,6 +78,9 @@ impl Exit {
             "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" => &[0, 1, 2, 4, 5],
             "report" => &[0, 1, 2, 4, 5],
             "ask" | "grants" | "grant" | "revoke" | "isolate" => &[0, 1, 2, 4, 5],
+            "flows" | "simulate" | "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" => {
+                &[0, 1, 2, 4, 5]
+            }
             "doctor" => &[0, 1, 2, 3],
             "notify" => &[0, 1, 2, 5],
             "daemon" | "teardown" => &[0, 1, 2, 5],
@@ -89,6 +92,8 @@ impl Exit {
                 ("explain", 0) => (code, "the flow is allowed"),
                 ("explain", 1) => (code, "the flow is refused"),
                 ("explain", 2) => (code, "the question or the policy is wrong"),
+                ("simulate", 0) => (code, "nothing would change"),
+                ("simulate", 1) => (code, "something would change, or it failed"),
                 ("check", 0) => (code, "the files are sound"),
                 ("doctor", 0) => (code, "Exeat can enforce here"),
                 ("doctor", 3) => (

@@ -120,7 +120,7 @@ pub fn explain<'a>(policy: &'a Policy, flow: &Flow) -> Result<Answer<'a>, policy
 /// An address that stands for nothing else in the policy: in the block that RFC 1112
 /// reserves (240.0.0.0/4) or the discard prefix of RFC 6666, under as few networks as
 /// can be found.
-fn imaginary(compiled: &Compiled) -> Addr {
+pub(super) fn imaginary(compiled: &Compiled) -> Addr {
     let reserved = (1..=254).map(|low| Addr::from(IpAddr::V4(Ipv4Addr::new(240, 0, 0, low))));
     let discard = Addr::from(IpAddr::V6(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1)));
     let holds = |addr: &Addr| {

@@ -11,17 +11,20 @@ pub mod events;
 pub mod exit;
 pub mod explain;
 pub mod grants;
+pub mod flows;
 pub mod hold;
 pub mod identify;
 pub mod leases;
 pub mod man;
 pub mod notify;
 pub mod output;
+mod past;
 pub mod reload;
 pub mod report;
 pub mod run;
 pub mod schema;
 pub mod ship;
+pub mod simulate;
 pub mod status;
 pub mod teardown;
 pub mod term;
@@ -49,6 +52,15 @@ const AFTER_HELP: &str = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage
 const AFTER_RUN: &str = "The command runs as the user who asks: `sudo` is for --policy only, and \
     then the command is root's too.\n\nExit codes: the command's own; 125 Exeat failed and the \
     command was not started, 126 the command cannot be executed, 127 there is no such command.";
+
+/// What follows the help of `flows`.
+const AFTER_FLOWS: &str = "Examples:\n  exeat flows --since 2h --verdict deny\n  exeat flows --since \
+    7d --agent build-bot --name '*.example.com' --output csv\n  exeat flows --since 24h --summary \
+    destination";
+
+/// What follows the help of `simulate`.
+const AFTER_SIMULATE: &str = "Exit codes: 0 nothing would change, 1 something would, 2 the policy is \
+    wrong.\n\nExample: exeat simulate --policy new.yaml --since 7d";
 
 /// What follows the help of `explain`.
 const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused, 2 the question or \
@@ -92,6 +104,12 @@ pub enum Command {
     /// Watch agents, refusals and questions live, and answer questions
     #[command(after_help = AFTER_TOP)]
     Top(top::TopArgs),
+    /// Show what went where, out of the history, or add it up
+    #[command(after_help = AFTER_FLOWS)]
+    Flows(flows::FlowsArgs),
+    /// Replay the recorded flows against a changed policy, and list what would change
+    #[command(after_help = AFTER_SIMULATE)]
+    Simulate(simulate::SimulateArgs),
     /// Show which addresses names stand for now, and for how long
     Leases(leases::LeasesArgs),
     /// Say what an agent would be answered for a name, and why (exit 0 answered, 1 not)
@@ -194,6 +212,8 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Status(args) => status::run(&socket()?, args),
         Command::Events(args) => events::run(&socket()?, args),
+        Command::Flows(args) => flows::run(&socket()?, args),
+        Command::Simulate(args) => simulate::run(&socket()?, args),
         Command::Leases(args) => leases::run(&socket()?, args),
         Command::Dns(args) => dns::run(&socket()?, args),
         Command::Reload(args) => reload::run(&socket()?, *args),

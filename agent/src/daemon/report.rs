@@ -341,6 +341,7 @@ fn health(
     if let Some(error) = &shared.detect_error {
         reasons.push(format!("no detection rule is in force: {error}"));
     }
+    reasons.extend(shared.store.iter().flat_map(|store| store.troubles()));
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

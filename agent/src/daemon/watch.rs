@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::{FlowEvent, Hook, Reason, event::COMM_BYTES};
+use agent_common::{FlowEvent, Hook, Reason, event::COMM_BYTES, layout::Counted};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -24,7 +24,7 @@ use crate::{
         clock,
         gate::{GateEvent, GateRecord, Transport, Verdict},
     },
-    flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow},
+    flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow, Traffic},
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
@@ -127,8 +127,9 @@ pub(super) async fn events(
         return;
     };
     loop {
-        let read = reader.read(|event| match event {
-            Ok(event) => {
+        let read = reader.read(|told| match told {
+            Ok(told) => {
+                let event = told.said;
                 counts.received.fetch_add(1, Relaxed);
                 let known = directory.known(&event.flow, paths.of(&event.flow));
                 if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
@@ -138,6 +139,11 @@ pub(super) async fn events(
                 if holding.seen(&event.flow, &record) {
                     hub.publish(record);
                 }
+                let mut record = FlowRecord::from_event(&event, clock.get(), known);
+                record.traffic = told
+                    .counted
+                    .map(|counted| traffic(&counted, event.flow.boot_ns));
+                hub.publish(record);
             }
             Err(error) => {
                 counts.unreadable.fetch_add(1, Relaxed);
@@ -151,6 +157,17 @@ pub(super) async fn events(
                 return;
             }
         }
+    }
+}
+
+/// What went over a flow that ended then.
+fn traffic(counted: &Counted, end: u64) -> Traffic {
+    Traffic {
+        sent_bytes: counted.sent_bytes,
+        sent_packets: counted.sent_packets,
+        received_bytes: counted.received_bytes,
+        received_packets: counted.received_packets,
+        lasted_ms: end.saturating_sub(counted.first_ns) / 1_000_000,
     }
 }
 

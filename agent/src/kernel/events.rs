@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use agent_common::event::{DecodeError, NamedEvent};
+use agent_common::event::{DecodeError, Told};
 use aya::maps::{MapData, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -32,7 +32,7 @@ impl EventReader {
     /// event is taken from the ring only when it is handed over.
     pub async fn read(
         &mut self,
-        mut take: impl FnMut(Result<NamedEvent, DecodeError>),
+        mut take: impl FnMut(Result<Told, DecodeError>),
     ) -> io::Result<usize> {
         // A time-out is no failure: below the wake-up mark nobody tells us.
         if let Ok(ready) = tokio::time::timeout(self.wait, self.ring.readable_mut()).await {
@@ -41,7 +41,7 @@ impl EventReader {
         let ring = self.ring.get_mut();
         let mut count = 0;
         while let Some(item) = ring.next() {
-            take(NamedEvent::decode(&item));
+            take(Told::decode(&item));
             count += 1;
         }
         self.wait = if count > 0 { POLL } else { REST };

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, ProgramError},
+    programs::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, ProgramError, SockOps},
 };
 use aya_obj::generated::bpf_attach_type as Hook;
 use serde::Serialize;
@@ -23,6 +23,7 @@ enum Kind {
     Sock,
     Sockopt,
     Packet,
+    SockOps,
 }
 
 /// Which cgroup it is attached to.
@@ -93,6 +94,20 @@ pub const ATTACHMENTS: &[Attachment] = &[
         Place::Slice,
         Kind::Sockopt,
         Hook::BPF_CGROUP_SETSOCKOPT,
+    ),
+    at(
+        "exeat_sock_release",
+        "sock_release",
+        Place::Slice,
+        Kind::Sock,
+        Hook::BPF_CGROUP_INET_SOCK_RELEASE,
+    ),
+    at(
+        "exeat_tcp_state",
+        "tcp_state",
+        Place::Slice,
+        Kind::SockOps,
+        Hook::BPF_CGROUP_SOCK_OPS,
     ),
     at(
         "exeat_bind4",
@@ -181,6 +196,7 @@ pub(super) fn load(ebpf: &mut Ebpf, attachment: &Attachment) -> Result<(), Kerne
         Kind::Sock => <&mut CgroupSock>::try_from(program).and_then(|p| p.load()),
         Kind::Sockopt => <&mut CgroupSockopt>::try_from(program).and_then(|p| p.load()),
         Kind::Packet => <&mut CgroupSkb>::try_from(program).and_then(|p| p.load()),
+        Kind::SockOps => <&mut SockOps>::try_from(program).and_then(|p| p.load()),
     }
     .map_err(refuse)
 }

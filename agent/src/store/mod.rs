@@ -140,6 +140,19 @@ impl Store {
         })
     }
 
+    /// What is wrong with it, for people.
+    pub fn troubles(&self) -> Vec<String> {
+        let state = self.state();
+        let lost = state.dropped + state.failed;
+        let lost = (lost > 0).then(|| {
+            format!(
+                "the history has lost {lost} records ({} found its queue full, {} could not be written)",
+                state.dropped, state.failed
+            )
+        });
+        state.trouble.into_iter().chain(lost).collect()
+    }
+
     /// The newest records that are wanted.
     ///
     /// # Errors

@@ -14,8 +14,10 @@ use super::schema::{self, OpenError};
 use super::{Bounds, Shared, row::Row};
 use crate::sink::Record;
 
-/// Records of one transaction at most.
-const BATCH: usize = 2000;
+/// Records of one transaction at most, and fewer where the file is small: it must hold many.
+const BATCH: u64 = 2000;
+/// What a record may take, for that.
+const ROOM: u64 = 16 << 10;
 /// How long a batch gathers: one transaction for what comes together, on a quiet day too.
 const GATHER: Duration = Duration::from_millis(50);
 /// How often the closing of the store is looked for, and what is too old.
@@ -24,11 +26,11 @@ const IDLE: Duration = Duration::from_millis(250);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long a file that cannot be opened is let alone.
 const RETRY: Duration = Duration::from_secs(5);
-/// Records that are thrown away by one step: a question waits no longer than for that.
-const STEP: u32 = 2000;
-/// When the file is so full, percent, the oldest go until it is at [`EASY`].
-const TIGHT: i64 = 95;
-const EASY: i64 = 90;
+/// When the file is so full, percent, the oldest go until it is at [`EASY`];
+/// when a batch finds no room at all, at [`HALF`].
+const TIGHT: i64 = 90;
+const EASY: i64 = 80;
+const HALF: i64 = 50;
 
 pub(super) struct Writer {
     path: PathBuf,
@@ -37,6 +39,8 @@ pub(super) struct Writer {
     db: Option<Connection>,
     opened: Option<Instant>,
     swept: Instant,
+    /// Records that are written, or thrown away, by one transaction.
+    batch: u32,
 }
 
 impl Writer {
@@ -48,6 +52,7 @@ impl Writer {
             db: None,
             opened: None,
             swept: Instant::now(),
+            batch: (bounds.max_bytes / ROOM).clamp(16, BATCH) as u32,
         }
     }
 
@@ -55,7 +60,8 @@ impl Writer {
     pub(super) fn run(mut self, queue: &Receiver<Arc<Record>>) {
         self.open();
         self.sweep();
-        let mut batch = Vec::with_capacity(BATCH);
+        let most = self.batch as usize;
+        let mut batch = Vec::with_capacity(most);
         loop {
             match queue.recv_timeout(IDLE) {
                 Ok(record) => batch.push(record),
@@ -71,7 +77,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let until = Instant::now() + GATHER;
-            while batch.len() < BATCH {
+            while batch.len() < most {
                 let closing = self.shared.closing.load(Ordering::Acquire);
                 let left = match closing {
                     true => Duration::ZERO,
@@ -162,7 +168,7 @@ impl Writer {
             let db = self.db.as_mut().ok_or(None)?;
             let error = match insert(db, batch) {
                 Ok(()) => {
-                    self.make_room();
+                    self.make_room(TIGHT, EASY);
                     self.shared.set_trouble(None);
                     return Ok(());
                 }
@@ -175,7 +181,7 @@ impl Writer {
                 self.put_aside(&error.to_string()).map_err(Some)?;
                 self.opened = None;
             } else if schema::is_full(&error) {
-                self.drop_oldest();
+                self.make_room(0, HALF);
             } else {
                 return Err(Some(error.to_string()));
             }
@@ -184,14 +190,14 @@ impl Writer {
     }
 
     /// Keeps the file below its bound: the oldest go first.
-    fn make_room(&mut self) {
+    fn make_room(&self, tight: i64, easy: i64) {
         let Some(db) = &self.db else { return };
         let max = schema::max_pages(self.bounds.max_bytes);
         let over = |percent: i64| matches!(used_pages(db), Ok(used) if used * 100 > max * percent);
-        if !over(TIGHT) {
+        if !over(tight) {
             return;
         }
-        while over(EASY) && matches!(self.drop_oldest(), 1..) {}
+        while over(easy) && matches!(self.drop_oldest(), 1..) {}
         if let Err(error) = give_back(db) {
             warn!(%error, "the history's file cannot be made smaller");
         }
@@ -202,7 +208,7 @@ impl Writer {
         let Some(db) = &self.db else { return 0 };
         let oldest =
             "DELETE FROM records WHERE id IN (SELECT id FROM records ORDER BY id LIMIT ?1)";
-        db.execute(oldest, [STEP]).unwrap_or_else(|error| {
+        db.execute(oldest, [self.batch]).unwrap_or_else(|error| {
             warn!(%error, "the oldest of the history cannot be thrown away");
             0
         })
@@ -220,7 +226,7 @@ impl Writer {
         let old = "DELETE FROM records WHERE id IN \
                    (SELECT id FROM records WHERE time < ?1 LIMIT ?2)";
         let swept = loop {
-            match db.execute(old, params![limit.as_microsecond(), STEP]) {
+            match db.execute(old, params![limit.as_microsecond(), self.batch]) {
                 Ok(0) => break give_back(db),
                 Ok(_) => {}
                 Err(error) => break Err(error),

@@ -45,6 +45,7 @@ pub(super) const SUITES: [Suite; 29] = [
     suite("ask", false, 900),
     suite("workspace", false, 300),
     suite("bounds", false, 900),
+    suite("history", false, 600),
     suite("faults", false, 600),
 ];
 

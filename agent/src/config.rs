@@ -93,6 +93,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// What is kept of what went where.
+    pub history: History,
 }
 
 impl Default for Config {
@@ -111,6 +113,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            history: History::default(),
         }
     }
 }
@@ -232,6 +235,85 @@ impl Default for Events {
 pub struct Control {
     /// A group whose members may administer as root may. Default: none.
     pub group: Option<String>,
+}
+
+/// The `history` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct History {
+    /// Whether flows and incidents are kept for `exeat flows`. Default: `true`.
+    pub enabled: bool,
+    /// The SQLite file. Default: `history.sqlite` in [`Config::state_dir`].
+    pub file: Option<PathBuf>,
+    /// How old a record gets, as in `30d` or `12h`; an hour to ten years. Default: `30d`.
+    #[serde(deserialize_with = "age")]
+    pub max_age: Duration,
+    /// How large the file gets, as in `256MiB`; from 1MiB on. The oldest records go first.
+    /// Default: `256MiB`.
+    #[serde(deserialize_with = "amount")]
+    pub max_bytes: u64,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            file: None,
+            max_age: Duration::from_secs(30 * 86_400),
+            max_bytes: 256 << 20,
+        }
+    }
+}
+
+impl History {
+    /// The file.
+    pub fn path(&self, state_dir: &Path) -> PathBuf {
+        let default = || state_dir.join(crate::store::FILE_NAME);
+        self.file.clone().unwrap_or_else(default)
+    }
+
+    /// Begins to keep it, if it is to be kept: a daemon of one run leaves nothing behind.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn start(
+        &self,
+        state_dir: &Path,
+        lifetime: crate::daemon::Lifetime,
+    ) -> std::io::Result<Option<std::sync::Arc<crate::store::Store>>> {
+        if !self.enabled || lifetime == crate::daemon::Lifetime::OneRun {
+            return Ok(None);
+        }
+        let bounds = crate::store::Bounds {
+            max_age: self.max_age,
+            max_bytes: self.max_bytes,
+        };
+        let store = crate::store::Store::start(&self.path(state_dir), bounds)?;
+        Ok(Some(std::sync::Arc::new(store)))
+    }
+}
+
+/// A time with its units.
+fn age<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(d)?;
+    let seconds = crate::policy::limits::parse_time(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "`{}` is no time: write one with its units, such as 30d or 12h",
+            text.escape_debug()
+        ))
+    })?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// Bytes with or without a unit.
+fn amount<'de, D: serde::Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(d)?;
+    crate::policy::limits::parse_bytes(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "`{}` is no amount: write one with its unit, such as 256MiB",
+            text.escape_debug()
+        ))
+    })
 }
 
 /// Name of the agents' slice: one path component.
@@ -392,6 +474,9 @@ impl Config {
         if let Some(path) = &self.events.file {
             absolute("events.file", path)?;
         }
+        if let Some(path) = &self.history.file {
+            absolute("history.file", path)?;
+        }
         if let Some(path) = &self.gateway.authorities {
             absolute("gateway.authorities", path)?;
         }
@@ -416,6 +501,9 @@ impl Config {
         };
         let r = &self.resolver;
         let day = 86_400;
+        let (age, bytes) = (self.history.max_age.as_secs(), self.history.max_bytes);
+        range("history.max_age", age, 3600, 3660 * day)?;
+        range("history.max_bytes", bytes, crate::store::MIN_BYTES, 1 << 40)?;
         range("resolver.timeout_ms", r.timeout_ms.into(), 50, 30_000)?;
         range("resolver.attempts", r.attempts.into(), 1, 10)?;
         range(

@@ -22,6 +22,7 @@ mod private;
 pub mod process;
 pub mod sink;
 pub mod sockets;
+pub mod store;
 mod throttle;
 pub mod top;
 pub mod workspace;

@@ -190,6 +190,7 @@ impl From<ClientError> for Failure {
                 | Code::Identity
                 | Code::Busy
                 | Code::Internal
+                | Code::NoHistory
                 | Code::Unknown => Exit::Failed,
             },
         };

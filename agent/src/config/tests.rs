@@ -50,6 +50,7 @@ resolver:
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
+history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -95,6 +96,12 @@ control: {group: wheel}
         sandbox: false,
         control: Control {
             group: Some("wheel".into()),
+        },
+        history: History {
+            enabled: false,
+            file: Some("/h.sqlite".into()),
+            max_age: Duration::from_secs(36 * 3600),
+            max_bytes: 2 << 20,
         },
     };
     assert_eq!(config, expected);

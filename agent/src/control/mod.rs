@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod dns;
+mod past;
 pub mod peer;
 pub mod protocol;
 pub mod server;

@@ -14,10 +14,11 @@ use serde::{Deserialize, Serialize};
 use super::dns::DnsReport;
 use super::status::Status;
 use crate::asking::{Choice, Grant, Question, Settlement};
-use crate::flow::FlowRecord;
+use crate::flow::{FlowRecord, FlowVerdict};
 use crate::incident::Incident;
 use crate::policy::{Sandbox, Services};
 use crate::sink::Record;
+use crate::store::{SummaryBy, SummaryRow};
 
 /// Version of the requests. An answer to another version is [`Code::Version`].
 pub const VERSION: u32 = 1;
@@ -28,6 +29,8 @@ pub const MAX_LINE: usize = 64 << 10;
 pub const MAX_ANSWER: usize = 16 << 20;
 /// Leases in one line of an answer.
 pub const LEASES_A_LINE: usize = 1000;
+/// Hosts that one question to the history may name.
+pub const MAX_NAMES: usize = 100;
 /// Records that `events` shows when no limit is given.
 pub const DEFAULT_LIMIT: u32 = 100;
 
@@ -140,11 +143,60 @@ pub enum Request {
         /// Whether it is to be cut off.
         on: bool,
     },
+    /// Flows, and incidents, of the history: the newest that are wanted. A user who does not
+    /// administer sees those of own processes.
+    History {
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// Only from this time on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Timestamp>,
+        /// Only before this time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+        /// Only of one of these hosts: a name, an address, or `*.NAME`. At most
+        /// [`MAX_NAMES`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        names: Vec<String>,
+        /// Only with this outcome.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        verdict: Option<FlowVerdict>,
+        /// Incidents too.
+        #[serde(default)]
+        incidents: bool,
+        /// At most so many: [`store::DEFAULT_LIMIT`](crate::store::DEFAULT_LIMIT) if absent, and
+        /// never more than [`store::MAX_LIMIT`](crate::store::MAX_LIMIT).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+        /// The page before that one: `last_seq` of its `end`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+    },
+    /// The flows of the history, added up. A user who does not administer sees those of own
+    /// processes.
+    Summary {
+        /// Only from this time on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Timestamp>,
+        /// Only before this time.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<Timestamp>,
+        /// Only of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// What the rows are by.
+        by: SummaryBy,
+        /// At most so many rows, those with the most bytes; never more than
+        /// [`store::MAX_ROWS`](crate::store::MAX_ROWS), which is meant if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<u32>,
+    },
 }
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 14] = [
+    pub const METHODS: [&'static str; 16] = [
         "status",
         "events",
         "reload",
@@ -159,6 +211,8 @@ impl Request {
         "grants",
         "revoke",
         "isolate",
+        "history",
+        "summary",
     ];
 
     /// The request as a line, with the version and the line's end.
@@ -231,9 +285,9 @@ pub struct ProgramFile {
 pub enum Response {
     /// To `status`.
     Status(Box<Status>),
-    /// To `events`: one record.
+    /// To `events` and `history`: one record.
     Flow(Box<FlowRecord>),
-    /// To `events`: one incident.
+    /// To `events` and `history`: one incident.
     Incident(Box<Incident>),
     /// To `events`: records that this reader does not get.
     Lost {
@@ -245,7 +299,8 @@ pub enum Response {
     /// To `events` and `leases`: nothing follows.
     End {
         /// To `events` the number of the last record that was published: `since_seq` of
-        /// the next question. Else 0.
+        /// the next question. To `history` the number that the page before this one is asked
+        /// for by (`before`), 0 where there is none. Else 0.
         last_seq: u64,
     },
     /// To `reload`: it is in force.
@@ -269,6 +324,13 @@ pub enum Response {
     Grants {
         /// By agent, then time.
         grants: Vec<Grant>,
+    },
+    /// To `summary`.
+    Summary {
+        /// The rows: by time where they are by hour, else those with the most bytes first.
+        rows: Vec<SummaryRow>,
+        /// Whether there are more than these.
+        more: bool,
     },
     /// To `revoke` and `isolate`.
     Revoked(Box<RevokeReport>),
@@ -362,6 +424,8 @@ pub enum Code {
     NoGrant,
     /// The policy forbids what was to be granted.
     Forbidden,
+    /// No history is kept.
+    NoHistory,
     /// The program is not one that the policy identifies, or cannot be shown to be.
     Identity,
     /// Too many connections, or the daemon took too long.
@@ -561,6 +625,23 @@ mod tests {
             Request::Freeze { agent: "a".into() },
             Request::Thaw { agent: "a".into() },
             Request::Kill { agent: "a".into() },
+            Request::History {
+                agent: Some("a".into()),
+                since: Some(Timestamp::UNIX_EPOCH),
+                until: None,
+                names: vec!["*.example.com".into()],
+                verdict: Some(FlowVerdict::WouldDeny),
+                incidents: true,
+                limit: Some(5),
+                before: Some(9),
+            },
+            Request::Summary {
+                since: None,
+                until: Some(Timestamp::UNIX_EPOCH),
+                agent: None,
+                by: SummaryBy::Destination,
+                limit: None,
+            },
         ];
         for request in all {
             let line = request.to_line().expect("line");

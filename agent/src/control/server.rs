@@ -26,6 +26,7 @@ use super::session::Session;
 use super::status::Status;
 use super::{LOCK_NAME, SOCKET_NAME};
 use crate::sink::Hub;
+use crate::store::Store;
 
 /// What the engine answers. A call that takes longer than [`Limits::handler`] is dropped
 /// where it waits, so each must leave things whole at every await.
@@ -70,6 +71,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Recent flows and those to come.
     fn hub(&self) -> &Hub;
+
+    /// The history, if one is kept.
+    fn store(&self) -> Option<&Store> {
+        None
+    }
 }
 
 /// The bounds of the server.

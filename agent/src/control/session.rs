@@ -13,6 +13,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::past;
 use super::peer::Peer;
 use super::protocol::{
     Code, DEFAULT_LIMIT, Holding, LEASES_A_LINE, LossCause, MAX_ANSWER, MAX_LINE, Problem, Request,
@@ -104,6 +105,18 @@ impl Session {
                     .events(handler, filter, since_seq, limit, follow, cancel)
                     .await;
             }
+            Request::History { .. } => {
+                let own = (!admin).then_some(self.peer.uid());
+                return match within(limit, past::history(handler, request, own)).await {
+                    Ok(Ok(page)) => self.page(page).await,
+                    Ok(Err(problem)) | Err(problem) => self.send(&Response::Error(problem)).await,
+                };
+            }
+            Request::Summary { .. } => {
+                let own = (!admin).then_some(self.peer.uid());
+                let summary = within(limit, past::summary(handler, request, own)).await;
+                summary.and_then(|r| r)
+            }
             Request::Leases { agent } => {
                 let leases = within(limit, handler.leases(agent.as_deref())).await;
                 match leases.and_then(|r| r) {
@@ -166,6 +179,14 @@ impl Session {
         }
         let report = within(self.rules.limits.handler, handler.hold(agent, how)).await;
         report.and_then(|r| r).map(|r| Response::Held(Box::new(r)))
+    }
+
+    async fn page(&mut self, page: crate::store::Page) -> Result<(), End> {
+        for record in &page.records {
+            self.send(&Response::from(record)).await?;
+        }
+        let last_seq = page.next;
+        self.send(&Response::End { last_seq }).await
     }
 
     async fn leases(&mut self, leases: Vec<super::protocol::Lease>) -> Result<(), End> {

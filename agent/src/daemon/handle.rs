@@ -16,6 +16,7 @@ use crate::{
     dns::clock,
     error::chain,
     sink::Hub,
+    store::Store,
 };
 
 /// What became of requests to run.
@@ -141,5 +142,9 @@ impl Handler for Handle {
 
     fn hub(&self) -> &Hub {
         &self.shared.hub
+    }
+
+    fn store(&self) -> Option<&Store> {
+        self.shared.store.as_deref()
     }
 }

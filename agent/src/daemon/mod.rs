@@ -81,8 +81,9 @@ use crate::{
         pins::Pins,
     },
     leases::LeaseConfig,
-    sink::{FileSink, Hub},
+    sink::{FileSink, Hub, Sink},
     sockets::{Aborter, InUse, Sockets},
+    store::Store,
 };
 
 /// How often ended runs are collected and leases ended.
@@ -108,6 +109,8 @@ struct Shared {
     config: Config,
     engine: Mutex<Engine>,
     hub: Arc<Hub>,
+    /// What was recorded, if it is kept.
+    store: Option<Arc<Store>>,
     /// Why events are not written to the configured file.
     file_error: Option<String>,
     dns: Arc<DnsStats>,
@@ -215,7 +218,14 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             })
             .ok()
     });
-    let hub = Arc::new(Hub::new(config.events.keep as usize, file));
+    let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
+    let store_past = config.history.start(&config.state_dir, lifetime)?;
+    sinks.extend(
+        store_past
+            .iter()
+            .map(|store| Arc::clone(store) as Arc<dyn Sink>),
+    );
+    let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
     let store = Arc::new(Mutex::new(store));
@@ -298,6 +308,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let shared = Arc::new(Shared {
         engine: Mutex::new(engine),
         hub,
+        store: store_past,
         file_error,
         dns,
         resolver,

@@ -20,7 +20,7 @@
 
 mod agent;
 mod config;
-mod guard;
+pub(crate) mod guard;
 #[cfg(test)]
 mod model_tests;
 mod snapshot;

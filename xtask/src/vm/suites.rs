@@ -46,7 +46,7 @@ pub(super) const SUITES: [Suite; 28] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 5] = [
+pub(super) const LEFT_OUT: [(&str, &str); 6] = [
     (
         "prometheus",
         "the metrics page is the same on every kernel, and Prometheus would make the userland \
@@ -61,6 +61,10 @@ pub(super) const LEFT_OUT: [(&str, &str); 5] = [
         "programs",
         "package managers, a browser and an agent differ, kernels do not in what they are shown \
          (`sandbox`), and the programs are many times the userland",
+    ),
+    (
+        "web",
+        "pages and a browser are the same on every kernel, and the browser is many times the userland",
     ),
     (
         "bus",

@@ -19,8 +19,10 @@
 //! | `EXEAT_REPORT` | the folder where [`record`] writes `attacks.json`; else it is not written |
 //! | `EXEAT_KILLS` | kills of the daemon under traffic; 50 |
 //! | `EXEAT_POLICIES` | random policies of each half of `verdict`; 100 |
+//! | `EXEAT_SCREENSHOTS` | the folder for pictures of pages; else none are made |
 
 pub mod attack;
+pub mod browser;
 pub mod cgroup;
 pub mod clients;
 pub mod daemon;

@@ -81,7 +81,7 @@ pub(crate) fn ready_number(line: &str) -> Option<u64> {
 }
 
 /// Lines of a pipe, read on a thread that ends with the pipe.
-pub(crate) fn read_lines(
+pub fn read_lines(
     pipe: impl Read + Send + 'static,
 ) -> anyhow::Result<std::sync::mpsc::Receiver<String>> {
     let (send, receive) = std::sync::mpsc::channel();

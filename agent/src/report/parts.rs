@@ -96,7 +96,7 @@ pub(super) fn talked(report: &Report, zone: &TimeZone) -> Markup {
     let body = html! {
         p { "Each agent with the destinations that it reached or tried to reach, the largest first. \
              Bytes are whole packets, as the kernel counted them; the bar shows what was sent "
-            span.sent { "(dark)" } " and received " span.allow { "(light)" } "." }
+            span.sent { "(violet)" } " and received " span.allow { "(blue)" } "." }
         @if report.agents.is_empty() { (nothing("No agent is known.")) }
         @for agent in &report.agents { (one_agent(agent, most, zone)) }
     };

@@ -59,6 +59,7 @@ pub(super) const LEFT_OUT: [(&str, &str); 7] = [
         "learn",
         "it reads records, which are the same on every kernel (`verdict` compares them)",
     ),
+pub(super) const LEFT_OUT: [(&str, &str); 6] = [
     (
         "prometheus",
         "the metrics page is the same on every kernel, and Prometheus would make the userland \
@@ -73,6 +74,10 @@ pub(super) const LEFT_OUT: [(&str, &str); 7] = [
         "programs",
         "package managers, a browser and an agent differ, kernels do not in what they are shown \
          (`sandbox`), and the programs are many times the userland",
+    ),
+    (
+        "web",
+        "pages and a browser are the same on every kernel, and the browser is many times the userland",
     ),
     (
         "bus",

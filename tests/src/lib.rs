@@ -23,6 +23,7 @@
 pub mod attack;
 pub mod cgroup;
 pub mod clients;
+pub mod collector;
 pub mod daemon;
 pub mod demo;
 pub mod disk;

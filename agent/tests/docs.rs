@@ -49,6 +49,16 @@ fn every_policy_in_the_documents_loads() {
 }
 
 #[test]
+fn every_receiver_in_the_documents_is_one() {
+    let found = blocks(&document("docs/shipping.md"), "yaml ship");
+    assert!(found.len() >= 3, "{}", found.len());
+    for (line, text) in found {
+        Config::parse(Path::new("docs/shipping.md"), &text)
+            .unwrap_or_else(|e| panic!("the block at docs/shipping.md:{line}: {e}"));
+    }
+}
+
+#[test]
 fn what_the_documents_call_an_error_is_one() {
     let found = blocks(&document("docs/policy.md"), "yaml policy-error");
     assert!(!found.is_empty());

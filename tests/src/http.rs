@@ -63,6 +63,17 @@ impl Authority {
         &self.pem
     }
 
+    /// A certificate for `names` and its key as PEM, for programs that read them from files.
+    ///
+    /// # Errors
+    /// When no key or no certificate can be made.
+    pub fn pair(&self, names: &[&str]) -> anyhow::Result<(String, String)> {
+        let key = KeyPair::generate().context("generate a key")?;
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names)?.signed_by(&key, &self.issuer)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
     /// Settings of a server with a certificate for `names`.
     ///
     /// # Errors

@@ -25,6 +25,7 @@ pub mod attack;
 pub mod browser;
 pub mod cgroup;
 pub mod clients;
+pub mod collector;
 pub mod daemon;
 pub mod demo;
 pub mod disk;

@@ -1,10 +1,10 @@
 //! One receiver's queue and the two threads at its ends: one writes to the disk, one sends.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver as Records, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::Receiver as Records;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::Rng as _;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::{ReceiverConfig, folder};
 use super::outcome::{Outcome, Trouble};
 use super::parcel::{Packer, Parcel};
-use super::queue::{Queue, Waiting};
+use super::queue::{Queue, Syncer, Waiting};
 use super::receiver::Receiver;
 use crate::sink::{Lines, Record};
 
@@ -89,6 +89,8 @@ pub(super) struct Lane {
     pub(super) counts: Counts,
     pub(super) packer: Packer,
     pub(super) queue: Mutex<Option<Queue>>,
+    /// Something has changed since the last sync.
+    pub(super) dirty: AtomicBool,
     /// Something is in the queue.
     pub(super) more: Notify,
     /// The writer has ended: nothing more comes.
@@ -103,6 +105,7 @@ impl Lane {
         match work(queue) {
             Ok(done) => {
                 self.counts.on_disk.store(queue.records(), Relaxed);
+                self.dirty.store(true, Relaxed);
                 self.counts.set_writing(None);
                 Some(done)
             }
@@ -148,29 +151,40 @@ impl Lane {
     pub(super) fn write(&self, records: &Records<Arc<Record>>) {
         self.open();
         let mut parcels: Vec<Parcel> = Vec::with_capacity(BATCH);
-        let mut synced = Instant::now();
-        loop {
-            match records.recv_timeout(SYNC) {
-                Ok(record) => parcels.push(self.pack(&record)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
+        while let Ok(record) = records.recv() {
+            parcels.push(self.pack(&record));
             while parcels.len() < BATCH
                 && let Ok(record) = records.try_recv()
             {
                 parcels.push(self.pack(&record));
             }
             self.put(&mut parcels);
-            if synced.elapsed() >= SYNC {
-                let _ = self.with(Queue::sync);
-                synced = Instant::now();
-            }
         }
         self.put(&mut parcels);
         let lost = parcels.len() as u64;
         self.counts.failed.fetch_add(lost, Relaxed);
         self.counts.in_memory.fetch_sub(lost, Relaxed);
-        let _ = self.with(Queue::sync);
+    }
+
+    /// Brings what is written to the disk itself, again and again.
+    pub(super) fn sync(&self) {
+        let folder = folder(&self.state_dir, &self.config.name);
+        let mut syncer = None;
+        while !self.stop.is_cancelled() {
+            std::thread::sleep(SYNC);
+            if !self.dirty.swap(false, Relaxed) {
+                continue;
+            }
+            let synced = match &syncer {
+                Some(syncer) => Syncer::sync(syncer),
+                None => Syncer::open(&folder).and_then(|new| syncer.insert(new).sync()),
+            };
+            if let Err(error) = synced {
+                tracing::warn!(receiver = self.config.name, %error, "the queue is not synced");
+                self.dirty.store(true, Relaxed);
+                syncer = None;
+            }
+        }
     }
 
     fn pack(&self, record: &Record) -> Parcel {
@@ -209,12 +223,12 @@ impl Lane {
                 let rest = async {
                     while let Some(batch) = self.batch(BATCH)
                         && !batch.is_empty()
-                        && self.deliver(&mut receiver, &batch).await.is_ok() {}
+                        && let Ok(outcome) = self.deliver(&mut receiver, &batch).await
+                        && outcome.again.is_empty() {}
                 };
                 let _ = tokio::time::timeout(DRAIN, rest).await;
             }
         }
-        let _ = self.with(Queue::sync);
         // The next one may want it before this process ends.
         drop(lock(&self.queue).take());
     }

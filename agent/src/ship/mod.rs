@@ -5,8 +5,8 @@
 //! Hub ─offer→ memory (4096) ─writer→ queue on the disk ─sender→ receiver
 //! ```
 //!
-//! Each receiver has a queue, a thread that writes to it and a thread that sends from it, so
-//! that none waits for another and the hub for none. A record leaves the queue when the
+//! Each receiver has a queue, a thread that writes to it, one that syncs it and one that sends
+//! from it, so that none waits for another and the hub for none. A record leaves the queue when the
 //! receiver has acknowledged it: it arrives at least once, and its id, the same at every
 //! attempt, tells duplicates.
 
@@ -28,7 +28,7 @@ mod tls;
 mod trial;
 
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -69,6 +69,15 @@ struct Fleet {
 /// Starts every receiver of the configuration, which has been checked. Nothing here fails: a
 /// receiver that cannot work says so in its state, and enforcement does not wait for it.
 pub fn start(receivers: &[ReceiverConfig], state_dir: &Path) -> Vec<Arc<dyn Sink>> {
+    let secrets = |r: &ReceiverConfig| {
+        r.token_file.is_some() || r.credential.is_some() || r.key_file.is_some()
+    };
+    // What is sent to receivers passes buffers that are nobody's to wipe: no core dump has it.
+    if receivers.iter().any(secrets)
+        && let Err(error) = nix::sys::prctl::set_dumpable(false)
+    {
+        tracing::warn!(%error, "a core dump of the daemon would hold tokens of receivers");
+    }
     let fleet = Arc::new(Fleet::default());
     let packer = Packer::new(Device::here());
     let (writing, writers) = mpsc::channel();
@@ -80,6 +89,7 @@ pub fn start(receivers: &[ReceiverConfig], state_dir: &Path) -> Vec<Arc<dyn Sink
             counts: Counts::default(),
             packer: packer.clone(),
             queue: Mutex::new(None),
+            dirty: AtomicBool::new(false),
             more: tokio::sync::Notify::new(),
             stop: CancellationToken::new(),
         });
@@ -89,6 +99,8 @@ pub fn start(receivers: &[ReceiverConfig], state_dir: &Path) -> Vec<Arc<dyn Sink
             writer.write(&taken);
             drop(held);
         });
+        let syncer = Arc::clone(&lane);
+        thread(&lane, "d", move || syncer.sync());
         let (sender, held) = (Arc::clone(&lane), sending.clone());
         thread(&lane, "s", move || {
             match tokio::runtime::Builder::new_current_thread()

@@ -1,13 +1,16 @@
 //! What a receiver has not acknowledged yet, on the disk.
 //!
 //! A SQLite database in WAL mode: a record is in the file system before anybody is asked to
-//! send it, so the end of the daemon costs none; [`Queue::sync`] is called at most a second
-//! later, so a power cut costs at most that second. A torn tail is SQLite's own to cut.
+//! send it, so the end of the daemon costs none that has come so far. A [`Syncer`] brings it to
+//! the disk about a second later, so a power cut costs about that second: it has a connection
+//! of its own, because a busy disk takes seconds for it, and records must not wait in memory
+//! meanwhile. A torn tail is SQLite's own to cut.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
@@ -18,6 +21,8 @@ const FILE: &str = "queue.sqlite";
 const BROKEN: &str = "queue.broken";
 /// What a row takes beside its texts.
 const ROW_BYTES: u64 = 64;
+/// How long one connection waits for the other.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// The queue cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +47,6 @@ pub(super) struct Queue {
     /// Rows up to this one are being sent, and are not pushed out: each record is counted
     /// once, as delivered or as dropped.
     under_way: i64,
-    dirty: bool,
 }
 
 impl Queue {
@@ -95,13 +99,13 @@ impl Queue {
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_NOFOLLOW,
         )?;
-        // One daemon has it, so there need be no shared memory; space is given back when the
-        // queue empties.
+        db.busy_timeout(BUSY)?;
+        // Space is given back when the queue empties.
         db.execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE;
-             PRAGMA auto_vacuum = INCREMENTAL;
+            "PRAGMA auto_vacuum = INCREMENTAL;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = NORMAL;
+             PRAGMA wal_autocheckpoint = 0;
              PRAGMA cache_size = -512;
              PRAGMA journal_size_limit = 1048576;
              CREATE TABLE IF NOT EXISTS waiting (
@@ -131,7 +135,6 @@ impl Queue {
             records,
             bytes,
             under_way: 0,
-            dirty: false,
         })
     }
 
@@ -181,7 +184,7 @@ impl Queue {
             }
         }
         change.commit()?;
-        (self.records, self.bytes, self.dirty) = (records, bytes, true);
+        (self.records, self.bytes) = (records, bytes);
         Ok(dropped)
     }
 
@@ -237,7 +240,7 @@ impl Queue {
             }
         }
         change.commit()?;
-        (self.records, self.bytes, self.dirty) = (records, bytes, true);
+        (self.records, self.bytes) = (records, bytes);
         if self.records == 0 {
             // What an outage made large becomes small again.
             self.db.execute_batch("PRAGMA incremental_vacuum(256)")?;
@@ -248,16 +251,6 @@ impl Queue {
     /// Nothing is being sent any more.
     pub(super) fn release(&mut self) {
         self.under_way = 0;
-    }
-
-    /// Brings everything to the disk itself, if anything has changed.
-    pub(super) fn sync(&mut self) -> rusqlite::Result<()> {
-        if !std::mem::take(&mut self.dirty) {
-            return Ok(());
-        }
-        // With synchronous = NORMAL a checkpoint is what syncs.
-        self.db
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 
     /// Records that wait.
@@ -272,6 +265,28 @@ impl Queue {
             [],
             |row| count(row, 0),
         )
+    }
+}
+
+/// Brings a queue to the disk itself, beside those who write to it and read from it.
+pub(super) struct Syncer(Connection);
+
+impl Syncer {
+    /// For the queue in this folder, once it is there.
+    pub(super) fn open(folder: &Path) -> rusqlite::Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let db = Connection::open_with_flags(folder.join(FILE), flags)?;
+        db.busy_timeout(BUSY)?;
+        db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -64;")?;
+        Ok(Self(db))
+    }
+
+    /// With synchronous = NORMAL a checkpoint is what syncs, and a passive one stops nobody.
+    pub(super) fn sync(&self) -> rusqlite::Result<()> {
+        self.0
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
     }
 }
 
@@ -334,7 +349,10 @@ mod tests {
         let expected: Vec<_> = sent[2..].iter().map(|p| p.head.id).collect();
         assert_eq!(ids(&rest), expected);
         assert_eq!(queue.oldest(10, 1).expect("one at least").len(), 1);
-        queue.sync().expect("sync");
+        let wal = folder.join(format!("{FILE}-wal"));
+        assert!(fs::metadata(&wal).expect("wal").len() > 0);
+        Syncer::open(&folder).expect("open").sync().expect("sync");
+        assert_eq!(queue.oldest(10, 1 << 20).expect("read").len(), 3);
     }
 
     #[test]

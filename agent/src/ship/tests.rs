@@ -110,3 +110,17 @@ fn a_receiver_without_a_disk_says_so_and_counts() {
     assert_eq!(state.queued + state.dropped, MEMORY as u64 + 700);
     sinks[0].close();
 }
+
+#[test]
+fn with_a_token_there_are_no_core_dumps() {
+    let dir = tempfile::tempdir().expect("dir");
+    let text = "{name: a, to: 'splunk+https://127.0.0.1:1', token_file: /nowhere/token}";
+    let sinks = start(&[config(text)], dir.path());
+    assert!(!nix::sys::prctl::get_dumpable().expect("prctl"));
+    sinks[0].offer(&flow(1));
+    wait("trouble", || sinks[0].state().trouble.is_some());
+    let trouble = sinks[0].state().trouble.expect("trouble");
+    assert!(trouble.contains("the token in /nowhere/token"), "{trouble}");
+    sinks[0].close();
+    assert_eq!(sinks[0].state().queued, 1);
+}

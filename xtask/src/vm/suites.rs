@@ -84,6 +84,11 @@ pub(super) const LEFT_OUT: [(&str, &str); 6] = [
         "the proxy and the bus are programs like others to every kernel",
     ),
     (
+        "ship",
+        "receivers and the way to them are the same on every kernel, and rsyslog would have to be \
+         in the userland",
+    ),
+    (
         "demo",
         "it tells a person what other suites assert; it runs where people see it, on the host",
     ),

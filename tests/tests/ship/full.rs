@@ -1,0 +1,56 @@
+//! A queue that is full.
+
+use super::{AGENT, EVENTS, POLICY, ids, on_disk, refuse, set, sink_until};
+use exeat_tests::daemon::Daemon;
+use exeat_tests::world::World;
+
+const ALL: &str = "only: [deny, would_deny, allow, incidents]";
+
+#[test]
+fn a_full_queue_loses_the_oldest_and_counts_every_one() {
+    let world = World::new().expect("world");
+    let folder = world.folder().join("not-yet");
+    let (lines, late) = (world.folder().join("lines.json"), folder.join("late.json"));
+    let config = format!(
+        "{EVENTS}ship:
+  - {{name: lines, to: 'file:{}', {ALL}}}
+  - {{name: late, to: 'file:{}', {ALL}, queue_bytes: 1048576}}
+",
+        lines.display(),
+        late.display(),
+    );
+    let mut daemon = Daemon::start_with(&world, POLICY, &config).expect("daemon");
+    let mut agent = daemon.puppet(AGENT).expect("puppet");
+    refuse(&mut agent, 1500);
+    let whole = sink_until(&daemon, "lines", |sink| {
+        sink["delivered"].as_u64() >= Some(1500) && sink["queued"] == 0
+    });
+    let number = |sink: &serde_json::Value, key: &str| sink[key].as_u64().expect("number");
+    let published = number(&whole, "delivered");
+    let late_state = sink_until(&daemon, "late", |sink| {
+        number(sink, "queued") + number(sink, "dropped") == published
+    });
+    let dropped = number(&late_state, "dropped");
+    assert!(dropped > 100, "{late_state}");
+    let status = daemon.status().expect("status");
+    let reasons = status["health"]["reasons"].to_string();
+    assert!(
+        reasons.contains(&format!("{dropped} records for late found no room")),
+        "{reasons}"
+    );
+    on_disk(&daemon, "late", published - dropped);
+    daemon.kill9().expect("kill");
+    std::fs::create_dir(&folder).expect("mkdir");
+    daemon.restart().expect("restart");
+    sink_until(&daemon, "late", |sink| {
+        number(sink, "delivered") >= published - dropped && number(sink, "queued") == 0
+    });
+    // The youngest, all of them, in order, each once.
+    let all = ids(&lines);
+    let before = published as usize;
+    assert_eq!(
+        ids(&late)[..before - dropped as usize],
+        all[dropped as usize..before]
+    );
+    assert_eq!(set(&all).len(), all.len());
+}

@@ -25,6 +25,7 @@ pub mod cgroup;
 pub mod clients;
 pub mod daemon;
 pub mod demo;
+pub mod desktop;
 pub mod disk;
 pub mod dns;
 pub mod fd_store;

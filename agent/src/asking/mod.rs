@@ -7,7 +7,10 @@
 
 mod book;
 mod desk;
+pub mod hook;
 mod model;
+pub mod outside;
+pub mod webhook;
 
 pub use book::{Bounds, Counts};
 pub use desk::{AnswerError, Asked, Desk, Force, Tell};

@@ -32,7 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 18] = [
+pub(super) const TESTS: [Need; 22] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -140,6 +140,31 @@ pub(super) const TESTS: [Need; 18] = [
         debian: "dbus",
         fedora: "dbus-daemon",
         why: "a bus to be filtered",
+    },
+    Need {
+        program: "Xvfb",
+        // A notification server with buttons, whose program is on nobody's PATH.
+        debian: "xvfb notification-daemon",
+        fedora: "xorg-x11-server-Xvfb notification-daemon",
+        why: "a display without a screen",
+    },
+    Need {
+        program: "dunst",
+        debian: "dunst",
+        fedora: "dunst",
+        why: "a notification server",
+    },
+    Need {
+        program: "xdotool",
+        debian: "xdotool",
+        fedora: "xdotool",
+        why: "a person's clicks",
+    },
+    Need {
+        program: "import",
+        debian: "imagemagick",
+        fedora: "ImageMagick",
+        why: "pictures of a display",
     },
 ];
 

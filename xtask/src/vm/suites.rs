@@ -46,7 +46,7 @@ pub(super) const SUITES: [Suite; 28] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 5] = [
+pub(super) const LEFT_OUT: [(&str, &str); 6] = [
     (
         "prometheus",
         "the metrics page is the same on every kernel, and Prometheus would make the userland \
@@ -65,6 +65,11 @@ pub(super) const LEFT_OUT: [(&str, &str); 5] = [
     (
         "bus",
         "the proxy and the bus are programs like others to every kernel",
+    ),
+    (
+        "notify",
+        "the bus, the display and the notification servers are programs like others to every \
+         kernel, and many times the userland",
     ),
     (
         "demo",

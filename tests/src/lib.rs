@@ -28,6 +28,7 @@ pub mod clients;
 pub mod collector;
 pub mod daemon;
 pub mod demo;
+pub mod desktop;
 pub mod disk;
 pub mod dns;
 pub mod fd_store;

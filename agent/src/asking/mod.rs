@@ -8,7 +8,10 @@
 mod book;
 mod desk;
 pub mod grants;
+pub mod hook;
 mod model;
+pub mod outside;
+pub mod webhook;
 
 pub use book::{Bounds, Counts};
 pub use desk::{AnswerError, Asked, Desk, Force, Tell};

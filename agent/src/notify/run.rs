@@ -431,6 +431,11 @@ impl<'a> Session<'a> {
             Ok(Ok(Response::Granted(_) | Response::Settled(_))) => return,
             // Somebody was faster: its end is on the way.
             Ok(Err(ClientError::Refused(problem))) if problem.code == Code::NoQuestion => return,
+            Ok(Err(ClientError::Refused(problem))) => {
+                // Another button may do.
+                self.desk.board.again(&id);
+                problem.to_string()
+            }
             Ok(Ok(_)) => "the daemon's answer cannot be read".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),

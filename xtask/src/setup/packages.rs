@@ -33,6 +33,7 @@ pub(super) struct Need {
 
 /// What the live tests, the demo and the benchmarks run.
 pub(super) const TESTS: [Need; 20] = [
+pub(super) const TESTS: [Need; 22] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -152,6 +153,29 @@ pub(super) const TESTS: [Need; 20] = [
         debian: "systemd",
         fedora: "systemd",
         why: "journald, and what reads its files",
+        program: "Xvfb",
+        // A notification server with buttons, whose program is on nobody's PATH.
+        debian: "xvfb notification-daemon",
+        fedora: "xorg-x11-server-Xvfb notification-daemon",
+        why: "a display without a screen",
+    },
+    Need {
+        program: "dunst",
+        debian: "dunst",
+        fedora: "dunst",
+        why: "a notification server",
+    },
+    Need {
+        program: "xdotool",
+        debian: "xdotool",
+        fedora: "xdotool",
+        why: "a person's clicks",
+    },
+    Need {
+        program: "import",
+        debian: "imagemagick",
+        fedora: "ImageMagick",
+        why: "pictures of a display",
     },
 ];
 

@@ -87,6 +87,9 @@ pub(super) const LEFT_OUT: [(&str, &str); 6] = [
         "ship",
         "receivers and the way to them are the same on every kernel, and rsyslog would have to be \
          in the userland",
+        "notify",
+        "the bus, the display and the notification servers are programs like others to every \
+         kernel, and many times the userland",
     ),
     (
         "demo",

@@ -3,11 +3,9 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, Handshake, Held, Holds, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS,
+        Bank, Bucket, Flow, Handshake, Held, Holds, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS,
         MAX_ENTRIES, MAX_RUNS, MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES,
         SocketKey, Stats,
-        Bank, Bucket, Flow, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES, MAX_RUNS,
-        MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey, Stats,
     },
     verdict::{Entry, SetRef},
 };

@@ -135,15 +135,13 @@ pub(super) async fn events(
                 if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
                     aborter.end(connection);
                 }
-                let record = FlowRecord::from_event(&event, clock.get(), known);
-                if holding.seen(&event.flow, &record) {
-                    hub.publish(record);
-                }
                 let mut record = FlowRecord::from_event(&event, clock.get(), known);
                 record.traffic = told
                     .counted
                     .map(|counted| traffic(&counted, event.flow.boot_ns));
-                hub.publish(record);
+                if holding.seen(&event.flow, &record) {
+                    hub.publish(record);
+                }
             }
             Err(error) => {
                 counts.unreadable.fetch_add(1, Relaxed);

@@ -32,8 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 20] = [
-pub(super) const TESTS: [Need; 22] = [
+pub(super) const TESTS: [Need; 24] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -153,6 +152,8 @@ pub(super) const TESTS: [Need; 22] = [
         debian: "systemd",
         fedora: "systemd",
         why: "journald, and what reads its files",
+    },
+    Need {
         program: "Xvfb",
         // A notification server with buttons, whose program is on nobody's PATH.
         debian: "xvfb notification-daemon",

@@ -66,6 +66,8 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             snapshot.policy_rules[kind.index()] += 1;
         }
     }
+    snapshot.approvals = engine.asking.approvals();
+    snapshot.approvals_pending = shared.desk.pending(None) as u64;
     snapshot.governed = engine.agents.len() as u64;
     snapshot.agents = agents(shared, engine);
     snapshot.maps = maps(engine);

@@ -41,6 +41,7 @@ pub(super) const SUITES: [Suite; 29] = [
     suite("standalone", false, 600),
     suite("survive", false, 900),
     suite("limits", false, 900),
+    suite("ask", false, 900),
     suite("workspace", false, 300),
     suite("bounds", false, 900),
     suite("faults", false, 600),

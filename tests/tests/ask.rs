@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use exeat_tests::attack::PLAIN_USER;
+use exeat_tests::cgroup::{self, CgroupGuard};
 use exeat_tests::daemon::program;
-use exeat_tests::puppet::Puppet;
+use exeat_tests::puppet::{self, Puppet};
 use exeat_tests::sink::{TcpSink, UdpSink};
 use exeat_tests::stage::{AGENT, OTHER, OTHER_V4, POLICY, Stage};
 use exeat_tests::wait;
@@ -393,6 +394,19 @@ fn what_the_policy_denies_cannot_be_granted() {
             "{args:?}"
         );
     }
+    for domain in ["com", "co.uk", "github.io"] {
+        assert!(
+            refused(attempt(&["--below", domain]), 1).contains("anybody"),
+            "{domain}"
+        );
+    }
+    for nonsense in [
+        ["--host", "*.example.com"],
+        ["--host", "x y"],
+        ["--below", "*"],
+    ] {
+        assert!(!attempt(&nonsense).status.success(), "{nonsense:?}");
+    }
     // A name whose addresses are denied may be granted, and is refused all the same.
     assert!(attempt(&["--host", OTHER]).status.success());
     assert_ne!(
@@ -528,4 +542,58 @@ fn grants_are_policy_lines_that_pass_the_check() {
         .output()
         .expect("grants");
     assert!(yaml.status.success());
+}
+
+#[test]
+fn an_adopted_cgroup_is_isolated_with_what_it_had_open_before() {
+    let guard = CgroupGuard::new("exeat-ask").expect("cgroup");
+    let folder = guard.path().join("agent");
+    let name = guard
+        .path()
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    let policy = format!(
+        "version: 1\nagents:\n  worker:\n    match:\n      - {{ cgroup: \"{name}/agent\" }}\n    allow:\n      - {{ cidr: {FAR}, ports: [7000] }}\n"
+    );
+    let stage = Stage::new(&policy, "").expect("stage");
+    let _sinks = sinks(&stage);
+    let argv = puppet::arguments();
+    let mut command = stage.world.laptop.command_as(PLAIN_USER, &argv[0]);
+    command.args(&argv[1..]);
+    let mut puppet = Puppet::start(command).expect("puppet");
+    puppet
+        .value(&format!("t = tcp({FAR:?}, 7000); t.sendall(b'a')\n1"))
+        .expect("connection");
+    std::fs::create_dir(&folder).expect("cgroup");
+    wait::until("it to be adopted", wait::patience(), || {
+        let adopted = status(&stage)["adopted"].clone();
+        adopted
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+            .then_some(())
+    })
+    .expect("adopted");
+    // Moved in after the sockets from before were judged: nothing has looked at this one.
+    cgroup::add(&folder, puppet.pid()).expect("move");
+    puppet
+        .value(&format!("n = tcp({FAR:?}, 7000); n.sendall(b'a')\n1"))
+        .expect("connection");
+    let report = ask(&stage, &["isolate", "--agent", AGENT]).expect("isolate");
+    at_once(&report);
+    assert_eq!(report["connections"], 2, "{report}");
+    for dead in ["t.recv(1)", "n.recv(1)"] {
+        assert_eq!(
+            puppet.errno(dead).expect(dead),
+            libc::ECONNABORTED,
+            "{dead}"
+        );
+    }
+    assert_ne!(
+        puppet
+            .errno(&format!("tcp({FAR:?}, 7000)"))
+            .expect("answer"),
+        0
+    );
 }

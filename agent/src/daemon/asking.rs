@@ -218,6 +218,14 @@ impl Engine {
                 grant_text(grant).escape_debug()
             )));
         }
+        if let GrantSubject::Domain { domain } = &grant.subject
+            && grant.ruling == Ruling::Allow
+            && psl::domain_str(domain).is_none()
+        {
+            return Err(AnswerError::Unfit(format!(
+                "anybody can register names below `{domain}`: name a domain that has one owner"
+            )));
+        }
         if let GrantSubject::Address { address } = grant.subject
             && grant.ruling == Ruling::Allow
         {

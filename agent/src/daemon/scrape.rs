@@ -152,7 +152,9 @@ fn gate_sample(counts: &GateStats) -> GateSample {
             | gate::Verdict::Rebind
             | gate::Verdict::NoRoom
             | gate::Verdict::Malformed
-            | gate::Verdict::Ignored => DnsVerdict::Deny,
+            | gate::Verdict::Ignored
+            | gate::Verdict::Asked
+            | gate::Verdict::Denied => DnsVerdict::Deny,
         };
         sample.queries[side.index()][code.index()] += counts.queries(verdict, rcode);
     }

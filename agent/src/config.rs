@@ -93,6 +93,8 @@ pub struct Config {
     pub sandbox: bool,
     /// Who may administer.
     pub control: Control,
+    /// Asking people.
+    pub asking: Asking,
     /// Questions on the users' desktops.
     pub notify: Notify,
 }
@@ -113,6 +115,7 @@ impl Default for Config {
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
+            asking: Asking::default(),
             notify: Notify::default(),
         }
     }
@@ -240,6 +243,31 @@ impl Default for Events {
             burst: 400,
             file: None,
             file_max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// The `asking` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asking {
+    /// Lets users who do not administer allow something for longer than a day, and for always.
+    /// Default: `false`.
+    pub users_may_always: bool,
+    /// Lets users who do not administer allow a whole domain. Default: `false`.
+    pub users_may_domain: bool,
+    /// A program that is told of each question, and may answer. Default: none.
+    pub hook: Option<crate::asking::hook::HookConfig>,
+    /// A service that is told of each question, and may answer. Default: none.
+    pub webhook: Option<crate::asking::webhook::WebhookConfig>,
+}
+
+impl Asking {
+    /// What a user who does not administer may answer.
+    pub fn users(&self) -> crate::asking::grants::Users {
+        crate::asking::grants::Users {
+            always: self.users_may_always,
+            domain: self.users_may_domain,
         }
     }
 }
@@ -406,6 +434,12 @@ impl Config {
         absolute("state_dir", &self.state_dir)?;
         if let Some(path) = &self.cgroup_root {
             absolute("cgroup_root", path)?;
+        }
+        if let Some(hook) = &self.asking.hook {
+            hook.check()?;
+        }
+        if let Some(webhook) = &self.asking.webhook {
+            webhook.check()?;
         }
         if let Some(path) = &self.events.file {
             absolute("events.file", path)?;

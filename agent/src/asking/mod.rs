@@ -7,6 +7,7 @@
 
 mod book;
 mod desk;
+pub mod grants;
 pub mod hook;
 mod model;
 pub mod outside;
@@ -14,6 +15,7 @@ pub mod webhook;
 
 pub use book::{Bounds, Counts};
 pub use desk::{AnswerError, Asked, Desk, Force, Tell};
+pub(crate) use desk::{WHY, grant_incident, grant_text, name_of, new_id, until, with_who};
 pub use model::{
     Asks, Breadth, Choice, DeskEvent, Grant, GrantSubject, Lasts, Outcome, Question, Ruling,
     Settlement, Subject, Who,

@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+pub mod ask;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -8,6 +9,7 @@ pub mod doctor;
 pub mod events;
 pub mod exit;
 pub mod explain;
+pub mod grants;
 pub mod hold;
 pub mod identify;
 pub mod leases;
@@ -93,6 +95,21 @@ pub enum Command {
     Thaw(hold::HoldArgs),
     /// Cut an agent off from the network, then end everything that it runs
     Kill(hold::HoldArgs),
+    /// Show what agents ask people for, and answer it
+    #[command(after_help = ask::AFTER_HELP)]
+    Ask(ask::AskArgs),
+    /// Show the answers that hold
+    #[command(after_help = grants::AFTER_GRANTS)]
+    Grants(grants::GrantsArgs),
+    /// Allow (or deny) something to an agent ahead, without a question
+    #[command(after_help = grants::AFTER_GRANT)]
+    Grant(grants::GrantArgs),
+    /// End a grant, or everything that an agent was granted and has open
+    #[command(after_help = grants::AFTER_REVOKE)]
+    Revoke(grants::RevokeArgs),
+    /// Cut an agent off from the network at once and let it run on, or connect it again
+    #[command(after_help = grants::AFTER_ISOLATE)]
+    Isolate(grants::IsolateArgs),
     /// Try what this kernel can enforce, and say what to change
     Doctor(doctor::DoctorArgs),
     /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
@@ -146,6 +163,11 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Freeze(args) => hold::run(&socket()?, args, Holding::Frozen),
         Command::Thaw(args) => hold::run(&socket()?, args, Holding::Thawed),
         Command::Kill(args) => hold::run(&socket()?, args, Holding::Killed),
+        Command::Ask(args) => ask::run(&socket()?, args),
+        Command::Grants(args) => grants::list(&socket()?, args),
+        Command::Grant(args) => grants::grant(&socket()?, args),
+        Command::Revoke(args) => grants::revoke(&socket()?, args),
+        Command::Isolate(args) => grants::isolate(&socket()?, args),
         Command::Notify(args) => notify::run(&config()?, args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)

@@ -50,6 +50,11 @@ resolver:
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
+asking:
+  users_may_always: true
+  users_may_domain: true
+  hook: {command: [/opt/ask, -v], user: nobody, timeout_seconds: 20}
+  webhook: {url: 'https://chat.example/ask', secret_file: /etc/exeat/secret, ca_file: /etc/exeat/chat.pem, timeout_seconds: 60}
 notify: {answer: false}
 ";
     let config = parse(text).expect("valid");
@@ -96,6 +101,21 @@ notify: {answer: false}
         sandbox: false,
         control: Control {
             group: Some("wheel".into()),
+        },
+        asking: Asking {
+            users_may_always: true,
+            users_may_domain: true,
+            hook: Some(crate::asking::hook::HookConfig {
+                command: vec!["/opt/ask".into(), "-v".into()],
+                user: "nobody".into(),
+                timeout_seconds: 20,
+            }),
+            webhook: Some(crate::asking::webhook::WebhookConfig {
+                url: "https://chat.example/ask".into(),
+                secret_file: "/etc/exeat/secret".into(),
+                ca_file: Some("/etc/exeat/chat.pem".into()),
+                timeout_seconds: 60,
+            }),
         },
         notify: Notify { answer: false },
     };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dns::DnsReport;
 use super::status::Status;
-use crate::asking::{Choice, Grant, Question, Settlement};
+use crate::asking::{Choice, Grant, GrantSubject, Lasts, Question, Ruling, Settlement};
 use crate::flow::FlowRecord;
 use crate::incident::Incident;
 use crate::policy::{Sandbox, Services};
@@ -122,6 +122,25 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent: Option<String>,
     },
+    /// Give a grant ahead, without a question. For administrators.
+    Grant {
+        /// Name of the agent.
+        agent: String,
+        /// About what.
+        subject: GrantSubject,
+        /// Only this far port.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        port: Option<u16>,
+        /// Yes or no.
+        ruling: Ruling,
+        /// For how long; not for a run, because none asked.
+        lasts: Lasts,
+        /// Through what: [`Who::via`](crate::asking::Who::via).
+        via: String,
+        /// Why, in the person's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// End grants, and the connections that nothing else allows. By id for whoever gave it; all
     /// of an agent for administrators.
     Revoke {
@@ -144,7 +163,7 @@ pub enum Request {
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 14] = [
+    pub const METHODS: [&'static str; 15] = [
         "status",
         "events",
         "reload",
@@ -157,6 +176,7 @@ impl Request {
         "questions",
         "answer",
         "grants",
+        "grant",
         "revoke",
         "isolate",
     ];
@@ -263,7 +283,7 @@ pub enum Response {
     Question(Box<Question>),
     /// To `questions` that follows: one ended.
     Settled(Box<Settlement>),
-    /// To `answer`: what holds from now on.
+    /// To `answer` and `grant`: what holds from now on.
     Granted(Box<Grant>),
     /// To `grants`: all of them.
     Grants {
@@ -561,6 +581,40 @@ mod tests {
             Request::Freeze { agent: "a".into() },
             Request::Thaw { agent: "a".into() },
             Request::Kill { agent: "a".into() },
+            Request::Questions {
+                follow: true,
+                agent: Some("a".into()),
+            },
+            Request::Answer {
+                question: "abcdef".into(),
+                choice: Choice {
+                    ruling: Ruling::Allow,
+                    lasts: Lasts::For { seconds: 60 },
+                    breadth: crate::asking::Breadth::Port { port: 443 },
+                },
+                via: "cli".into(),
+                why: Some("w".into()),
+            },
+            Request::Grants { agent: None },
+            Request::Grant {
+                agent: "a".into(),
+                subject: GrantSubject::Name {
+                    name: "n.example".into(),
+                },
+                port: Some(443),
+                ruling: Ruling::Deny,
+                lasts: Lasts::Always,
+                via: "cli".into(),
+                why: None,
+            },
+            Request::Revoke {
+                grant: Some("abcdef".into()),
+                agent: None,
+            },
+            Request::Isolate {
+                agent: "a".into(),
+                on: true,
+            },
         ];
         for request in all {
             let line = request.to_line().expect("line");

@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
-    Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RunTicket,
+    Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
+    RunTicket,
 };
 use super::session::Session;
 use super::status::Status;
 use super::{LOCK_NAME, SOCKET_NAME};
+use crate::asking::{Choice, Desk, Grant, GrantSubject, Lasts, Ruling};
 use crate::sink::Hub;
 
 /// What the engine answers. A call that takes longer than [`Limits::handler`] is dropped
@@ -68,8 +70,84 @@ pub trait Handler: Send + Sync + 'static {
         how: Holding,
     ) -> impl Future<Output = Result<HoldReport, Problem>> + Send;
 
+    /// Where questions stand.
+    fn desk(&self) -> &Desk;
+
+    /// Settles a question for whoever it is put to, and for administrators (`admin`).
+    fn answer(
+        &self,
+        peer: &Peer,
+        admin: bool,
+        answer: Answer,
+    ) -> impl Future<Output = Result<Grant, Problem>> + Send;
+
+    /// Gives a grant ahead. The peer may administer.
+    fn grant(
+        &self,
+        peer: &Peer,
+        ahead: Ahead,
+    ) -> impl Future<Output = Result<Grant, Problem>> + Send;
+
+    /// The grants that hold, of every agent or of one.
+    fn grants(&self, agent: Option<&str>) -> impl Future<Output = Vec<Grant>> + Send;
+
+    /// Ends one grant, for whoever gave it and for administrators.
+    fn revoke(
+        &self,
+        peer: &Peer,
+        admin: bool,
+        grant: &str,
+    ) -> impl Future<Output = Result<RevokeReport, Problem>> + Send;
+
+    /// Ends every grant and connection of an agent. The peer may administer.
+    fn revoke_all(
+        &self,
+        peer: &Peer,
+        agent: &str,
+    ) -> impl Future<Output = Result<RevokeReport, Problem>> + Send;
+
+    /// Cuts an agent off, or connects it again. The peer may administer.
+    fn isolate(
+        &self,
+        peer: &Peer,
+        agent: &str,
+        on: bool,
+    ) -> impl Future<Output = Result<RevokeReport, Problem>> + Send;
+
     /// Recent flows and those to come.
     fn hub(&self) -> &Hub;
+}
+
+/// An answer to a question, as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The question's id.
+    pub question: String,
+    /// The answer.
+    pub choice: Choice,
+    /// Through what.
+    pub via: String,
+    /// Why.
+    pub why: Option<String>,
+}
+
+/// A grant that is to be given ahead, as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// Name of the agent.
+    pub agent: String,
+    /// About what.
+    pub subject: GrantSubject,
+    /// Only this far port.
+    pub port: Option<u16>,
+    /// Yes or no.
+    pub ruling: Ruling,
+    /// For how long.
+    pub lasts: Lasts,
+    /// Through what.
+    pub via: String,
+    /// Why.
+    pub why: Option<String>,
 }
 
 /// The bounds of the server.

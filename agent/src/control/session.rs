@@ -1,5 +1,6 @@
 //! One connection: requests in, answers out, each request checked anew.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd;
@@ -18,7 +19,8 @@ use super::protocol::{
     Code, DEFAULT_LIMIT, Holding, LEASES_A_LINE, LossCause, MAX_ANSWER, MAX_LINE, Problem, Request,
     Response,
 };
-use super::server::{Handler, Rules};
+use super::server::{Ahead, Answer, Handler, Rules};
+use crate::asking::{DeskEvent, Outcome, Question, Settlement, grants::may_answer};
 use crate::sink::Filter;
 
 pub(super) struct Session {
@@ -131,21 +133,190 @@ impl Session {
             Request::Freeze { agent } => self.hold(handler, &agent, Holding::Frozen).await,
             Request::Thaw { agent } => self.hold(handler, &agent, Holding::Thawed).await,
             Request::Kill { agent } => self.hold(handler, &agent, Holding::Killed).await,
-            Request::Questions { .. }
-            | Request::Answer { .. }
-            | Request::Grants { .. }
-            | Request::Revoke { .. }
-            | Request::Isolate { .. } => Err(Problem::new(
-                Code::UnknownMethod,
-                "this daemon asks nobody",
-                "",
+            Request::Questions { follow, agent } => {
+                return self
+                    .questions(handler, admin, agent.as_deref(), follow, cancel)
+                    .await;
+            }
+            Request::Answer {
+                question,
+                choice,
+                via,
+                why,
+            } => {
+                let answer = Answer {
+                    question,
+                    choice,
+                    via,
+                    why,
+                };
+                let grant = within(limit, handler.answer(&self.peer, admin, answer)).await;
+                grant
+                    .and_then(|r| r)
+                    .map(|g| Response::Granted(Box::new(g)))
+            }
+            Request::Grants { agent } => {
+                let grants = within(limit, handler.grants(agent.as_deref())).await;
+                let uid = self.peer.uid();
+                grants.map(|grants| Response::Grants {
+                    grants: grants
+                        .into_iter()
+                        .filter(|grant| admin || grant.by.uid == uid)
+                        .collect(),
+                })
+            }
+            Request::Grant { .. } if !admin => Err(self.for_admins("give a grant ahead")),
+            Request::Grant {
+                agent,
+                subject,
+                port,
+                ruling,
+                lasts,
+                via,
+                why,
+            } => {
+                let ahead = Ahead {
+                    agent,
+                    subject,
+                    port,
+                    ruling,
+                    lasts,
+                    via,
+                    why,
+                };
+                let grant = within(limit, handler.grant(&self.peer, ahead)).await;
+                grant
+                    .and_then(|r| r)
+                    .map(|g| Response::Granted(Box::new(g)))
+            }
+            Request::Revoke {
+                grant: Some(grant),
+                agent: None,
+            } => {
+                let report = within(limit, handler.revoke(&self.peer, admin, &grant)).await;
+                report
+                    .and_then(|r| r)
+                    .map(|r| Response::Revoked(Box::new(r)))
+            }
+            Request::Revoke {
+                grant: None,
+                agent: Some(_),
+            } if !admin => Err(self.for_admins("end everything of an agent")),
+            Request::Revoke {
+                grant: None,
+                agent: Some(agent),
+            } => {
+                let report = within(limit, handler.revoke_all(&self.peer, &agent)).await;
+                report
+                    .and_then(|r| r)
+                    .map(|r| Response::Revoked(Box::new(r)))
+            }
+            Request::Revoke { .. } => Err(Problem::new(
+                Code::BadRequest,
+                "either a grant or an agent is to be revoked",
+                "send one of `grant` and `agent`",
             )),
+            Request::Isolate { .. } if !admin => Err(self.for_admins("isolate an agent")),
+            Request::Isolate { agent, on } => {
+                let report = within(limit, handler.isolate(&self.peer, &agent, on)).await;
+                report
+                    .and_then(|r| r)
+                    .map(|r| Response::Revoked(Box::new(r)))
+            }
             Request::Run { agent, program } => {
                 let ticket = within(limit, handler.run(&self.peer, &agent, &program)).await;
                 ticket.and_then(|r| r).map(Response::Run)
             }
         };
         self.send(&answer.unwrap_or_else(Response::Error)).await
+    }
+
+    fn for_admins(&self, what: &str) -> Problem {
+        Problem::new(
+            Code::NotPermitted,
+            format!("user {} may not {what}", self.peer.uid()),
+            "use sudo, or have the user join the group that `control: group:` names",
+        )
+    }
+
+    /// The questions that stand, and with `follow` what becomes of them. Who does not
+    /// administer gets own ones.
+    async fn questions<H: Handler>(
+        &mut self,
+        handler: &H,
+        admin: bool,
+        agent: Option<&str>,
+        follow: bool,
+        cancel: &CancellationToken,
+    ) -> Result<(), End> {
+        let uid = self.peer.uid();
+        let shown = |question: &Question| {
+            agent.is_none_or(|agent| question.agent == agent) && may_answer(question, uid, admin)
+        };
+        let (standing, mut live) = handler.desk().subscribe();
+        let mut told = HashSet::new();
+        for question in standing.into_iter().filter(shown) {
+            told.insert(question.id.clone());
+            self.send(&Response::Question(Box::new(question))).await?;
+        }
+        if !follow {
+            return self.send(&Response::End { last_seq: 0 }).await;
+        }
+        let mut tick = interval(self.rules.limits.recheck);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                end = self.receive() => {
+                    end?;
+                    let text = "a connection that follows takes no more requests";
+                    return Err(Problem::new(Code::BadRequest, text, "open another one").into());
+                }
+                // It may have been moved into an agent's cgroup since it asked.
+                _ = tick.tick() => self.rules.admit(&self.peer)?,
+                event = live.recv() => match event {
+                    Ok(DeskEvent::Asked(question)) => {
+                        if shown(&question) {
+                            told.insert(question.id.clone());
+                            self.send(&Response::Question(Box::new(question))).await?;
+                        }
+                    }
+                    Ok(DeskEvent::Settled(settlement)) => {
+                        if told.remove(&settlement.question) {
+                            self.send(&Response::Settled(Box::new(settlement))).await?;
+                        }
+                    }
+                    // What stands is what counts: it is sent anew, and what was told and does
+                    // not stand any more is over.
+                    Err(RecvError::Lagged(_)) => {
+                        let (standing, fresh) = handler.desk().subscribe();
+                        live = fresh;
+                        let standing: Vec<Question> = standing.into_iter().filter(shown).collect();
+                        let gone: Vec<String> = told
+                            .iter()
+                            .filter(|id| !standing.iter().any(|q| q.id == **id))
+                            .cloned()
+                            .collect();
+                        for question in gone {
+                            told.remove(&question);
+                            let settlement = Settlement {
+                                question,
+                                agent: String::new(),
+                                outcome: Outcome::Withdrawn,
+                                by: None,
+                            };
+                            self.send(&Response::Settled(Box::new(settlement))).await?;
+                        }
+                        for question in standing {
+                            told.insert(question.id.clone());
+                            self.send(&Response::Question(Box::new(question))).await?;
+                        }
+                    }
+                    Err(RecvError::Closed) => break,
+                },
+            }
+        }
+        self.send(&Response::End { last_seq: 0 }).await
     }
 
     async fn hold<H: Handler>(

@@ -142,6 +142,12 @@ pub struct AgentStatus {
     /// Whether the kernel refuses every flow of it, whatever its policy says.
     #[serde(default)]
     pub isolated: bool,
+    /// Questions about it that stand.
+    #[serde(default)]
+    pub questions: u32,
+    /// Answers that hold.
+    #[serde(default)]
+    pub grants: u32,
     /// Its limits, in the order of the documentation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<LimitStatus>,

@@ -14,25 +14,72 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio_util::sync::CancellationToken;
 
 use super::protocol::{
-    Code, HoldReport, Holding, LEASES_A_LINE, Lease, LossCause, MAX_LINE, Problem,
+    Code, HoldReport, Holding, LEASES_A_LINE, Lease, LossCause, MAX_LINE, Problem, RevokeReport,
 };
-use super::server::{CountsReader, Limits, Rules};
+use super::server::{Ahead, Answer, CountsReader, Limits, Rules};
 use super::session::Session;
 use super::status::tests::status;
 use super::*;
+use crate::asking::{
+    Asked, Asks, Bounds, Breadth, Choice, Desk, Grant, Lasts, Outcome, Ruling, Subject, Who,
+};
 use crate::flow::FlowRecord;
 use crate::flow::tests::record;
 use crate::sink::Hub;
 
+/// A desk whose grants come into force by nothing.
+fn desk() -> Desk {
+    let desk = Desk::new(
+        Bounds::default(),
+        crate::dns::clock::boottime(),
+        Box::new(|_| {}),
+    );
+    desk.put_in_force_by(Box::new(|_| Ok(())));
+    desk
+}
+
+fn put(desk: &Desk, name: &str, asks: Asks, uid: u32) -> String {
+    let name = name.to_owned();
+    drop(desk.ask(Asked {
+        agent: "a".to_owned(),
+        run: None,
+        subject: Subject::Name { name: name.clone() },
+        port: None,
+        protocol: None,
+        process: None,
+        asks,
+        uid: Some(uid),
+        timeout: 120,
+    }));
+    let standing = desk.subscribe().0;
+    let subject = Subject::Name { name };
+    let question = standing.into_iter().find(|q| q.subject == subject);
+    question.expect("it stands").id
+}
+
 struct Fake {
     hub: Hub,
+    desk: Desk,
     reloads: AtomicU64,
 }
 
 impl Fake {
+    fn isolate_report(&self, agent: &str, on: bool) -> Result<RevokeReport, Problem> {
+        Ok(RevokeReport {
+            agent: agent.into(),
+            grants: vec![],
+            connections: 0,
+            isolated: on,
+            took_us: 1,
+            message: "done".into(),
+            warnings: vec![],
+        })
+    }
+
     fn new(follow_buffer: usize) -> Arc<Self> {
         Arc::new(Self {
             hub: Hub::with_follow_buffer(10_000, None, follow_buffer),
+            desk: desk(),
             reloads: AtomicU64::new(0),
         })
     }
@@ -120,6 +167,44 @@ impl Handler for Fake {
             next: String::new(),
             warnings: vec![],
         })
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    async fn answer(&self, peer: &Peer, admin: bool, answer: Answer) -> Result<Grant, Problem> {
+        let question = self.desk.question(&answer.question);
+        let known = question.filter(|q| crate::asking::grants::may_answer(q, peer.uid(), admin));
+        let none = || Problem::new(Code::NoQuestion, "no question", "");
+        let id = known.ok_or_else(none)?.id;
+        let who = Who {
+            uid: peer.uid(),
+            name: None,
+            via: answer.via,
+        };
+        let answered = self.desk.answer(&id, answer.choice, who, answer.why);
+        answered.map_err(|e| Problem::new(Code::Internal, e.to_string(), ""))
+    }
+
+    async fn grant(&self, _: &Peer, _: Ahead) -> Result<Grant, Problem> {
+        Err(Problem::new(Code::NoAgent, "none", ""))
+    }
+
+    async fn grants(&self, _: Option<&str>) -> Vec<Grant> {
+        Vec::new()
+    }
+
+    async fn revoke(&self, _: &Peer, _: bool, _: &str) -> Result<RevokeReport, Problem> {
+        Err(Problem::new(Code::NoGrant, "none", ""))
+    }
+
+    async fn revoke_all(&self, _: &Peer, agent: &str) -> Result<RevokeReport, Problem> {
+        self.isolate_report(agent, false)
+    }
+
+    async fn isolate(&self, _: &Peer, agent: &str, on: bool) -> Result<RevokeReport, Problem> {
+        self.isolate_report(agent, on)
     }
 
     fn hub(&self) -> &Hub {
@@ -445,6 +530,7 @@ fn an_engine_that_hangs_is_reported() {
 fn remembered_records_come_and_what_is_forgotten_is_told() {
     let fake = Arc::new(Fake {
         hub: Hub::new(2, None),
+        desk: desk(),
         reloads: AtomicU64::new(0),
     });
     let running = Running::start(Limits::default(), outside(), fake);
@@ -678,4 +764,126 @@ async fn other_users_see_flows_of_their_own_processes_only() {
         let flows = text.matches("\"type\":\"flow\"").count();
         assert_eq!(flows, seen, "uid {uid}: {text}");
     }
+}
+
+#[test]
+fn questions_are_shown_to_those_who_may_answer_them() {
+    let running = Running::plain();
+    let desk = running.fake.desk.clone();
+    let me = nix::unistd::getuid().as_raw();
+    let mine = put(&desk, "mine.example", Asks::User, me);
+    let admins = put(&desk, "admins.example", Asks::Admin, me);
+    let others = put(&desk, "others.example", Asks::User, me + 1);
+    // Root sees all of them.
+    let expected: Vec<String> = match me {
+        0 => vec![mine.clone(), admins, others],
+        _ => vec![mine.clone()],
+    };
+    let mut client = running.client();
+    let ask = |follow| Request::Questions {
+        follow,
+        agent: None,
+    };
+    client.send(&ask(false)).expect("send");
+    let mut seen = Vec::new();
+    while let Some(Response::Question(question)) = client.next().expect("question") {
+        seen.push(question.id);
+    }
+    assert_eq!(seen, expected);
+
+    let mut follower = running.client();
+    follower.send(&ask(true)).expect("send");
+    for _ in &expected {
+        assert!(matches!(follower.next(), Ok(Some(Response::Question(_)))));
+    }
+    let choice = Choice {
+        ruling: Ruling::Allow,
+        lasts: Lasts::Once,
+        breadth: Breadth::This,
+    };
+    let answer = |question: &str| Request::Answer {
+        question: question.to_owned(),
+        choice,
+        via: "cli".to_owned(),
+        why: None,
+    };
+    let answered = client.ask(&answer(&mine)).expect("answered");
+    let Response::Granted(grant) = answered else {
+        panic!("{answered:?}");
+    };
+    assert_eq!((grant.by.uid, grant.question.as_ref()), (me, Some(&mine)));
+    let Ok(Some(Response::Settled(settled))) = follower.next() else {
+        panic!("it ended");
+    };
+    assert_eq!(
+        (settled.question, settled.outcome),
+        (mine.clone(), Outcome::Allowed)
+    );
+    assert_eq!(refusal(client.ask(&answer(&mine))).code, Code::NoQuestion);
+}
+
+/// A session of a user who does not administer, against a desk with questions of others.
+#[tokio::test]
+async fn a_user_gets_own_questions_and_answers_no_others() {
+    let fake = Fake::new(16);
+    let me = 4242;
+    let mine = put(&fake.desk, "mine.example", Asks::User, me);
+    let others = put(&fake.desk, "others.example", Asks::User, me + 1);
+    let admins = put(&fake.desk, "admins.example", Asks::Admin, me);
+    let say = async |request: Request| {
+        let text = as_user(me, None, request, Arc::clone(&fake)).await;
+        let line = text.lines().next().expect("an answer").to_owned();
+        serde_json::from_str::<Response>(&line).expect("answer")
+    };
+    let answer = |question: &str| Request::Answer {
+        question: question.to_owned(),
+        choice: Choice {
+            ruling: Ruling::Allow,
+            lasts: Lasts::Once,
+            breadth: Breadth::This,
+        },
+        via: "cli".to_owned(),
+        why: None,
+    };
+    for id in [&others, &admins] {
+        let refused = say(answer(id)).await;
+        assert!(matches!(refused, Response::Error(p) if p.code == Code::NoQuestion));
+    }
+    for request in [
+        Request::Isolate {
+            agent: "a".into(),
+            on: true,
+        },
+        Request::Revoke {
+            grant: None,
+            agent: Some("a".into()),
+        },
+        Request::Grant {
+            agent: "a".into(),
+            subject: crate::asking::GrantSubject::Name {
+                name: "n.example".into(),
+            },
+            port: None,
+            ruling: Ruling::Allow,
+            lasts: Lasts::Always,
+            via: "cli".into(),
+            why: None,
+        },
+    ] {
+        let refused = say(request.clone()).await;
+        assert!(
+            matches!(&refused, Response::Error(p) if p.code == Code::NotPermitted),
+            "{request:?}: {refused:?}"
+        );
+    }
+    let questions = say(Request::Questions {
+        follow: false,
+        agent: None,
+    })
+    .await;
+    assert!(
+        matches!(&questions, Response::Question(q) if q.id == mine),
+        "{questions:?}"
+    );
+    assert_eq!(fake.desk.pending(None), 3, "nothing was settled");
 }

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::{
     adopt::Adoption,
     agents::{self, Agent},
+    asking::Asking,
     directory::Directory,
     gates::Gates,
     gateways::Gateways,
@@ -143,6 +144,8 @@ pub(super) struct Engine {
     pub(super) boot_id: String,
     /// Whether `exeat run` makes sandboxes (`sandbox` of the configuration).
     pub(super) sandbox: bool,
+    /// What people said, and are asked.
+    pub(super) asking: Asking,
     /// Names whose latest attempt failed.
     pub(super) failing: BTreeSet<Name>,
     /// What is governed that no run began with.
@@ -165,6 +168,7 @@ impl Engine {
         }: Ways,
         directory: Arc<Directory>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
+        desk: crate::asking::Desk,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
         let held = keeper
@@ -172,6 +176,11 @@ impl Engine {
             .context("cannot read which agents are frozen (`frozen.json` in the state folder)")?;
         // The file that says it may be lost; what the kernel holds is not.
         let generation = last.generation.max(kernel.newest_generation());
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let asking = Asking::load(desk, &keeper, &boot_id)?;
         let mut engine = Self {
             kernel,
             paths,
@@ -201,10 +210,8 @@ impl Engine {
             loaded_at: Timestamp::UNIX_EPOCH,
             loads_failed: LoadFailures::default(),
             last_error: None,
-            boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                .unwrap_or_default()
-                .trim()
-                .to_owned(),
+            boot_id,
+            asking,
             failing: BTreeSet::new(),
             adoption: Adoption::default(),
             sandbox: true,
@@ -303,7 +310,12 @@ impl Engine {
     }
 
     /// An error before the first flip changes nothing that agents meet.
-    fn put_in_force(&mut self, set: PolicySet, now: Duration) -> Result<ReloadReport, EngineError> {
+    fn put_in_force(
+        &mut self,
+        mut set: PolicySet,
+        now: Duration,
+    ) -> Result<ReloadReport, EngineError> {
+        let bases = self.join_grants(&mut set);
         let generation = self.generation + 1;
         let names: BTreeSet<Name> = set
             .agents
@@ -335,7 +347,7 @@ impl Engine {
             prepared.push(self.kernel.prepare(candidate.index, &candidate.image)?);
         }
         for (name, index) in &indices {
-            if self.held.contains_key(name) {
+            if self.stays_cut(name) {
                 self.kernel.isolate(*index, true)?;
             }
         }
@@ -344,21 +356,19 @@ impl Engine {
             self.kernel.flip(tables)?;
         }
 
-        let rules = candidates
-            .iter()
-            .map(|c| c.policy.rules.len())
-            .sum::<usize>();
+        let rules = bases.values().map(|base| base.rules.len()).sum::<usize>();
         let before: BTreeSet<String> = self.agents.keys().cloned().collect();
         let mut changes = Vec::new();
         let mut after = BTreeMap::new();
         for candidate in candidates {
             let name = candidate.policy.name.as_str().to_owned();
-            match self.agents.get(&name) {
+            let base = bases.get(&name);
+            match self.base(&name).filter(|_| self.agents.contains_key(&name)) {
                 None => changes.push(format!("{name}: new")),
-                Some(old) if old.policy.rules != candidate.policy.rules => {
+                Some(old) if base.is_some_and(|base| old.rules != base.rules) => {
                     changes.push(format!("{name}: rules changed"));
                 }
-                Some(old) if old.policy.mode != candidate.policy.mode => {
+                Some(old) if old.mode != candidate.policy.mode => {
                     changes.push(format!("{name}: mode changed"));
                 }
                 Some(_) => {}
@@ -397,11 +407,12 @@ impl Engine {
         self.generation = generation;
         self.digest = set.digest.clone();
         self.loaded_at = Timestamp::now();
+        self.set_bases(bases);
         self.remember();
         self.apply_all_limits();
         self.match_anew();
         Ok(ReloadReport {
-            generation,
+            generation: self.generation,
             digest: set.digest,
             agents: self.agents.len() as u32,
             rules: rules as u32,
@@ -497,7 +508,7 @@ impl Engine {
                 max: agent_common::layout::MAX_AGENTS,
             })?;
             self.kernel.clear_stats(index)?;
-            self.kernel.isolate(index, self.held.contains_key(&name))?;
+            self.kernel.isolate(index, self.stays_cut(&name))?;
             found.insert(name, index);
         }
         Ok(found)

@@ -7,11 +7,19 @@ use std::sync::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Shared, engine::EngineError, hold, identities, lookup, report, runs::Candidate};
+use super::{
+    Shared, asking, cut, engine::EngineError, hold, identities, lookup, polkit, report,
+    runs::Candidate,
+};
 use crate::{
+    asking::{
+        AnswerError, Asks, Desk, Grant, Ruling, Subject,
+        grants::{check_address, may_answer, too_much},
+    },
     control::{
         DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
-        protocol::{Code, HoldReport, Holding, ProgramFile},
+        protocol::{Code, HoldReport, Holding, ProgramFile, RevokeReport},
+        server::{Ahead, Answer},
     },
     dns::clock,
     error::chain,
@@ -137,6 +145,87 @@ impl Handler for Handle {
             Holding::Thawed => hold::thaw(&self.shared, agent).await,
             Holding::Killed => hold::kill(&self.shared, agent).await,
         }
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.shared.desk
+    }
+
+    async fn answer(&self, peer: &Peer, admin: bool, answer: Answer) -> Result<Grant, Problem> {
+        let desk = &self.shared.desk;
+        let refused = |error| asking::problem(&error);
+        let none = || AnswerError::NoQuestion(answer.question.clone());
+        let question = desk
+            .question(&answer.question)
+            .ok_or_else(none)
+            .map_err(refused)?;
+        let mut admin = admin;
+        if !may_answer(&question, peer.uid(), admin) {
+            if question.asks != Asks::Admin {
+                // Whose it is is not told to others.
+                return Err(refused(none()));
+            }
+            if !polkit::allows(peer, &question.agent).await {
+                let text = format!("user {} may not answer for an administrator", peer.uid());
+                return Err(refused(AnswerError::NotPermitted(text)));
+            }
+            admin = true;
+        }
+        if !admin {
+            let users = self.shared.config.asking.users();
+            let much = too_much(&answer.choice, users);
+            if let Some(why) = much {
+                return Err(refused(AnswerError::NotPermitted(why.to_owned())));
+            }
+            if let (Subject::Address { address }, Ruling::Allow) =
+                (&question.subject, answer.choice.ruling)
+            {
+                check_address(*address, false).map_err(refused)?;
+            }
+        }
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, &answer.via);
+            desk.answer(&answer.question, answer.choice, who, answer.why)
+        })
+        .map_err(refused)
+    }
+
+    async fn grant(&self, peer: &Peer, ahead: Ahead) -> Result<Grant, Problem> {
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, &ahead.via);
+            asking::give(&self.shared, who, ahead)
+        })
+        .map_err(|error| asking::problem(&error))
+    }
+
+    async fn grants(&self, agent: Option<&str>) -> Vec<Grant> {
+        let mut grants = self.shared.with(|engine| engine.asking.grants.all());
+        grants.retain(|grant| agent.is_none_or(|agent| grant.agent == agent));
+        grants
+    }
+
+    async fn revoke(&self, peer: &Peer, admin: bool, grant: &str) -> Result<RevokeReport, Problem> {
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, "cli");
+            cut::revoke(&self.shared, &who, admin, grant)
+        })
+    }
+
+    async fn revoke_all(&self, peer: &Peer, agent: &str) -> Result<RevokeReport, Problem> {
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, "cli");
+            cut::revoke_all(&self.shared, &who, agent)
+        })
+    }
+
+    async fn isolate(&self, peer: &Peer, agent: &str, on: bool) -> Result<RevokeReport, Problem> {
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, "cli");
+            match on {
+                true => cut::isolate(&self.shared, &who, agent),
+                false => cut::rejoin(&self.shared, &who, agent),
+            }
+        })
     }
 
     fn hub(&self) -> &Hub {

@@ -53,12 +53,12 @@ fn internal(agent: &str, what: &str, error: &EngineError) -> Problem {
 
 impl Engine {
     /// The index of an agent that there is something of.
-    fn index_of(&self, name: &str) -> Option<u32> {
+    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
         let agent = self.agents.get(name).map(|agent| agent.index);
         agent.or_else(|| self.retired.get(name).copied())
     }
 
-    fn no_agent(&self, name: &str) -> Problem {
+    pub(super) fn no_agent(&self, name: &str) -> Problem {
         let known: Vec<&str> = self.agents.keys().map(String::as_str).collect();
         let help = match known.is_empty() {
             true => "no policy is loaded: see `exeat status`".to_owned(),
@@ -77,7 +77,9 @@ impl Engine {
                 format!("let it go on with `sudo exeat thaw --agent {name}`"),
             ));
         }
-        self.kernel.is_isolated(index).then(|| {
+        // One that a person isolated may start: nothing of it reaches the network.
+        let killed = self.kernel.is_isolated(index) && !self.asking.isolated.contains_key(name);
+        killed.then(|| {
             Problem::new(
                 Code::Frozen,
                 format!("agent {name} is being killed: nothing of it is started"),
@@ -130,8 +132,9 @@ impl Engine {
         if let Some(index) = index
             && !already
         {
+            let cut = self.stays_cut(name);
             self.renew(name, clock::now())
-                .and_then(|()| Ok(self.kernel.isolate(index, false)?))
+                .and_then(|()| Ok(self.kernel.isolate(index, cut)?))
                 .map_err(|error| internal(name, "it is still cut off", &error))?;
         }
         Ok(Cut {
@@ -143,23 +146,12 @@ impl Engine {
 
     /// Puts an agent's policy in force under a new number, so that no verdict that a socket
     /// carries holds any more, and opens its gateway again.
-    fn renew(&mut self, name: &str, now: Duration) -> Result<(), EngineError> {
+    pub(super) fn renew(&mut self, name: &str, now: Duration) -> Result<(), EngineError> {
         let Some(agent) = self.agents.get(name) else {
             return Ok(());
         };
-        let (index, policy) = (agent.index, std::sync::Arc::clone(&agent.policy));
-        let authority = policy.inspects().then(|| self.trust.open()).transpose();
-        let authority = authority.map_err(EngineError::Trust)?;
-        let generation = self.generation + 1;
-        let candidate = self.candidate(index, policy, generation, now, authority.as_ref())?;
-        let prepared = self.kernel.prepare(index, &candidate.image)?;
-        self.kernel.set_gates6(&self.ports6())?;
-        self.kernel.flip(prepared)?;
-        let agent = self.settle(candidate, generation, now);
-        self.agents.insert(name.to_owned(), agent);
-        self.generation = generation;
-        self.publish_all(index, now);
-        Ok(())
+        let policy = std::sync::Arc::clone(&agent.policy);
+        self.put_policy(name, policy, now)
     }
 
     /// What was killed is gone: its cgroup goes too, so that what its sockets still hold finds
@@ -171,7 +163,7 @@ impl Engine {
             return Ok(false);
         }
         if let Some(index) = index
-            && !self.held.contains_key(name)
+            && !self.stays_cut(name)
         {
             self.renew(name, clock::now())
                 .and_then(|()| Ok(self.kernel.isolate(index, false)?))
@@ -190,7 +182,11 @@ impl Engine {
             .collect();
         let mut kept = self.kernel.isolated();
         for (name, index) in known {
-            if kept.remove(&index) && !self.held.contains_key(&name) {
+            let isolated = self.asking.isolated.contains_key(&name);
+            if isolated {
+                self.kernel.isolate(index, true)?;
+            }
+            if kept.remove(&index) && !isolated && !self.held.contains_key(&name) {
                 self.held.insert(name.clone(), Timestamp::now());
                 self.save_held(&mut Vec::new());
             }
@@ -210,7 +206,7 @@ impl Engine {
         let last = &self.last.agents;
         let held = |index: &u32| {
             let mut agents = last.iter().filter(|(_, agent)| agent.index == *index);
-            agents.any(|(name, _)| self.held.contains_key(name))
+            agents.any(|(name, _)| self.stays_cut(name))
         };
         let free: Vec<u32> = kept.into_iter().filter(|index| !held(index)).collect();
         for index in free {

@@ -10,7 +10,9 @@
 mod adopt;
 mod agents;
 mod arrest;
+mod asking;
 mod containers;
+mod cut;
 mod directory;
 mod engine;
 mod fd_store;
@@ -24,6 +26,8 @@ mod identities;
 mod limits;
 mod lookup;
 mod names;
+mod outsiders;
+mod polkit;
 mod report;
 mod runs;
 mod scrape;
@@ -116,6 +120,7 @@ struct Shared {
     sockets: Sockets,
     events: Arc<EventCounts>,
     launches: Launches,
+    desk: crate::asking::Desk,
     started: Timestamp,
     started_at: Instant,
 }
@@ -242,6 +247,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         gate_tasks.clone(),
         Arc::clone(&store),
     );
+    let desk = asking::desk(&hub);
     let keeper = Keeper::new(&config.runtime_dir, &config.state_dir);
     let mut engine = Engine::new(
         kernel,
@@ -256,6 +262,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         },
         Arc::clone(&directory),
         names,
+        desk.clone(),
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
@@ -305,11 +312,13 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         sockets: Sockets::default(),
         events: Arc::default(),
         launches: Launches::default(),
+        desk,
         started: Timestamp::now(),
         started_at: Instant::now(),
         config,
     });
     means.connect(&shared);
+    asking::connect(&shared);
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
@@ -354,6 +363,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    outsiders::start(&config.asking, &shared.desk, &mut tasks, &cancel);
     if lifetime == Lifetime::Service {
         adopt::begin(&shared, programs, &mut tasks, &cancel)?;
     }
@@ -370,6 +380,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
+    shared.desk.close();
     drain(tasks, gate_tasks).await;
     save_leases(&shared, |engine| engine.snapshot());
     if lifetime == Lifetime::OneRun {
@@ -437,6 +448,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             () = cancel.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        asking::tend(&shared);
         end_leases(&shared).await;
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {

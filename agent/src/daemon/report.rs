@@ -143,6 +143,8 @@ fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
         maps,
         frozen: engine.held.get(name).copied(),
         isolated: engine.kernel.is_isolated(agent.index),
+        questions: engine.asking.desk.pending(Some(name)) as u32,
+        grants: engine.asking.grants.of(name).count() as u32,
         limits: engine.limits_status(name, clock::now()),
         walls: engine.walls_of(&agent.policy),
         clicks: super::walls::clicks(engine.sandbox, &agent.policy),
@@ -279,6 +281,7 @@ fn health(
             reasons.push(format!("{name} requires {lack}"));
         }
     }
+    reasons.extend(engine.asking.trouble.clone());
     if let Some(error) = &engine.last_error {
         reasons.push(format!("the last policy load failed: {error}"));
     }

@@ -170,6 +170,8 @@ impl Engine {
         name: &str,
         index: u32,
     ) -> Result<RunCgroup, KernelError> {
+        // A run that has ended takes what was granted to it along, before its name is used anew.
+        self.tend_grants(clock::now());
         let run = self.kernel.slice().create_run(name)?;
         self.apply_limits(name);
         if self.admitted.get(name) != Some(&run.agent_id) {

@@ -35,6 +35,10 @@ const LAST_GOOD: &str = "last-good-policy.json";
 const LEDGER: &str = "limits.json";
 /// Name of the file in the state folder that says who is frozen, and since when.
 const HELD: &str = "frozen.json";
+/// Name of the file in the state folder that says who is isolated, and since when.
+const ISOLATED: &str = "isolated.json";
+/// Name of the file in the state folder with what people granted and denied.
+const GRANTS: &str = "grants.json";
 
 /// One agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +115,12 @@ impl Keeper {
             .mode(0o700)
             .create(&self.lasting)?;
         let beside = self.lasting.join(format!(".{name}.new"));
-        let mut file = File::create(&beside)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, self.lasting.join(name))
@@ -131,6 +140,45 @@ impl Keeper {
         match fs::read(self.lasting.join(HELD)) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Held::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps which agents are isolated, as [`Keeper::save_held`].
+    pub(super) fn save_isolated(&self, isolated: &Held) -> io::Result<()> {
+        self.keep_for_good(ISOLATED, &serde_json::to_vec(isolated)?)?;
+        File::open(&self.lasting)?.sync_all()
+    }
+
+    /// Which agents are isolated.
+    ///
+    /// # Errors
+    /// Where it is written down and cannot be read: who is isolated must not be connected for
+    /// that.
+    pub(super) fn load_isolated(&self) -> io::Result<Held> {
+        match fs::read(self.lasting.join(ISOLATED)) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Held::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the grants, also over a power cut. `aside`: what is there could not be read, and
+    /// is kept beside it.
+    pub(super) fn save_grants(&self, bytes: &[u8], aside: bool) -> io::Result<()> {
+        if aside {
+            let unreadable = self.lasting.join(format!("{GRANTS}.unreadable"));
+            fs::rename(self.lasting.join(GRANTS), unreadable)?;
+        }
+        self.keep_for_good(GRANTS, bytes)?;
+        File::open(&self.lasting)?.sync_all()
+    }
+
+    /// The grants as they were written down; none where none ever were.
+    pub(super) fn load_grants(&self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.lasting.join(GRANTS)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -33,6 +33,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Whether answers are taken; else it only shows.
     pub answer: bool,
+    /// Whether this user may answer for always.
+    pub always: bool,
 }
 
 /// Why a session with a bus ended.
@@ -231,7 +233,18 @@ impl<'a> Session<'a> {
                     Instant::now(),
                 );
                 match click {
-                    Click::Answers(question, button) => self.answer(question, button).await,
+                    Click::Answers(question, button) => {
+                        // Whom it was shown by is not looked at any more where that was found
+                        // wanting since.
+                        let used = self.server.as_ref().map(|server| server.owner.as_str());
+                        match used == sender.as_deref() {
+                            true => self.answer(question, button).await,
+                            false => self.desk.say(
+                                "click",
+                                "a click does not count: its server is not used any more".to_owned(),
+                            ),
+                        }
+                    }
                     Click::TooSoon(id) => self.desk.board.again(&id),
                     Click::Ignored(why) => {
                         let sender = sender.unwrap_or_default();
@@ -318,7 +331,9 @@ impl<'a> Session<'a> {
         let old = standing.shown.clone();
         let keys = match &old {
             Some(old) if closed.is_none() && !old.keys.is_empty() => old.keys.clone(),
-            _ if closed.is_none() && server.can.actions => new_keys(question),
+            _ if closed.is_none() && server.can.actions => {
+                new_keys(question, self.desk.options.always)
+            }
             _ => BTreeMap::new(),
         };
         let actions: Vec<(String, &str)> = Button::of(question)
@@ -379,7 +394,9 @@ impl<'a> Session<'a> {
         if let Some(why) = governed.distrust(&self.bus.process) {
             return Some(format!("the session bus is not used: {why}"));
         }
-        let server = self.server.as_ref()?;
+        let Some(server) = &self.server else {
+            return Some("there is no notification server that is used".to_owned());
+        };
         let (own, its) = (nix::unistd::getuid().as_raw(), server.uid);
         if its != Some(own) && its != Some(0) {
             return Some("the notification server is not used: it is another user's".to_owned());
@@ -451,9 +468,10 @@ async fn governed(socket: &Path) -> Result<Governed, ClientError> {
 }
 
 /// A key for each button that nobody can guess.
-fn new_keys(question: &Question) -> BTreeMap<String, Button> {
+fn new_keys(question: &Question, always: bool) -> BTreeMap<String, Button> {
     Button::of(question)
         .into_iter()
+        .filter(|button| always || *button != Button::Always)
         .map(|button| (format!("{:032x}", rand::random::<u128>()), button))
         .collect()
 }

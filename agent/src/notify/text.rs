@@ -38,26 +38,27 @@ pub enum Button {
 impl Button {
     /// Those that a question has, in the order that they are shown in.
     pub fn of(question: &Question) -> Vec<Self> {
+        // Some desktops show the first three only, or as many as there is room for.
         let all = [
+            Self::Deny,
             Self::Once,
             Self::Run,
             Self::Hour,
             Self::Always,
-            Self::Deny,
         ];
         all.into_iter()
             .filter(|button| *button != Self::Run || question.run.is_some())
             .collect()
     }
 
-    /// What is written on it.
+    /// What is written on it: the notification asks "May … reach …?".
     pub const fn label(self) -> &'static str {
         match self {
             Self::Deny => "Deny",
-            Self::Once => "Allow once",
-            Self::Run => "Allow for this run",
-            Self::Hour => "Allow for an hour",
-            Self::Always => "Always allow",
+            Self::Once => "Once",
+            Self::Run => "This run",
+            Self::Hour => "1 hour",
+            Self::Always => "Always",
         }
     }
 

@@ -124,11 +124,11 @@ fn buttons_grant_no_more_than_what_is_shown() {
     assert_eq!(
         Button::of(&asked),
         [
+            Button::Deny,
             Button::Once,
             Button::Run,
             Button::Hour,
-            Button::Always,
-            Button::Deny
+            Button::Always
         ]
     );
     for button in Button::of(&asked) {

@@ -37,7 +37,9 @@ impl Desktop {
     /// # Errors
     /// Without dbus-daemon.
     pub fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("exeat-desktop-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("exeat-desktop-")
+            .tempdir()?;
         let mut desktop = Self {
             folder,
             _display: None,
@@ -306,7 +308,10 @@ impl Notifier {
     /// # Errors
     /// When it does not begin.
     pub fn start(mut command: Command) -> anyhow::Result<Self> {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         let orders = child.stdin.take().context("input")?;
         let out = child.stdout.take().context("output")?;
         let (tell, said) = mpsc::channel();
@@ -405,7 +410,9 @@ impl Control {
     /// # Errors
     /// When the socket cannot be made.
     pub fn new(slice: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("exeat-control-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("exeat-control-")
+            .tempdir()?;
         let listener = Arc::new(UnixListener::bind(folder.path().join("control.sock"))?);
         let state = Arc::new(Mutex::new(State {
             slice: slice.to_owned(),
@@ -484,7 +491,9 @@ impl Control {
     /// # Errors
     /// When there is none.
     pub fn answer(&self) -> anyhow::Result<Answered> {
-        wait::until("an answer", wait::patience(), || self.answers().first().cloned())
+        wait::until("an answer", wait::patience(), || {
+            self.answers().first().cloned()
+        })
     }
 }
 

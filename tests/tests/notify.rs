@@ -34,7 +34,9 @@ struct Seen {
 impl Seen {
     fn key(&self, label: &str) -> &str {
         let found = self.actions.iter().find(|(_, text)| text == label);
-        &found.unwrap_or_else(|| panic!("{label} in {:?}", self.actions)).0
+        &found
+            .unwrap_or_else(|| panic!("{label} in {:?}", self.actions))
+            .0
     }
 }
 
@@ -48,7 +50,10 @@ fn seen(server: &mut Notifier, about: &str) -> Seen {
     Seen {
         number: said[1].as_u64().expect("a number"),
         body: said[3].as_str().expect("a body").to_owned(),
-        actions: words.chunks(2).map(|w| (w[0].clone(), w[1].clone())).collect(),
+        actions: words
+            .chunks(2)
+            .map(|w| (w[0].clone(), w[1].clone()))
+            .collect(),
     }
 }
 
@@ -100,19 +105,25 @@ fn a_person_clicks_a_button_and_it_is_answered() {
     asked.domain = Some("files.example".to_owned());
     control.ask(&asked);
     let window = wait::until("the window", wait::patience(), || {
-        let found = desktop.xdotool(&["search", "--onlyvisible", "--name", ""]).ok()?;
+        let found = desktop
+            .xdotool(&["search", "--onlyvisible", "--name", ""])
+            .ok()?;
         found.lines().map(str::to_owned).find(|id| {
             let geometry = desktop.xdotool(&["getwindowgeometry", "--shell", id]);
             geometry.is_ok_and(|text| number(&text, "HEIGHT") > 100 && number(&text, "WIDTH") < 800)
         })
     })
     .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
-    let geometry = desktop.xdotool(&["getwindowgeometry", "--shell", &window]).expect("geometry");
+    let geometry = desktop
+        .xdotool(&["getwindowgeometry", "--shell", &window])
+        .expect("geometry");
     desktop.screenshot("buttons").expect("picture");
     // The first of the row of buttons, above the lower edge.
     let x = (number(&geometry, "X") + 103).to_string();
     let y = (number(&geometry, "Y") + number(&geometry, "HEIGHT") - 38).to_string();
-    desktop.xdotool(&["mousemove", &x, &y, "click", "1"]).expect("click");
+    desktop
+        .xdotool(&["mousemove", &x, &y, "click", "1"])
+        .expect("click");
     let answer = control.answer().unwrap_or_else(|error| {
         desktop.screenshot("buttons-missed").expect("picture");
         panic!("{error}: {geometry} {}", notify.log())
@@ -121,11 +132,13 @@ fn a_person_clicks_a_button_and_it_is_answered() {
     assert_eq!(answer.via, "notification");
     assert_eq!(answer.choice.ruling, Ruling::Deny);
     assert_eq!(answer.choice.lasts, Lasts::Run);
-    assert_eq!(answer.choice.breadth, Breadth::Port { port: 443 });
+    assert_eq!(answer.choice.breadth, Breadth::This);
 }
 
 fn number(geometry: &str, name: &str) -> i64 {
-    let found = geometry.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let found = geometry
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     found.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
@@ -135,7 +148,10 @@ fn dunst_shows_it_and_its_menu_answers() {
     let control = Control::new("none.slice").expect("control");
     let _server = desktop.dunst().expect("server");
     let notify = start(&desktop, &control);
-    let name = format!("{}.evil-exfiltration.example", ["bank.example.com"; 6].join("."));
+    let name = format!(
+        "{}.evil-exfiltration.example",
+        ["bank.example.com"; 6].join(".")
+    );
     let mut asked = question("k3w9qd", &name);
     asked.domain = Some("evil-exfiltration.example".to_owned());
     asked.process = Some(exeat::flow::ProcessRecord {
@@ -150,7 +166,9 @@ fn dunst_shows_it_and_its_menu_answers() {
     });
     control.ask(&asked);
     let is_there = || {
-        let shown = desktop.xdotool(&["search", "--onlyvisible", "--class", "dunst"]).ok()?;
+        let shown = desktop
+            .xdotool(&["search", "--onlyvisible", "--class", "dunst"])
+            .ok()?;
         (!shown.trim().is_empty()).then_some(())
     };
     wait::until("the window", wait::patience(), is_there)
@@ -158,12 +176,16 @@ fn dunst_shows_it_and_its_menu_answers() {
     desktop.screenshot("dunst").expect("picture");
     desktop.choose("Always").expect("choice");
     wait::until("the answer", wait::patience(), || {
-        desktop.xdotool(&["mousemove", "820", "60", "click", "1"]).ok()?;
+        desktop
+            .xdotool(&["mousemove", "820", "60", "click", "1"])
+            .ok()?;
         (!control.answers().is_empty()).then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
     let answer = control.answer().expect("an answer");
+    assert_eq!(answer.choice.ruling, Ruling::Allow);
     assert_eq!(answer.choice.lasts, Lasts::Always);
+    assert_eq!(answer.choice.breadth, Breadth::Port { port: 443 });
 }
 
 #[test]
@@ -187,14 +209,20 @@ fn nothing_else_on_the_bus_can_click_for_a_person() {
         attacker.order(&order).expect("act");
     }
     // The server itself, about others' notifications and with keys that are not ours.
-    server.order(&format!("act {} {key}", number + 1)).expect("act");
-    notify.says("it is not about a question that stands").expect("refused");
+    server
+        .order(&format!("act {} {key}", number + 1))
+        .expect("act");
+    notify
+        .says("it is not about a question that stands")
+        .expect("refused");
     for key in ["default", "0", "once", "allow"] {
         server.order(&format!("act {number} {key}")).expect("act");
     }
     notify.says("it carries no key of ours").expect("refused");
     // A text of its own over ours: what the person clicks there is no key of ours.
-    attacker.order(&format!("cover {number} fine allow")).expect("cover");
+    attacker
+        .order(&format!("cover {number} fine allow"))
+        .expect("cover");
     let covered = seen(&mut server, "New mail");
     assert_eq!(covered.number, number);
     server.order(&format!("act {number} fine")).expect("act");
@@ -205,12 +233,19 @@ fn nothing_else_on_the_bus_can_click_for_a_person() {
     let anew = seen(&mut attacker, "a.example");
     assert_ne!(anew.key("Once"), key);
     server.order(&format!("act {number} {key}")).expect("act");
-    notify.says(&format!("a click from {} does not count: it is not from", server.name)).expect("refused");
+    notify
+        .says(&format!(
+            "a click from {} does not count: it is not from",
+            server.name
+        ))
+        .expect("refused");
     assert_eq!(control.answers(), [], "{}", notify.log());
     click(&mut attacker, &control, &anew, "Deny");
     assert_eq!(control.answers()[0].choice.ruling, Ruling::Deny);
     // Once it is settled the same click is worth nothing.
-    attacker.order(&format!("act {} {}", anew.number, anew.key("Once"))).expect("act");
+    attacker
+        .order(&format!("act {} {}", anew.number, anew.key("Once")))
+        .expect("act");
     control.ask(&question("q2aaaa", "b.example"));
     seen(&mut attacker, "b.example");
     assert_eq!(control.answers().len(), 1, "{}", notify.log());
@@ -241,14 +276,19 @@ fn a_governed_program_that_takes_the_servers_name_gets_nothing_and_answers_nothi
         let notify = start(&desktop, &control);
         let pid = fake.pid();
         notify
-            .says(&format!("the notification server (process {pid}) is not used: it is governed"))
+            .says(&format!(
+                "the notification server (process {pid}) is not used: it is governed"
+            ))
             .expect("refused");
         // Guesses are worth nothing.
         fake.order("act 1 default").expect("act");
         notify.says("does not count").expect("refused");
         assert_eq!(control.answers(), []);
         let rest = fake.rest();
-        assert!(!rest.iter().any(|said| said[0] == "notify"), "it was shown {rest:?}");
+        assert!(
+            !rest.iter().any(|said| said[0] == "notify"),
+            "it was shown {rest:?}"
+        );
         // With another server it goes on.
         let mut honest = server(&desktop, &ALL);
         let shown = seen(&mut honest, "a.example");
@@ -305,7 +345,11 @@ fn while_a_program_that_could_click_runs_questions_are_only_shown() {
     let again = seen(&mut server, "Not to be answered here");
     assert_eq!((again.number, again.actions.len()), (shown.number, 0));
     assert!(again.body.contains("display: true"), "{}", again.body);
-    assert!(again.body.contains("exeat ask allow k3w9qd"), "{}", again.body);
+    assert!(
+        again.body.contains("exeat ask allow k3w9qd"),
+        "{}",
+        again.body
+    );
     server.order(&order).expect("act");
     for agents in [
         agent(json!({"runs": run(1)})),
@@ -331,17 +375,27 @@ fn a_server_without_buttons_and_a_user_without_trust_get_the_command() {
     control.ask(&asked);
     let shown = seen(&mut plain, "a&b.example");
     assert!(shown.actions.is_empty());
-    assert!(shown.body.contains("exeat ask allow k3w9qd, or exeat ask deny k3w9qd"));
+    assert!(
+        shown
+            .body
+            .contains("exeat ask allow k3w9qd, or exeat ask deny k3w9qd")
+    );
     drop(notify);
     let _ = plain.rest();
-    let notify = desktop.notify(control.runtime_dir(), &["--show-only"]).expect("notify");
+    let notify = desktop
+        .notify(control.runtime_dir(), &["--show-only"])
+        .expect("notify");
     let mut rich = server(&desktop, &ALL);
     follows(&control, &notify);
     asked.waiting = 2;
     control.ask(&asked);
     let shown = seen(&mut rich, "a&amp;b.example");
     assert!(shown.actions.is_empty());
-    assert!(shown.body.contains("Not to be answered here"), "{}", shown.body);
+    assert!(
+        shown.body.contains("Not to be answered here"),
+        "{}",
+        shown.body
+    );
 }
 
 #[test]
@@ -380,15 +434,26 @@ fn it_follows_what_happens_to_a_question_and_to_everybody_else() {
     follows(&control, &notify);
     let shown = seen_again(&control, &mut second, "q5aaaa", "e.example");
     // What the daemon refuses the person is told.
-    control.refuse(Some(Problem::new(Code::NotPermitted, "only for <administrators>", "")));
+    control.refuse(Some(Problem::new(
+        Code::NotPermitted,
+        "only for <administrators>",
+        "",
+    )));
     let order = format!("act {} {}", shown.number, shown.key("Always"));
     wait::until("a refusal", wait::patience(), || {
         second.order(&order).expect("act");
-        notify.log().contains("only for <administrators>").then_some(())
+        notify
+            .log()
+            .contains("only for <administrators>")
+            .then_some(())
     })
     .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
     let told = seen(&mut second, "was not taken");
-    assert!(told.body.contains("only for &lt;administrators&gt;"), "{}", told.body);
+    assert!(
+        told.body.contains("only for &lt;administrators&gt;"),
+        "{}",
+        told.body
+    );
     control.refuse(None);
     // The bus goes, and everybody on it.
     desktop.stop_bus();
@@ -398,7 +463,10 @@ fn it_follows_what_happens_to_a_question_and_to_everybody_else() {
     let mut third = server(&desktop, &ALL);
     let shown = seen(&mut third, "e.example");
     click(&mut third, &control, &shown, "1 hour");
-    assert_eq!(control.answers()[0].choice.lasts, Lasts::For { seconds: 3600 });
+    assert_eq!(
+        control.answers()[0].choice.lasts,
+        Lasts::For { seconds: 3600 }
+    );
 }
 
 fn seen_again(control: &Control, server: &mut Notifier, id: &str, name: &str) -> Seen {
@@ -442,7 +510,10 @@ fn files_of_the_session_are_as_their_programs_want_them() {
     let text = std::fs::read_to_string(&unit).expect("file");
     assert!(text.contains("ExecStart=exeat notify"));
     // Where systemd is there it judges for itself; it wants the program at its place.
-    if let Ok(out) = Command::new("systemd-analyze").args(["--user", "verify", &unit]).output() {
+    if let Ok(out) = Command::new("systemd-analyze")
+        .args(["--user", "verify", &unit])
+        .output()
+    {
         let said = String::from_utf8_lossy(&out.stderr);
         let wrong: Vec<&str> = said
             .lines()

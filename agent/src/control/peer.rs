@@ -143,7 +143,9 @@ impl Process {
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
         match pid.and_then(|pid| pid.trim().parse().ok()) {
             Some(pid) if pid > 0 => Ok(Self { pid, pidfd }),
-            _ => Err(io::Error::other("it has ended, or is no process of this pid namespace")),
+            _ => Err(io::Error::other(
+                "it has ended, or is no process of this pid namespace",
+            )),
         }
     }
 

@@ -202,15 +202,16 @@ impl Board {
     #[cfg(test)]
     fn on_screen(&self) -> std::collections::BTreeSet<u32> {
         let all = self.standing.values();
-        all.filter_map(|one| Some(one.shown.as_ref()?.number)).collect()
+        all.filter_map(|one| Some(one.shown.as_ref()?.number))
+            .collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
     use crate::notify::text::tests::question;
+    use std::collections::BTreeSet;
 
     const SERVER: &str = ":1.7";
 
@@ -264,7 +265,10 @@ mod tests {
             (Some(SERVER), Some(SERVER), 4, ""),
         ] {
             let found = click(&board, sender, owner, number, key, later);
-            assert!(matches!(found, Click::Ignored(_)), "{sender:?} {number} {key}: {found:?}");
+            assert!(
+                matches!(found, Click::Ignored(_)),
+                "{sender:?} {number} {key}: {found:?}"
+            );
         }
         let closed = board.take("k3w9qd").expect("it was shown");
         assert_eq!(closed.number, 4);
@@ -287,7 +291,11 @@ mod tests {
     fn a_notification_that_was_put_away_does_not_come_back() {
         let mut board = board(Instant::now());
         board.closed(":1.66", 4);
-        assert_eq!(board.on_screen(), BTreeSet::from([4]), "not the server's word");
+        assert_eq!(
+            board.on_screen(),
+            BTreeSet::from([4]),
+            "not the server's word"
+        );
         board.closed(SERVER, 4);
         assert!(board.on_screen().is_empty());
         let mut joined = question("a.example", None);
@@ -311,7 +319,10 @@ mod tests {
         for id in board.to_show() {
             board.showing(&id, shown(1, Instant::now()));
         }
-        assert!(board.to_show().is_empty(), "those on the screen keep their place");
+        assert!(
+            board.to_show().is_empty(),
+            "those on the screen keep their place"
+        );
     }
 
     #[test]

@@ -185,7 +185,12 @@ impl Bus {
     }
 
     /// Calls the connection, not the name: another may have that by now.
-    async fn call<B>(&self, owner: &OwnedUniqueName, method: &str, body: &B) -> zbus::Result<Message>
+    async fn call<B>(
+        &self,
+        owner: &OwnedUniqueName,
+        method: &str,
+        body: &B,
+    ) -> zbus::Result<Message>
     where
         B: serde::Serialize + zbus::DynamicType,
     {

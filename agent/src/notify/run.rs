@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::board::{Board, Click, Shown};
 use super::bus::{Bus, Heard, Server};
@@ -146,6 +147,8 @@ struct Session<'a> {
     server: Option<Server>,
     /// Rounds until a server is looked for again.
     look_in: u32,
+    /// Answers on their way to the daemon.
+    answers: JoinSet<(String, Result<Response, ClientError>)>,
     /// The one that says how many more wait.
     rest: Option<(u32, usize)>,
     zone: TimeZone,
@@ -163,6 +166,7 @@ impl<'a> Session<'a> {
             desk,
             server: None,
             look_in: 0,
+            answers: JoinSet::new(),
             rest: None,
             zone: TimeZone::system(),
         };
@@ -183,6 +187,11 @@ impl<'a> Session<'a> {
                     Some(one) => self.hear(one).await,
                     None => return End::Bus("it has ended".to_owned()),
                 },
+                Some(done) = self.answers.join_next() => {
+                    if let Ok((id, answer)) = done {
+                        self.answered(id, answer).await;
+                    }
+                }
                 one = told.recv() => {
                     let new = matches!(one, Some(Told::Question(_)));
                     match self.desk.hear(one) {
@@ -241,7 +250,8 @@ impl<'a> Session<'a> {
                             true => self.answer(question, button).await,
                             false => self.desk.say(
                                 "click",
-                                "a click does not count: its server is not used any more".to_owned(),
+                                "a click does not count: its server is not used any more"
+                                    .to_owned(),
                             ),
                         }
                     }
@@ -276,10 +286,13 @@ impl<'a> Session<'a> {
                 self.desk.said.remove("server");
                 return true;
             }
-            Ok(None) => self
+            Ok(None) => self.desk.say(
+                "server",
+                "nobody on this bus shows notifications".to_owned(),
+            ),
+            Err(error) => self
                 .desk
-                .say("server", "nobody on this bus shows notifications".to_owned()),
-            Err(error) => self.desk.say("server", format!("the notification server: {error}")),
+                .say("server", format!("the notification server: {error}")),
         }
         self.look_in = LOOK_AGAIN;
         false
@@ -359,7 +372,8 @@ impl<'a> Session<'a> {
                 self.desk.board.showing(id, shown);
             }
             Err(error) => {
-                self.desk.say("server", format!("the notification server: {error}"));
+                self.desk
+                    .say("server", format!("the notification server: {error}"));
                 self.server = None;
                 self.look_in = LOOK_AGAIN;
             }
@@ -427,7 +441,8 @@ impl<'a> Session<'a> {
                 .or_else(|| self.closed_because(&governed)),
         };
         if let Some(why) = refused {
-            self.desk.say("answer", format!("the answer to {id} was not taken: {why}"));
+            self.desk
+                .say("answer", format!("the answer to {id} was not taken: {why}"));
             return self.desk.board.again(&id);
         }
         self.desk.board.answered(&id);
@@ -438,21 +453,28 @@ impl<'a> Session<'a> {
             why: None,
         };
         let socket = self.desk.options.socket.clone();
-        let asked = tokio::task::spawn_blocking(move || Client::connect(&socket)?.ask(&request));
-        let problem = match asked.await {
-            Ok(Ok(Response::Granted(_) | Response::Settled(_))) => return,
+        // It may wait for an administrator's password.
+        self.answers.spawn_blocking(move || {
+            let answer = Client::connect(&socket).and_then(|mut client| client.ask(&request));
+            (id, answer)
+        });
+    }
+
+    /// What became of an answer.
+    async fn answered(&mut self, id: String, answer: Result<Response, ClientError>) {
+        let problem = match answer {
+            Ok(Response::Granted(_) | Response::Settled(_)) => return,
             // Somebody was faster: its end is on the way.
-            Ok(Err(ClientError::Refused(problem))) if problem.code == Code::NoQuestion => return,
-            Ok(Err(ClientError::Refused(problem))) => {
-                // Another button may do.
-                self.desk.board.again(&id);
-                problem.to_string()
-            }
-            Ok(Ok(_)) => "the daemon's answer cannot be read".to_owned(),
-            Ok(Err(error)) => error.to_string(),
+            Err(ClientError::Refused(problem)) if problem.code == Code::NoQuestion => return,
+            Ok(_) => "the daemon's answer cannot be read".to_owned(),
             Err(error) => error.to_string(),
         };
-        self.desk.say("answer", format!("the answer to {id} was not taken: {problem}"));
+        // Another button may do.
+        self.desk.board.again(&id);
+        self.desk.say(
+            "answer",
+            format!("the answer to {id} was not taken: {problem}"),
+        );
         if let Some(server) = &self.server {
             let text = failure(&id, &problem, server.can);
             let _ = self.bus.notify(server, 0, &text, &[]).await;

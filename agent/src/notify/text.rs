@@ -39,13 +39,7 @@ impl Button {
     /// Those that a question has, in the order that they are shown in.
     pub fn of(question: &Question) -> Vec<Self> {
         // Some desktops show the first three only, or as many as there is room for.
-        let all = [
-            Self::Deny,
-            Self::Once,
-            Self::Run,
-            Self::Hour,
-            Self::Always,
-        ];
+        let all = [Self::Deny, Self::Once, Self::Run, Self::Hour, Self::Always];
         all.into_iter()
             .filter(|button| *button != Self::Run || question.run.is_some())
             .collect()
@@ -62,8 +56,8 @@ impl Button {
         }
     }
 
-    /// The answer: never about more than what the notification names. A denial holds for the
-    /// run, or an hour: asking again until somebody gives in must not be free.
+    /// The answer: what it allows is never more than what the notification names. A denial
+    /// holds for the run, or an hour: asking again until somebody gives in must not be free.
     pub fn choice(self, question: &Question) -> Choice {
         let (ruling, lasts) = match self {
             Self::Deny if question.run.is_some() => (Ruling::Deny, Lasts::Run),
@@ -73,10 +67,15 @@ impl Button {
             Self::Hour => (Ruling::Allow, Lasts::For { seconds: HOUR }),
             Self::Always => (Ruling::Allow, Lasts::Always),
         };
+        let breadth = match (ruling, &question.subject) {
+            // A name is denied whole: without its look-up no port of it is reached.
+            (Ruling::Deny, Subject::Name { .. }) => Breadth::This,
+            _ => narrowest(question),
+        };
         Choice {
             ruling,
             lasts,
-            breadth: narrowest(question),
+            breadth,
         }
     }
 }

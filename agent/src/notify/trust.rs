@@ -83,7 +83,9 @@ fn reader(slice: String, adopted: BTreeSet<PathBuf>) -> CgroupReader {
         if adopted.is_empty() {
             return Ok(text);
         }
-        let root = root.as_ref().map_err(|e| std::io::Error::other(e.to_string()))?;
+        let root = root
+            .as_ref()
+            .map_err(|e| std::io::Error::other(e.to_string()))?;
         let below = text.lines().find_map(|line| line.strip_prefix("0::/"));
         let whole = below.map(|below| root.join(below));
         let governed = whole.is_some_and(|path| path.ancestors().any(|a| adopted.contains(a)));

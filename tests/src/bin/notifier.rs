@@ -54,7 +54,9 @@ async fn serve(connection: Connection, mut messages: MessageStream, capabilities
                     }
                     over => over,
                 };
-                say(serde_json::json!(["notify", number, summary, text, actions]));
+                say(serde_json::json!([
+                    "notify", number, summary, text, actions
+                ]));
                 if CLICKS.load(SeqCst) {
                     for key in actions.iter().step_by(2).rev() {
                         let _ = act(&connection, None, number, key).await;
@@ -123,7 +125,8 @@ async fn main() -> anyhow::Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["own"] => {
-                let flags = RequestNameFlags::REPLACE_EXISTING | RequestNameFlags::ALLOW_REPLACEMENT;
+                let flags =
+                    RequestNameFlags::REPLACE_EXISTING | RequestNameFlags::ALLOW_REPLACEMENT;
                 connection.request_name_with_flags(NAME, flags).await?;
             }
             ["act", number, key] => act(&connection, None, number.parse()?, key).await?,

@@ -74,13 +74,20 @@ fn nothing_that_a_program_chooses_is_markup_or_a_line() {
     for bad in ['\u{202e}', '\u{200b}', '\u{301}'] {
         assert!(!text.body.contains(bad) && !text.summary.contains(bad));
     }
-    assert!(!text.body.contains("&#10;"), "an entity of its own: {}", text.body);
+    assert!(
+        !text.body.contains("&#10;"),
+        "an entity of its own: {}",
+        text.body
+    );
     let plain = Can {
         markup: false,
         ..ALL
     };
     let text = super::text(&asked, plain, None, &TimeZone::UTC);
-    assert!(!text.body.contains("&lt;"), "no entities where none are read");
+    assert!(
+        !text.body.contains("&lt;"),
+        "no entities where none are read"
+    );
     assert_eq!(text.body.lines().count(), 3, "{}", text.body);
 }
 
@@ -92,11 +99,11 @@ fn long_names_keep_the_end_that_says_whose_they_are() {
     let first = text.body.lines().next().expect("a line");
     assert!(first.contains('…'), "{first}");
     assert!(first.contains(".evil-exfiltration.example</b>"), "{first}");
-    assert!(text.body.contains("\nSite: <b>evil-exfiltration.example</b>"));
-    assert_eq!(
-        text.summary,
-        "May builder reach evil-exfiltration.example?"
+    assert!(
+        text.body
+            .contains("\nSite: <b>evil-exfiltration.example</b>")
     );
+    assert_eq!(text.summary, "May builder reach evil-exfiltration.example?");
     let endless = "x".repeat(250);
     let text = shown(&question(&endless, None));
     assert!(text.body.len() < 300 && text.summary.len() < 120);
@@ -133,7 +140,11 @@ fn buttons_grant_no_more_than_what_is_shown() {
     );
     for button in Button::of(&asked) {
         let choice = button.choice(&asked);
-        assert_eq!(choice.breadth, Breadth::Port { port: 443 });
+        let narrow = match button {
+            Button::Deny => Breadth::This,
+            _ => Breadth::Port { port: 443 },
+        };
+        assert_eq!(choice.breadth, narrow);
         assert_eq!(choice.ruling == Ruling::Deny, button == Button::Deny);
     }
     assert_eq!(Button::Deny.choice(&asked).lasts, Lasts::Run);

@@ -107,6 +107,25 @@ impl Addr {
     pub const fn is_v6_loopback(&self) -> bool {
         matches!(self.words(), [0, 0, 0, d] if d == 1_u32.to_be())
     }
+
+    /// Whether this is no address of the internet: this machine, the networks around it, groups,
+    /// ranges that are kept for something else. Only a policy opens them; no person is asked.
+    #[inline(always)]
+    pub const fn is_special(&self) -> bool {
+        match self.as_v4() {
+            Some([a, b, c, _]) => match a {
+                0 | 10 | 127 => true,
+                100 => b & 0xc0 == 64,
+                169 => b == 254,
+                172 => b & 0xf0 == 16,
+                192 => b == 168 || (b == 0 && c == 0),
+                198 => b & 0xfe == 18,
+                _ => a >= 224,
+            },
+            // Global unicast is 2000::/3, and nothing else.
+            None => self.words()[0].to_ne_bytes()[0] & 0xe0 != 0x20,
+        }
+    }
 }
 
 impl Ord for Addr {
@@ -164,6 +183,60 @@ mod tests {
         let mapped: IpAddr = "::ffff:10.1.2.3".parse().expect("address");
         assert_eq!(Addr::from(plain), Addr::from(mapped));
         assert_eq!(IpAddr::from(Addr::from(mapped)), plain);
+    }
+
+    #[test]
+    fn what_is_not_of_the_internet_is_special() {
+        let is = |s: &str| Addr::from(s.parse::<IpAddr>().expect("address")).is_special();
+        for s in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "127.0.0.1",
+            "127.64.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.1",
+            "192.168.7.7",
+            "198.18.0.1",
+            "198.19.255.255",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.1.1.1",
+            "64:ff9b::1",
+            "fc00::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(is(s), "{s}");
+        }
+        for s in [
+            "1.1.1.1",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "169.253.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "192.167.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "203.0.113.1",
+            "223.255.255.255",
+            "2001:db8::1",
+            "2606:4700::1111",
+            "::ffff:1.1.1.1",
+        ] {
+            assert!(!is(s), "{s}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 /// Version of everything in this file and in [`crate::event`]. Maps are pinned in a
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;
@@ -173,8 +173,11 @@ pub struct Bank {
     pub proxy_ports: [u16; 2],
     /// Walls of BPF LSM that do not hold for the agent, by [`wall`].
     pub open: u16,
+    /// Seconds that a question to a person stands; 0 where nobody is asked. A TCP connection
+    /// to what no rule decides is then held, not refused.
+    pub asks: u16,
     #[doc(hidden)]
-    pub _zero: [u16; 2],
+    pub _zero: u16,
     /// Every listen entry, for bind.
     pub listeners: SetRef,
 }
@@ -317,6 +320,35 @@ pub struct Origin {
 }
 
 const _: () = assert!(size_of::<Origin>() == 20, "no padding");
+
+/// Connections of one agent that may begin to be held while one question stands
+/// ([`Bank::asks`]); so at most twice as many are held at any time. More are refused.
+pub const MAX_HELD: u64 = 256;
+
+/// What a socket waits for: value of the `HELD` socket storage. Made, empty, with the TCP sockets
+/// of agents that ask: so it is only there where the egress hook sees every packet of the socket.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Held {
+    /// The destination.
+    pub addr: Addr,
+    /// Its port, host order; 0 where nothing is held.
+    pub port: u32,
+    /// Packets that were held back.
+    pub kept_back: u32,
+}
+
+const _: () = assert!(size_of::<Held>() == 24, "no padding");
+
+/// Connections that began to be held: value of the `HOLDS` array, by agent.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holds {
+    /// Since when they are counted, `CLOCK_BOOTTIME` nanoseconds.
+    pub since: u64,
+    /// How many.
+    pub count: u64,
+}
 
 /// Number of [`crate::Reason`]s that counters have room for.
 pub const REASON_SLOTS: usize = 64;

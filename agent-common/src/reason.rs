@@ -119,6 +119,10 @@ closed! {
         Bpf = 39, "bpf";
         /// A mount, or the end of one (BPF LSM).
         Mount = 40, "mount";
+        /// No rule names the destination, and a person is asked: it is held until the answer.
+        Asked = 41, "asked";
+        /// A person who was asked denied it, or nobody answered in time.
+        DeniedByPerson = 42, "denied_by_person";
     }
 }
 

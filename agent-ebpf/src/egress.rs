@@ -22,6 +22,7 @@ use crate::{
     ctx::{self, Packet},
     globals,
     handshake::{self, Seen},
+    held::{self, Waits},
     judge,
     maps::FLOWS,
     report::{self, Refused},
@@ -53,6 +54,7 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     let mut refusal = None;
     let mut told = None;
     let mut monitored = false;
+    let mut outcome = Outcome::Refuse;
     match &agent {
         None => refusal = Some((Reason::NoPolicy, NO_RULE)),
         Some(agent) => {
@@ -85,6 +87,14 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
                 },
                 Verdict::Deny { reason, rule } => {
                     refusal = Some((reason, rule));
+                    match held::waits(socket, agent, &packet, reason) {
+                        Waits::No => {}
+                        Waits::Still(outcome) => return outcome,
+                        Waits::Told => {
+                            refusal = Some((Reason::Asked, rule));
+                            outcome = Outcome::Hold;
+                        }
+                    }
                     rule
                 }
             };
@@ -134,7 +144,7 @@ pub(crate) fn judge(ctx: &SkBuffContext) -> Outcome {
     if monitored || allowed {
         Outcome::Pass
     } else {
-        Outcome::Refuse
+        outcome
     }
 }
 

@@ -20,6 +20,7 @@ mod ctx;
 mod egress;
 mod globals;
 mod handshake;
+mod held;
 mod ingress;
 mod judge;
 mod maps;
@@ -43,6 +44,8 @@ use crate::ctx::Family;
 enum Outcome {
     Pass,
     Refuse,
+    /// Kept back in egress, to be judged again when it is sent again.
+    Hold,
 }
 
 /// For every cgroup hook used here, 1 lets through and 0 refuses: with EPERM for
@@ -50,7 +53,17 @@ enum Outcome {
 const fn code(outcome: Outcome) -> i32 {
     match outcome {
         Outcome::Pass => 1,
-        Outcome::Refuse => 0,
+        Outcome::Refuse | Outcome::Hold => 0,
+    }
+}
+
+/// For packets on their way out there is a third: 2 drops and says that there is no room just
+/// now (`NET_XMIT_DROP`), after which TCP sends again every half second instead of ever later
+/// (`TCP_RESOURCE_PROBE_INTERVAL`).
+const fn packet_code(outcome: Outcome) -> i32 {
+    match outcome {
+        Outcome::Hold => 2,
+        outcome => code(outcome),
     }
 }
 
@@ -116,7 +129,7 @@ pub fn exeat_setsockopt(ctx: SockoptContext) -> i32 {
 
 #[cgroup_skb(egress)]
 pub fn exeat_egress(ctx: SkBuffContext) -> i32 {
-    code(egress::judge(&ctx))
+    packet_code(egress::judge(&ctx))
 }
 
 #[cgroup_skb(ingress)]
@@ -129,7 +142,7 @@ const fn errno(outcome: Outcome) -> i32 {
     const EPERM: i32 = 1;
     match outcome {
         Outcome::Pass => 0,
-        Outcome::Refuse => -EPERM,
+        Outcome::Refuse | Outcome::Hold => -EPERM,
     }
 }
 

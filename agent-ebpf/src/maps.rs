@@ -3,9 +3,9 @@
 use agent_common::{
     Addr, FlowEvent,
     layout::{
-        Bank, Bucket, FlowState, Handshake, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS, MAX_ENTRIES,
-        MAX_RUNS, MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES, SocketKey,
-        Stats,
+        Bank, Bucket, FlowState, Handshake, Held, Holds, MAX_ADOPTED, MAX_AGENTS, MAX_BANKS,
+        MAX_ENTRIES, MAX_RUNS, MAX_SOCKETS, MAX_STEERED, NameKey, Origin, REASON_SLOTS, RING_BYTES,
+        SocketKey, Stats,
     },
     verdict::{Entry, SetRef},
 };
@@ -84,6 +84,14 @@ pub(crate) static FLOWS: SkStorage<FlowState> = SkStorage::new();
 /// which live and die with its socket.
 #[btf_map]
 pub(crate) static HANDSHAKES: SkStorage<Handshake> = SkStorage::new();
+
+/// What a socket waits for a person to answer. Only sockets of agents that ask have it.
+#[btf_map]
+pub(crate) static HELD: SkStorage<Held> = SkStorage::new();
+
+/// How many connections of an agent began to be held.
+#[btf_map]
+pub(crate) static HOLDS: Array<Holds, { MAX_AGENTS as usize }> = Array::new();
 
 /// The server that a steered socket asked for.
 #[btf_map]

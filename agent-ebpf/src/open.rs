@@ -16,7 +16,7 @@ use crate::{
     Outcome,
     agent::{Agent, GateUse, Owner, gate_use, index_of},
     ctx::{self, Family},
-    judge,
+    held, judge,
     maps::{ORIGINS, STEERED},
     report::{self, Refused},
 };
@@ -48,6 +48,15 @@ pub(crate) fn judge(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcom
         },
     };
     let monitored = matches!(&agent, Some(agent) if agent.mode() == Mode::Monitor);
+    // Only a connect: a Fast Open goes by it too.
+    let connects = matches!(hook, Hook::Connect4 | Hook::Connect6);
+    let waits = match &agent {
+        Some(agent) if connects && protocol == Protocol::TCP => {
+            held::begin(ctx, agent, &dest, port, reason)
+        }
+        _ => false,
+    };
+    let reason = if waits { Reason::Asked } else { reason };
     report::refused(
         &Refused {
             hook,
@@ -71,7 +80,7 @@ pub(crate) fn judge(ctx: &SockAddrContext, hook: Hook, family: Family) -> Outcom
         },
         None,
     );
-    if monitored {
+    if monitored || waits {
         Outcome::Pass
     } else {
         Outcome::Refuse

@@ -66,7 +66,7 @@ pub(crate) struct Refused {
 
 /// Adds to a counter that a packet in softirq may be adding to at the same time.
 #[inline(always)]
-fn add(counter: *mut u64, n: u64) {
+pub(crate) fn add(counter: *mut u64, n: u64) {
     // SAFETY: the pointer is to an aligned word of a map value, which lives as long as the
     // program runs; every other access is atomic or another CPU's own copy.
     // `AtomicU64::fetch_add` is not there for this target, which has no compare-and-swap
@@ -116,7 +116,8 @@ pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
     let Some(stats) = STATS.get_ptr_mut(flow.agent) else {
         return;
     };
-    if !flow.allowed {
+    // A SYN that is held is counted where its connect was.
+    if !flow.allowed && !(flow.reason == Reason::Asked && matches!(flow.hook, Hook::Egress)) {
         let class = Protocol::new(flow.protocol).class() as usize;
         let reason = slot(flow.reason);
         // SAFETY: `stats` points to a whole value; both indices are in range by their types.
@@ -288,6 +289,13 @@ struct Pass {
 /// Takes an event's worth from the bucket; nothing if this one is to be kept back.
 #[inline(always)]
 fn pass_throttle(flow: &Refused, now: u64) -> Option<Pass> {
+    // Somebody waits for it, and the kernel bounds how many do.
+    if flow.reason == Reason::Asked {
+        return Some(Pass {
+            suppressed: 0,
+            calm: true,
+        });
+    }
     let cost = globals::event_cost_ns();
     if cost == 0 {
         return Some(Pass {

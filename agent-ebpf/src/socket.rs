@@ -15,7 +15,7 @@ use crate::{
     Outcome,
     agent::{Agent, Owner, index_of},
     ctx::{self, Family},
-    judge,
+    held, judge,
     report::{self, Refused},
 };
 
@@ -45,6 +45,7 @@ pub(crate) fn create(ctx: &SockContext) -> Outcome {
                     _ => false,
                 };
             if known {
+                held::make(ctx, agent, protocol);
                 return Outcome::Pass;
             }
             Reason::SocketType

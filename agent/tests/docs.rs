@@ -70,7 +70,7 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
     let config = Config::parse(Path::new("docs/operations.md"), block).expect("configuration");
     assert_eq!(config, Config::default());
     // What a key may be, the reader itself says.
-    for section in ["", "resolver: ", "events: ", "control: "] {
+    for section in ["", "resolver: ", "events: ", "control: ", "asking: "] {
         let text = match section {
             "" => "nonsense: 1\n".to_owned(),
             section => format!("{section}{{nonsense: 1}}\n"),
@@ -88,6 +88,18 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
                 "`{key}` is not in the block"
             );
         }
+    }
+}
+
+#[test]
+fn every_control_method_is_in_its_page() {
+    let text = document("docs/control.md");
+    for method in exeat::control::Request::METHODS {
+        let rows = text.lines().filter(|line| line.starts_with('|'));
+        let found = rows
+            .filter_map(|line| line.split('|').nth(1))
+            .any(|cell| cell.contains(&format!("`{method}`")));
+        assert!(found, "`{method}` has no row in docs/control.md");
     }
 }
 

@@ -284,7 +284,22 @@ fn agents(out: &mut String, s: &Status, style: Style) {
             );
         } else if a.isolated {
             let cut = style.paint(Tone::Warn, "cut off from the network");
-            let _ = writeln!(out, "{name} is {cut}: it is being killed");
+            let _ = writeln!(
+                out,
+                "{name} is {cut}, and runs: `sudo exeat isolate --agent {name} --off` connects it again"
+            );
+        }
+        if a.questions > 0 || a.grants > 0 {
+            let waiting = format!("{} waiting for an answer", a.questions);
+            let waiting = match a.questions {
+                0 => waiting,
+                _ => style.paint(Tone::Warn, &waiting),
+            };
+            let _ = writeln!(
+                out,
+                "questions of {name}: {waiting} (`exeat ask`), {} granted or denied (`exeat grants`)",
+                a.grants
+            );
         }
         for limit in &a.limits {
             let word = match limit.holds {

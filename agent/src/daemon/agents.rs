@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use agent_common::{Addr, layout::Bank};
+use agent_common::{
+    Addr,
+    layout::{Bank, Mode},
+};
 use tracing::warn;
 
 use super::{
@@ -21,11 +24,12 @@ use super::{
     walls,
 };
 use crate::{
+    asking::Asks,
     dns::gate::GatePorts,
     gateway::{Authority, Listening},
     kernel::tables::Image,
     leases::{Name, canonical},
-    policy::{Compiled, HostName, NameRules, Policy},
+    policy::{Ask, Compiled, HostName, NameRules, Policy},
 };
 
 /// Addresses that leases may add to a table in force, beyond those that it starts with: at
@@ -182,6 +186,7 @@ impl Engine {
                 proxy(policy.gateway.socks5, Listening::Socks),
             ],
             open: walls::open(self.sandbox, &policy),
+            asks: asks(&policy),
             ..Bank::default()
         };
         let image = Image::new(&compiled, bank, room);
@@ -276,7 +281,8 @@ impl Engine {
             .collect();
         let published = self.gates.published(index);
         let hosts = policy.hosts();
-        self.gates.set_rules(index, &names, policy.dns);
+        self.gates
+            .set_rules(index, &names, policy.dns, asked(&policy));
         if let Some(rules) = gateway {
             self.gateways.set_rules(index, rules);
         }
@@ -316,6 +322,23 @@ impl Engine {
         self.agents.insert(name.to_owned(), agent);
         self.publish_all(index, now);
         Ok(())
+    }
+}
+
+/// Who is asked about what no rule decides: nobody where nothing is refused.
+pub(super) fn asked(policy: &Policy) -> Ask {
+    match policy.mode {
+        Mode::Enforce => policy.ask,
+        Mode::Monitor => Ask::default(),
+    }
+}
+
+/// For how long a person is asked, as the kernel has it; 0 where nobody is.
+fn asks(policy: &Policy) -> u16 {
+    let ask = asked(policy);
+    match ask.who {
+        Asks::Nobody => 0,
+        Asks::User | Asks::Admin => u16::try_from(ask.timeout).unwrap_or(u16::MAX).max(1),
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     incident::IncidentKind,
     kernel::cgroup,
     leases::Name,
+    metrics::{Decision, Scope},
     policy::{Compiled, Policy, PolicySet},
     sink::Hub,
     sockets,
@@ -58,7 +59,7 @@ pub(super) struct Asking {
     pub(super) trouble: Option<String>,
     saved: Duration,
     /// Answers since the start, by outcome and what they were about.
-    pub(super) given: BTreeMap<(&'static str, &'static str), u64>,
+    given: [[u64; Scope::COUNT]; Decision::COUNT],
 }
 
 /// Whether what people say is of use to the runs of now.
@@ -82,7 +83,7 @@ impl Asking {
             isolated,
             trouble: None,
             saved: Duration::ZERO,
-            given: BTreeMap::new(),
+            given: Default::default(),
         };
         let read = keeper.load_grants().map_err(|e| e.to_string());
         let grants = read.and_then(|read| match read {
@@ -136,22 +137,29 @@ impl Asking {
 
     fn count(&mut self, grant: &Grant) {
         let decision = match grant.ruling {
-            Ruling::Allow => "allowed",
-            Ruling::Deny => "denied",
+            Ruling::Allow => Decision::Allowed,
+            Ruling::Deny => Decision::Denied,
         };
-        *self
-            .given
-            .entry((decision, scope(&grant.subject)))
-            .or_default() += 1;
+        let scope = match grant.subject {
+            GrantSubject::Name { .. } => Scope::Name,
+            GrantSubject::Domain { .. } => Scope::Domain,
+            GrantSubject::Address { .. } => Scope::Address,
+        };
+        self.given[decision.index()][scope.index()] += 1;
     }
-}
 
-/// The word of what a grant is about.
-pub(super) const fn scope(subject: &GrantSubject) -> &'static str {
-    match subject {
-        GrantSubject::Name { .. } => "name",
-        GrantSubject::Domain { .. } => "domain",
-        GrantSubject::Address { .. } => "address",
+    /// What people decided, and what nobody did.
+    pub(super) fn approvals(&self) -> [[u64; Scope::COUNT]; Decision::COUNT] {
+        let counts = self.desk.counts();
+        let mut all = self.given;
+        for (decision, count) in [
+            (Decision::TimedOut, counts.timed_out),
+            (Decision::Throttled, counts.throttled),
+            (Decision::Withdrawn, counts.withdrawn),
+        ] {
+            all[decision.index()][Scope::None.index()] = count;
+        }
+        all
     }
 }
 
@@ -208,6 +216,14 @@ impl Engine {
             return Err(AnswerError::Unfit(format!(
                 "`{}` is no destination that a rule can name",
                 grant_text(grant).escape_debug()
+            )));
+        }
+        if let GrantSubject::Domain { domain } = &grant.subject
+            && grant.ruling == Ruling::Allow
+            && psl::domain_str(domain).is_none()
+        {
+            return Err(AnswerError::Unfit(format!(
+                "anybody can register names below `{domain}`: name a domain that has one owner"
             )));
         }
         if let GrantSubject::Address { address } = grant.subject

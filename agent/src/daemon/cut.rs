@@ -129,6 +129,7 @@ pub(super) fn revoke_all(shared: &Shared, by: &Who, name: &str) -> Result<Revoke
     // Nothing may open again while what is open is ended.
     shared.with(|engine| engine.cut(name))?;
     let connections = end_all(shared, name, &mut warnings);
+    let took_us = micros(begun);
     let why = format!("revoked by {}", name_of(by));
     let (ended, isolated) = shared.with(|engine| {
         let now = clock::now();
@@ -167,7 +168,7 @@ pub(super) fn revoke_all(shared: &Shared, by: &Who, name: &str) -> Result<Revoke
         grants: ended,
         connections,
         isolated,
-        took_us: micros(begun),
+        took_us,
         warnings,
     })
 }
@@ -228,11 +229,13 @@ pub(super) fn rejoin(shared: &Shared, by: &Who, name: &str) -> Result<RevokeRepo
     let mut warnings = Vec::new();
     let (was, held) = shared.with(|engine| {
         let index = engine.index_of(name);
-        let was = engine.asking.isolated.contains_key(name);
+        let held = engine.held.contains_key(name);
+        // Also where taking back what it was granted was broken off.
+        let cut = index.is_some_and(|index| engine.kernel.is_isolated(index)) && !held;
+        let was = cut || engine.asking.isolated.contains_key(name);
         if !was && index.is_none() {
             return Err(engine.no_agent(name));
         }
-        let held = engine.held.contains_key(name);
         if was {
             if let Some(index) = index
                 && !held

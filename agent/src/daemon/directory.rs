@@ -10,10 +10,11 @@ use std::{
 
 use agent_common::{Addr, FlowEvent};
 
+use super::agents::asked;
 use crate::{
     flow::{Known, RuleText},
     leases::Name,
-    policy::{HostName, Policy, Rule},
+    policy::{Ask, HostName, Policy, Rule},
     process,
 };
 
@@ -73,6 +74,13 @@ impl Directory {
             Some(agent) => (agent.name.clone(), agent.generation),
             None => (UNKNOWN.to_owned(), 0),
         }
+    }
+
+    /// Who is asked about what the policy of an agent does not decide.
+    pub(super) fn ask(&self, index: u32) -> Ask {
+        let agents = self.agents.read().unwrap_or_else(PoisonError::into_inner);
+        let policy = agents.get(&index).and_then(|agent| agent.policy.as_ref());
+        policy.map(|policy| asked(policy)).unwrap_or_default()
     }
 
     /// A rule of the policy that an agent has now.

@@ -19,20 +19,22 @@ use super::{
     directory::{Directory, Published},
     engine::Engine,
     fd_store::{FdStore, Owner, Service},
+    holding::Holding,
     serving::{Abroad, Tasks, lock},
     watch,
 };
 use crate::{
+    asking::{Asks, Ruling},
     dns::{
         budget::{Budget, Spent},
         clock,
-        gate::{Backend, GatePorts, GateSockets, Granted, NotGranted, Records},
+        gate::{Backend, GatePorts, GateSockets, Granted, Lately, NotGranted, Records, is_askable},
         resolver::{Answer, Failed, Found, Prefetch, Question, Resolver, addresses, merge},
         stats::DnsStats,
     },
     kernel::object::Throttle,
     leases::{CLIENT_TTL, FailKind, Name, canonical},
-    policy::{DnsPolicy, NameRule, NameRules, Refuse},
+    policy::{Ask, DnsPolicy, NameRule, NameRules, Refuse},
     sink::Hub,
 };
 
@@ -55,6 +57,7 @@ struct Gate {
 pub(super) struct Means {
     resolver: Arc<Resolver>,
     shared: Arc<SetOnce<Weak<Shared>>>,
+    holding: Arc<SetOnce<Arc<Holding>>>,
 }
 
 impl Means {
@@ -62,7 +65,13 @@ impl Means {
         Self {
             resolver,
             shared: Arc::default(),
+            holding: Arc::default(),
         }
+    }
+
+    /// From now on names that no rule decides are asked about.
+    pub(super) fn ask_by(&self, holding: Arc<Holding>) {
+        let _ = self.holding.set(holding);
     }
 
     /// The daemon's parts, once it runs; none once it has ended.
@@ -87,6 +96,7 @@ impl Means {
 struct Rules {
     names: Arc<NameRules>,
     dns: DnsPolicy,
+    ask: Ask,
 }
 
 /// One agent's gate as it decides: [`Backend`].
@@ -96,6 +106,8 @@ pub(super) struct Desk {
     budget: Mutex<Budget>,
     published: Arc<Published>,
     means: Means,
+    /// Names that a person was asked about.
+    lately: Mutex<Lately>,
 }
 
 impl Desk {
@@ -107,6 +119,7 @@ impl Desk {
             budget: Mutex::new(Budget::new(dns.budget, dns.over_budget)),
             published: Arc::default(),
             means,
+            lately: Mutex::default(),
         }
     }
 
@@ -119,12 +132,13 @@ impl Desk {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set_rules(&self, names: &Arc<NameRules>, dns: DnsPolicy) {
+    fn set_rules(&self, names: &Arc<NameRules>, dns: DnsPolicy, ask: Ask) {
         self.budget().set_limits(dns.budget, dns.over_budget);
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
         *rules = Rules {
             names: Arc::clone(names),
             dns,
+            ask,
         };
     }
 
@@ -193,6 +207,23 @@ fn without_ttl(found: Found) -> Result<Vec<IpAddr>, FailKind> {
 impl Backend for Desk {
     fn rule(&self, name: &str) -> Option<NameRule> {
         self.rules().names.find(name)
+    }
+
+    fn asks(&self, name: &Name) -> bool {
+        let rules = self.rules();
+        if rules.ask.who == Asks::Nobody || !is_askable(name) || !rules.names.silent_of(name) {
+            return false;
+        }
+        let allowed = |name: &str| rules.names.find(name).is_some();
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        !lately.is_appended(name, clock::now(), allowed)
+    }
+
+    async fn ask(&self, name: Name) -> Ruling {
+        let Some(holding) = self.means.holding.get() else {
+            return Ruling::Deny;
+        };
+        holding.ask_name(self.agent, &name, self.rules().ask).await
     }
 
     fn refuse(&self) -> Refuse {
@@ -440,9 +471,10 @@ impl Gates {
     }
 
     /// Puts what an agent's policy says of names in force at its gate.
-    pub(super) fn set_rules(&self, agent: u32, names: &Arc<NameRules>, dns: DnsPolicy) {
+    /// `ask` says nobody for an agent that is only monitored.
+    pub(super) fn set_rules(&self, agent: u32, names: &Arc<NameRules>, dns: DnsPolicy, ask: Ask) {
         if let Some(gate) = self.open.get(&agent) {
-            gate.desk.set_rules(names, dns);
+            gate.desk.set_rules(names, dns, ask);
         }
     }
 

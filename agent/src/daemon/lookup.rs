@@ -182,6 +182,8 @@ fn tell(report: &mut DnsReport, outcome: &Outcome, refuse: Refuse) {
             }
         },
         Verdict::Malformed | Verdict::Ignored => "the gate cannot read such a question",
+        Verdict::Asked => "no rule names it, and a person is asked",
+        Verdict::Denied => "no rule names it, and the person who was asked denied it",
         Verdict::OverBudget | Verdict::NoRoom | Verdict::Busy => "the gate has no room for it now",
     };
     report.why = why.to_owned();

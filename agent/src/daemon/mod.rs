@@ -22,6 +22,7 @@ mod gateway_records;
 mod gateways;
 mod handle;
 mod hold;
+mod holding;
 mod identities;
 mod limits;
 mod lookup;
@@ -60,6 +61,7 @@ use self::{
     gates::{Gates, Means},
     gateways::Gateways,
     handle::{Handle, Launches},
+    holding::Holding,
     serving::Tasks,
     state::Keeper,
     trust::Trust,
@@ -322,6 +324,17 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let config = &shared.config;
     let mut tasks = JoinSet::new();
 
+    let aborter =
+        Aborter::start().context("cannot start a thread that ends refused connections")?;
+    let holding = Holding::new(
+        shared.desk.clone(),
+        Arc::clone(&directory),
+        aborter.clone(),
+        means.clone(),
+        &slice,
+    );
+    means.ask_by(Arc::clone(&holding));
+
     let reader = EventReader::new(ring).context("cannot watch the event ring")?;
     tasks.spawn(watch::events(
         reader,
@@ -329,7 +342,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&shared.hub),
         Arc::clone(&shared.events),
         slice,
-        Aborter::start().context("cannot start a thread that ends refused connections")?,
+        aborter,
+        holding,
         cancel.clone(),
     ));
 

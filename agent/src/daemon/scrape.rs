@@ -66,6 +66,8 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             snapshot.policy_rules[kind.index()] += 1;
         }
     }
+    snapshot.approvals = engine.asking.approvals();
+    snapshot.approvals_pending = shared.desk.pending(None) as u64;
     snapshot.governed = engine.agents.len() as u64;
     snapshot.agents = agents(shared, engine);
     snapshot.maps = maps(engine);
@@ -150,7 +152,9 @@ fn gate_sample(counts: &GateStats) -> GateSample {
             | gate::Verdict::Rebind
             | gate::Verdict::NoRoom
             | gate::Verdict::Malformed
-            | gate::Verdict::Ignored => DnsVerdict::Deny,
+            | gate::Verdict::Ignored
+            | gate::Verdict::Asked
+            | gate::Verdict::Denied => DnsVerdict::Deny,
         };
         sample.queries[side.index()][code.index()] += counts.queries(verdict, rcode);
     }

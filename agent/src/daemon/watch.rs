@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{directory::Directory, serving::next};
+use super::{directory::Directory, holding::Holding, serving::next};
 use crate::{
     dns::{
         budget::Exceeded,
@@ -118,6 +118,7 @@ pub(super) async fn events(
     counts: Arc<EventCounts>,
     slice: PathBuf,
     aborter: Aborter,
+    holding: Arc<Holding>,
     cancel: CancellationToken,
 ) {
     let mut paths = PathCache::default();
@@ -133,7 +134,10 @@ pub(super) async fn events(
                 if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
                     aborter.end(connection);
                 }
-                hub.publish(FlowRecord::from_event(&event, clock.get(), known));
+                let record = FlowRecord::from_event(&event, clock.get(), known);
+                if holding.seen(&event.flow, &record) {
+                    hub.publish(record);
+                }
             }
             Err(error) => {
                 counts.unreadable.fetch_add(1, Relaxed);
@@ -163,6 +167,7 @@ fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
         ),
         cookie: event.socket_cookie,
         cgroup: cgroup.to_owned(),
+        unless_open: false,
     })
 }
 
@@ -204,6 +209,8 @@ fn judged(record: &GateRecord) -> (FlowVerdict, Option<Reason>) {
     match record.verdict {
         Verdict::OverBudget => (FlowVerdict::Deny, Some(Reason::Budget)),
         Verdict::Refused => (FlowVerdict::Deny, Some(Reason::Name)),
+        Verdict::Asked => (FlowVerdict::Deny, Some(Reason::Asked)),
+        Verdict::Denied => (FlowVerdict::Deny, Some(Reason::DeniedByPerson)),
         Verdict::NoRoom | Verdict::Busy => (FlowVerdict::Deny, Some(Reason::State)),
         Verdict::Rebind => (FlowVerdict::Deny, Some(Reason::Rebind)),
         // What is taken out of an answer is refused, though the rest of it is given.

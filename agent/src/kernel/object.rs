@@ -49,6 +49,8 @@ const MAPS: &[&str] = &[
     "ORIGINS",
     "STEERED",
     "HANDSHAKES",
+    "HELD",
+    "HOLDS",
     "EVENTS",
     "STATS",
     "BUCKETS",

@@ -23,8 +23,8 @@ pub use gateway::GatewaySample;
 pub use reference::reference;
 pub use server::{Page, PageError};
 pub use snapshot::{
-    AgentSample, DnsVerdict, Launch, LoadFailure, LossStage, MapSample, ProcessSample, Rcode,
-    RuleKind, Snapshot, UpstreamFailure,
+    AgentSample, Decision, DnsVerdict, Launch, LoadFailure, LossStage, MapSample, ProcessSample,
+    Rcode, RuleKind, Scope, Snapshot, UpstreamFailure,
 };
 
 pub(crate) use snapshot::labels;
@@ -45,6 +45,7 @@ fn registry(s: &Snapshot) -> Result<Registry> {
     dns::register(&r, s)?;
     gateway::register(&r, s)?;
     policy(&r, s)?;
+    approvals(&r, s)?;
     kernel(&r, s)?;
     events(&r, s)?;
     process(&r, s)?;
@@ -184,6 +185,29 @@ fn policy(r: &Builder, s: &Snapshot) -> Result<()> {
     )?
     .with_label_values::<&str>(&[])
     .set(s.policy_loaded_at);
+    Ok(())
+}
+
+fn approvals(r: &Builder, s: &Snapshot) -> Result<()> {
+    let decided = r.counter(
+        "exeat_approvals_total",
+        "What became of what people were asked, and grants given ahead, by what about.",
+        &["decision", "scope"],
+    )?;
+    for decision in Decision::ALL {
+        for scope in Scope::ALL {
+            decided
+                .with_label_values(&[decision.as_str(), scope.as_str()])
+                .inc_by(s.approvals[decision.index()][scope.index()]);
+        }
+    }
+    r.gauge(
+        "exeat_approvals_pending",
+        "Questions that wait for a person.",
+        &[],
+    )?
+    .with_label_values::<&str>(&[])
+    .set(gauge(s.approvals_pending));
     Ok(())
 }
 

@@ -129,6 +129,36 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of what people were asked.
+    Decision {
+        /// A person allowed it, asked or ahead.
+        Allowed = "allowed",
+        /// A person denied it, asked or ahead.
+        Denied = "denied",
+        /// Nobody answered in time.
+        TimedOut = "timed_out",
+        /// Denied without a question: too many of them, or nobody answered the same before.
+        Throttled = "throttled",
+        /// The question was of no use any more.
+        Withdrawn = "withdrawn",
+    }
+}
+
+labels! {
+    /// What an answer is about.
+    Scope {
+        /// One host.
+        Name = "name",
+        /// A domain and all below it.
+        Domain = "domain",
+        /// One address.
+        Address = "address",
+        /// Nothing: no person decided.
+        None = "none",
+    }
+}
+
 /// One scrape. Every number is absolute; [`super::encode`] makes the text.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -168,6 +198,10 @@ pub struct Snapshot {
     pub sinks: HubCounts,
     /// Launches.
     pub launches: [u64; Launch::COUNT],
+    /// What people decided, by what about.
+    pub approvals: [[u64; Scope::COUNT]; Decision::COUNT],
+    /// Questions that stand.
+    pub approvals_pending: u64,
     /// The daemon's own use of resources.
     pub process: Option<ProcessSample>,
 }

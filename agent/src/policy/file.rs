@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod ask;
 mod gateway;
 mod identity;
 mod inspect;
@@ -20,6 +21,7 @@ mod limits;
 mod matching;
 mod require;
 mod sandbox;
+pub use ask::{AskFile, AsksFile};
 pub use gateway::{DoorFile, DoorsFile, GatewayFile, HttpFile, ProxyFile, ViaFile};
 pub use identity::{DigestsFile, IdentityFile, KeysFile, PackagesFile};
 pub use inspect::{InspectFile, PatternActionFile, PatternFile, RequestFile};
@@ -99,6 +101,9 @@ pub struct AgentFile {
     pub gateway: Option<At<GatewayFile>>,
     /// Walls without which `exeat run` starts nothing; `exeat status --agent` lists them all.
     pub require: Option<At<RequireFile>>,
+    /// Who is asked about a destination that no rule decides: `user`, `admin` or `nobody` (the
+    /// default).
+    pub ask: Option<At<AskFile>>,
     /// What the sandbox of `exeat run` leaves open, or `none` for no sandbox. Without it the
     /// sandbox is whole.
     pub sandbox: Option<At<SandboxFile>>,

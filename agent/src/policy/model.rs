@@ -163,6 +163,13 @@ pub struct Origin {
     pub line: u32,
 }
 
+impl Origin {
+    /// Whether a person said it, and no file.
+    pub fn is_grant(&self) -> bool {
+        self.file.starts_with("grant ")
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)
@@ -328,9 +335,10 @@ impl Policy {
     }
 
     /// Every host that a rule names exactly, deny rules too: those that are kept resolved.
-    /// What wildcards mean is learnt when it is asked for.
+    /// What wildcards mean is learnt when it is asked for. Not what a person denied who was
+    /// asked: the program chose that name, and resolving it would tell it to whoever serves it.
     pub fn hosts(&self) -> BTreeSet<HostName> {
-        self.hosts_of(|_| true)
+        self.hosts_of(|rule| rule.action != Action::Deny || !rule.origin.is_grant())
     }
 
     /// Every host that an allow rule names exactly. Its addresses are still refused where a deny

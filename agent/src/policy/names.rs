@@ -120,6 +120,25 @@ impl NameRules {
         rules
     }
 
+    /// Whether no rule says anything of a name, neither yes nor no.
+    pub fn silent_of(&self, name: &str) -> bool {
+        let Some(name) = folded(name) else {
+            return false;
+        };
+        let silent = |base: &str, below: bool| match self.slots.get(base) {
+            Some(slot) if below => matches!(slot.below, Side::Silent),
+            Some(slot) => matches!(slot.exact, Side::Silent),
+            None => true,
+        };
+        let mut rest: &str = &name;
+        let mut all = silent(rest, false);
+        while let Some((_, base)) = rest.split_once('.') {
+            all &= silent(base, true);
+            rest = base;
+        }
+        all
+    }
+
     /// What the rules say about a name, in any case, with or without the last dot: all
     /// allow rules that mean it together. `None` where none does, where a deny rule means
     /// it (whatever its ports: deny beats allow), and for what is no host name

@@ -10,6 +10,7 @@ use super::ports::{self, PortRange};
 use super::tree::{Node, Value};
 use std::collections::BTreeMap;
 
+mod ask;
 mod dns;
 mod gateway;
 mod identity;
@@ -25,8 +26,9 @@ use words::{one_of, unknown_key, value_help};
 pub(crate) const FILE_KEYS: &[&str] = &["version", "agents", "groups"];
 pub(crate) const AGENT_KEYS: &[&str] = &[
     "mode", "allow", "deny", "listen", "dns", "services", "gateway", "sandbox", "limits",
-    "require", "identity", "match",
+    "require", "identity", "match", "ask",
 ];
+pub(crate) const ASK_KEYS: &[&str] = &["who", "timeout"];
 pub(crate) const LIMITS_KEYS: &[&str] =
     &["memory", "swap", "cpu", "pids", "io", "open_files", "time"];
 pub(crate) const IO_KEYS: &[&str] = &["read", "write", "read_ops", "write_ops"];
@@ -207,6 +209,7 @@ impl Reader<'_> {
         });
         let services = fields.take("services");
         let services = services.and_then(|node| self.services(node));
+        let ask = fields.take("ask").and_then(|node| self.ask(node, &what));
         let require = fields.take("require");
         let require = require.and_then(|node| self.require(node));
         let gateway = fields.take("gateway").and_then(|node| {
@@ -226,6 +229,7 @@ impl Reader<'_> {
         let matching = fields.take("match");
         let matching = matching.map_or_else(Vec::new, |node| self.matching(node, &what));
         Some(AgentFile {
+            ask,
             limits,
             matching,
             mode,

@@ -99,6 +99,7 @@ mod tests {
         assert_eq!(keys(&defs["request"]), known(read::REQUEST_KEYS));
         assert_eq!(keys(&defs["data_pattern"]), known(read::PATTERN_KEYS));
         assert_eq!(keys(&defs["openings"]), known(read::SANDBOX_KEYS));
+        assert_eq!(keys(&defs["ask_more"]), known(read::ASK_KEYS));
         assert_eq!(keys(&defs["identity"]), known(read::IDENTITY_KEYS));
         assert_eq!(keys(&defs["dbus"]), known(read::DBUS_KEYS));
         for node in [

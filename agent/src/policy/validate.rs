@@ -19,6 +19,7 @@ use agent_common::verdict::Action;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+mod ask;
 mod dns;
 mod finish;
 mod gateway;
@@ -225,7 +226,7 @@ impl Validator<'_> {
                         .iter()
                         .map(|selector| selector.value.0.clone())
                         .collect(),
-                    ask: Default::default(),
+                    ask: ask::ask(agent.value.ask.as_ref()),
                 };
                 for selector in &agent.value.matching {
                     let at = Place {
@@ -235,6 +236,7 @@ impl Validator<'_> {
                     selectors.push((name.clone(), selector.value.0.clone(), at));
                 }
                 let said = &agent.value;
+                let about_ask = said.ask.iter();
                 let about_services = said.services.iter();
                 let about_limits = said.limits.iter();
                 let about_sandbox = said.sandbox.iter();
@@ -245,6 +247,7 @@ impl Validator<'_> {
                             limits::lint(policy.name.as_str(), policy.mode, limits)
                         }),
                     )
+                    .chain(about_ask.filter_map(|file| ask::lint(&policy, file)))
                     .chain(about_services.flat_map(|services| lint::services(&policy, services)))
                     .chain(about_sandbox.flat_map(|sandbox| lint::sandbox(&policy, sandbox)))
                     .chain(about_identity.filter_map(|identity| lint::identity(&policy, identity)))

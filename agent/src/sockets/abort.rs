@@ -15,12 +15,15 @@ use std::{
 };
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_sock_diag::{SockDiagMessage, constants::SOCK_DIAG_BY_FAMILY};
 use nix::sched::{CloneFlags, setns};
 
 use super::{diag, tree};
 
 /// `SOCK_DESTROY` of `include/uapi/linux/sock_diag.h`.
 pub(super) const SOCK_DESTROY: u16 = 21;
+/// `TCP_SYN_SENT` of `include/net/tcp_states.h`.
+const SYN_SENT: u8 = 2;
 /// Connections that may wait to be ended. What finds no room ends by its own time-out.
 const ROOM: usize = 1024;
 
@@ -34,6 +37,8 @@ pub struct Connection {
     /// The agent's cgroup: a folder. Where the connection is not in the daemon's own network
     /// namespace, it is looked for in those of what runs there.
     pub cgroup: PathBuf,
+    /// Only while it is not open yet.
+    pub unless_open: bool,
 }
 
 /// Ends connections, by a thread of its own, because it enters other network namespaces.
@@ -93,6 +98,13 @@ fn end_elsewhere(connection: &Connection, home: &File) -> io::Result<()> {
 fn end(connection: &Connection) -> io::Result<()> {
     let request = diag::exact(connection.ends, connection.cookie.to_ne_bytes());
     let socket = diag::socket()?;
+    if connection.unless_open {
+        let found = diag::ask(&socket, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, request.clone())?;
+        match found {
+            Some(SockDiagMessage::InetResponse(found)) if found.header.state == SYN_SENT => {}
+            _ => return Ok(()),
+        }
+    }
     let flags = NLM_F_REQUEST | NLM_F_ACK;
     diag::ask(&socket, SOCK_DESTROY, flags, request).map(drop)
 }

@@ -14,7 +14,7 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 28] = [
+pub(super) const SUITES: [Suite; 29] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
@@ -27,6 +27,7 @@ pub(super) const SUITES: [Suite; 28] = [
     suite("gateway", false, 900),
     suite("world", false, 300),
     suite("gate", false, 900),
+    suite("hold", false, 900),
     suite("icmp", false, 300),
     suite("listen", false, 300),
     suite("dns", false, 600),
@@ -40,6 +41,7 @@ pub(super) const SUITES: [Suite; 28] = [
     suite("standalone", false, 600),
     suite("survive", false, 900),
     suite("limits", false, 900),
+    suite("ask", false, 900),
     suite("workspace", false, 300),
     suite("bounds", false, 900),
     suite("faults", false, 600),

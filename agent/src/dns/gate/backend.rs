@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Answer, Failed, NameRule, Question, Refuse};
+use crate::asking::Ruling;
 use crate::dns::budget::Spent;
 use crate::leases::Name;
 
@@ -36,6 +37,18 @@ pub trait Backend: Send + Sync + 'static {
     /// What the policy allows of a canonical name (lower-case A-labels, no trailing dot).
     /// `None`: the name is outside, and nothing about it leaves the machine.
     fn rule(&self, name: &str) -> Option<NameRule>;
+
+    /// Whether a person may be asked about a name that [`Backend::rule`] does not have. Called
+    /// once for each query.
+    fn asks(&self, _name: &Name) -> bool {
+        false
+    }
+
+    /// Asks a person about a name, together with who asks about it already. Dropping the future
+    /// leaves the question where it is. The name is granted before it says so.
+    fn ask(&self, _name: Name) -> impl Future<Output = Ruling> + Send {
+        std::future::ready(Ruling::Deny)
+    }
 
     /// How a name outside the policy is answered.
     fn refuse(&self) -> Refuse;

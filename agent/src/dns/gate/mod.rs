@@ -17,6 +17,9 @@
 mod answer;
 #[cfg(test)]
 mod answer_tests;
+mod ask;
+#[cfg(test)]
+mod ask_tests;
 mod backend;
 #[cfg(test)]
 mod fuzz;
@@ -37,6 +40,7 @@ mod testing;
 mod wire;
 
 pub use answer::{addresses, answer, busy, failed, not_granted, over_budget};
+pub use ask::{HELD_TIME, Lately, MAX_HELD, is_askable};
 pub use backend::{Backend, Granted, NotGranted};
 pub use judge::{Asked, Judged, judge};
 pub use record::{GateEvent, GateRecord, Outcome, Rcode, Records, Transport, Verdict};

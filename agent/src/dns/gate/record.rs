@@ -53,11 +53,15 @@ pub enum Verdict {
     NoRoom = 8,
     /// Too many look-ups of the agent are under way.
     Busy = 9,
+    /// A person is asked about the name, and this query was held without an answer.
+    Asked = 10,
+    /// A person denied the name, or nobody answered in time.
+    Denied = 11,
 }
 
 impl Verdict {
     /// Every verdict, in the order of its number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Answered,
         Self::NoData,
         Self::Failed,
@@ -68,10 +72,12 @@ impl Verdict {
         Self::Rebind,
         Self::NoRoom,
         Self::Busy,
+        Self::Asked,
+        Self::Denied,
     ];
 
     /// Every pair of verdict and response code that occurs.
-    pub const OUTCOMES: [(Self, Rcode); 17] = [
+    pub const OUTCOMES: [(Self, Rcode); 20] = [
         (Self::Answered, Rcode::NoError),
         (Self::NoData, Rcode::NoError),
         (Self::NoData, Rcode::NxDomain),
@@ -89,6 +95,9 @@ impl Verdict {
         (Self::Malformed, Rcode::BadVers),
         (Self::Malformed, Rcode::None),
         (Self::Ignored, Rcode::None),
+        (Self::Asked, Rcode::None),
+        (Self::Denied, Rcode::Refused),
+        (Self::Denied, Rcode::NxDomain),
     ];
 
     /// The label in events and metrics.
@@ -104,6 +113,8 @@ impl Verdict {
             Self::Rebind => "rebind",
             Self::NoRoom => "no_room",
             Self::Busy => "busy",
+            Self::Asked => "asked",
+            Self::Denied => "denied",
         }
     }
 }
@@ -205,6 +216,8 @@ impl GateRecord {
                 | Verdict::Rebind
                 | Verdict::NoRoom
                 | Verdict::Busy
+                | Verdict::Asked
+                | Verdict::Denied
         ) || !self.rebound.is_empty()
             || !self.targets.is_empty()
             || self.over.is_some()

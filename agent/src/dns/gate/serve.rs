@@ -1,5 +1,6 @@
 //! A gate at work: messages in, replies and records out.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,13 +20,15 @@ use super::judge::outside;
 use super::sockets::{GateSockets, Pair};
 use super::stream::{MAX_CONNECTIONS, MAX_MESSAGE};
 use super::{
-    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, Judged, NameRule, NotGranted,
-    Outcome, Question, Rcode, Records, Transport, Verdict, judge,
+    Answer, Asked, Backend, Failed, GateEvent, GateRecord, Granted, HELD_TIME, Judged, MAX_HELD,
+    NameRule, NotGranted, Outcome, Question, Rcode, Records, Transport, Verdict, judge,
 };
+use crate::asking::Ruling;
 use crate::dns::budget::{Exceeded, Spent};
 use crate::dns::flights::{Flights, Joined};
 use crate::dns::stats::GateStats;
-use crate::leases::FailKind;
+use crate::leases::{FailKind, Name};
+use crate::policy::BASE_TYPES;
 
 /// The most queries of one agent that wait for a look-up at once; more are answered
 /// SERVFAIL. What is at hand is answered all the same.
@@ -50,6 +53,7 @@ pub(super) struct Gate<B> {
     pub(super) stats: Arc<GateStats>,
     pub(super) connections: Arc<Semaphore>,
     look_ups: Arc<Semaphore>,
+    held: Arc<Semaphore>,
     /// By the rule, too, that addresses are granted under.
     flights: Arc<Flights<(Question, NameRule), Arc<Landed>>>,
 }
@@ -90,7 +94,27 @@ enum Tried {
 }
 
 /// A query that could not be answered at once.
-pub(super) struct Waiting {
+pub(super) enum Waiting {
+    /// It waits for a look-up or a write.
+    LookUp(LookUp),
+    /// It waits for a person.
+    Person(Person),
+}
+
+/// A query of a name that no rule decides.
+pub(super) struct Person {
+    name: Name,
+    message: Vec<u8>,
+    transport: Transport,
+    /// What is said where it is denied.
+    refusal: Outcome,
+    peer: SocketAddr,
+    arrived: Instant,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A query that needs more than what is at hand.
+pub(super) struct LookUp {
     asked: Asked,
     /// What the cache has, where only the grant is left.
     found: Option<Answer>,
@@ -153,6 +177,7 @@ impl<B: Backend> Gate<B> {
             stats,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             look_ups: Arc::new(Semaphore::new(MAX_LOOK_UPS)),
+            held: Arc::new(Semaphore::new(MAX_HELD)),
             flights: Arc::default(),
         }
     }
@@ -264,7 +289,16 @@ impl<B: Backend> Gate<B> {
 
     /// Judges a message and answers it if nothing has to be waited for.
     pub(super) fn begin(&self, message: &[u8], transport: Transport, peer: SocketAddr) -> Begun {
-        let arrived = Instant::now();
+        self.begin_at(message, transport, peer, Instant::now())
+    }
+
+    fn begin_at(
+        &self,
+        message: &[u8],
+        transport: Transport,
+        peer: SocketAddr,
+        arrived: Instant,
+    ) -> Begun {
         // The parser reads hostile bytes. Should one make it panic, that message is lost
         // and not the agent's gate.
         let begun = catch_unwind(AssertUnwindSafe(|| {
@@ -286,9 +320,21 @@ impl<B: Backend> Gate<B> {
         arrived: Instant,
     ) -> Tried {
         let refuse = self.backend.refuse();
-        let rule = |name: &str| self.backend.rule(name);
+        let missed = Cell::new(None);
+        let rule = |name: &str| {
+            let found = self.backend.rule(name);
+            if found.is_none() {
+                missed.set(Some(Name::from(name)));
+            }
+            found
+        };
         let mut asked = match judge(message, transport, refuse, &rule) {
-            Judged::Done(outcome) => return Tried::Done(outcome),
+            Judged::Done(refusal) => {
+                return match missed.into_inner() {
+                    Some(name) => self.hold(name, message, transport, refusal, peer, arrived),
+                    None => Tried::Done(refusal),
+                };
+            }
             Judged::Ask(asked) => asked,
         };
         let mut known = false;
@@ -323,13 +369,76 @@ impl<B: Backend> Gate<B> {
         let Ok(permit) = Arc::clone(&self.look_ups).try_acquire_owned() else {
             return Tried::Done(busy(&asked));
         };
-        Tried::Waits(Waiting {
+        Tried::Waits(Waiting::LookUp(LookUp {
             asked,
             found,
             peer,
             arrived,
             _permit: permit,
-        })
+        }))
+    }
+
+    /// Holds a query of a name that no rule has, where a person may be asked about it.
+    fn hold(
+        &self,
+        name: Name,
+        message: &[u8],
+        transport: Transport,
+        refusal: Outcome,
+        peer: SocketAddr,
+        arrived: Instant,
+    ) -> Tried {
+        // Of other types nothing would be answered, whatever a person says.
+        if !BASE_TYPES.contains(&refusal.record.qtype) || !self.backend.asks(&name) {
+            return Tried::Done(refusal);
+        }
+        let Ok(permit) = Arc::clone(&self.held).try_acquire_owned() else {
+            return Tried::Done(refusal);
+        };
+        Tried::Waits(Waiting::Person(Person {
+            name,
+            message: message.to_owned(),
+            transport,
+            refusal,
+            peer,
+            arrived,
+            _permit: permit,
+        }))
+    }
+
+    /// Waits for a person, but not for long: the client asks again.
+    async fn finish_held(&self, held: Person) -> Done {
+        let Person {
+            name,
+            message,
+            transport,
+            mut refusal,
+            peer,
+            arrived,
+            _permit,
+        } = held;
+        let left = HELD_TIME.saturating_sub(arrived.elapsed());
+        let outcome = match timeout(left, self.backend.ask(name)).await {
+            Ok(Ruling::Allow) => match self.begin_at(&message, transport, peer, arrived) {
+                Begun::Done(done) => return *done,
+                Begun::Waits(waiting) => match *waiting {
+                    Waiting::LookUp(query) => return self.finish_look_up(query).await,
+                    // It was taken back at once.
+                    Waiting::Person(held) => held.refusal,
+                },
+            },
+            Ok(Ruling::Deny) => {
+                refusal.record.verdict = Verdict::Denied;
+                refusal
+            }
+            Err(_) => {
+                refusal.reply = None;
+                refusal.record.verdict = Verdict::Asked;
+                refusal.record.rcode = Rcode::None;
+                refusal
+            }
+        };
+        self.done(outcome, transport, peer, arrived)
     }
 
     /// Pays for asking upstream for a name that was paid for before. Beyond the budget an
@@ -357,13 +466,20 @@ impl<B: Backend> Gate<B> {
 
     /// Waits for what a query needs, and answers it.
     pub(super) async fn finish(&self, waiting: Waiting) -> Done {
-        let Waiting {
+        match waiting {
+            Waiting::LookUp(query) => self.finish_look_up(query).await,
+            Waiting::Person(held) => self.finish_held(held).await,
+        }
+    }
+
+    async fn finish_look_up(&self, query: LookUp) -> Done {
+        let LookUp {
             asked,
             found,
             peer,
             arrived,
             _permit,
-        } = waiting;
+        } = query;
         let transport = asked.client.transport;
         let outcome = AssertUnwindSafe(self.look_up(&asked, found))
             .catch_unwind()
@@ -426,6 +542,11 @@ impl<B: Backend> Gate<B> {
     async fn troubled(&self, socket: &str, error: &io::Error) {
         tracing::warn!(agent = self.agent, socket, %error, "the DNS gate could not take a query");
         tokio::time::sleep(ERROR_PAUSE).await;
+    }
+
+    #[cfg(test)]
+    pub(super) fn backend(&self) -> &B {
+        &self.backend
     }
 
     #[cfg(test)]

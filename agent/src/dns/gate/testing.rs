@@ -14,6 +14,7 @@ use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::asking::Ruling;
 use crate::dns::budget::{Exceeded, Measure, Spent};
 use crate::leases::{FailKind, Name};
 
@@ -130,6 +131,8 @@ pub(super) struct Fake {
     pub(super) spent: AtomicBool,
     pub(super) repeated: AtomicBool,
     pub(super) ended: AtomicBool,
+    /// A person is asked about names below `ask.example`; what is said to the next who asks.
+    pub(super) rulings: tokio::sync::watch::Sender<Option<Ruling>>,
 }
 
 impl Fake {
@@ -168,6 +171,7 @@ impl Fake {
             spent: AtomicBool::new(false),
             repeated: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            rulings: tokio::sync::watch::Sender::new(None),
         }
     }
 
@@ -238,6 +242,21 @@ impl Backend for Fake {
 
     fn refuse(&self) -> Refuse {
         self.refuse
+    }
+
+    fn asks(&self, name: &Name) -> bool {
+        name.ends_with(".ask.example")
+    }
+
+    async fn ask(&self, name: Name) -> Ruling {
+        let mut ruling = self.rulings.subscribe();
+        let ruling = ruling.wait_for(Option::is_some).await.expect("it lives");
+        let ruling = ruling.expect("a ruling");
+        if ruling == Ruling::Allow {
+            let addresses = found(vec![address(&format!("{name}."), 60, "192.0.2.9")]);
+            self.says(&name, RecordType::A, Ok(addresses));
+        }
+        ruling
     }
 
     fn spend(&self, _name: &str, rule: &NameRule) -> Spent {

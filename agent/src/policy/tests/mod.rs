@@ -1,3 +1,4 @@
+mod ask;
 mod dns;
 mod errors;
 mod files;

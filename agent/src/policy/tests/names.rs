@@ -270,3 +270,46 @@ fn a_look_up_of_a_name() {
         );
     }
 }
+
+#[test]
+fn a_name_is_undecided_where_no_rule_says_anything_of_it() {
+    let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443]}\n    - {host: \"*.wild.example\", ports: [443]}\n    deny:\n    - {host: no.example}\n    - {host: \"*.evil.example\"}\n";
+    let set = crate::policy::parse("p.yaml", text).expect("policy");
+    let names = set.agents.values().next().expect("agent").names();
+    for name in [
+        "b.example",
+        "B.example.",
+        "wild.example",
+        "evil.example",
+        "x.a.example",
+    ] {
+        assert!(names.silent_of(name), "{name}");
+    }
+    for name in [
+        "a.example",
+        "A.Example",
+        "x.wild.example",
+        "no.example",
+        "x.evil.example",
+        "y.x.evil.example",
+        "no host",
+        "",
+    ] {
+        assert!(!names.silent_of(name), "{name}");
+    }
+}
+
+#[test]
+fn what_a_person_denied_is_never_resolved() {
+    let text = "version: 1\nagents:\n  a:\n    allow:\n    - {host: a.example, ports: [443]}\n    deny:\n    - {host: no.example}\n    - {host: secret.example}\n";
+    let mut set = crate::policy::parse("p.yaml", text).expect("policy");
+    let policy = set.agents.values_mut().next().expect("agent");
+    let hosts = |policy: &crate::policy::Policy| -> Vec<String> {
+        policy.hosts().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(hosts(policy), ["a.example", "no.example", "secret.example"]);
+    policy.rules[2].origin.file = "grant abc234".into();
+    assert_eq!(hosts(policy), ["a.example", "no.example"]);
+    assert!(policy.names().find("secret.example").is_none());
+    assert!(!policy.names().silent_of("secret.example"));
+}

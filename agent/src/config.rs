@@ -105,6 +105,10 @@ pub struct Config {
     pub notify: Notify,
     /// Asking people.
     pub asking: Asking,
+    /// Asking people.
+    pub asking: Asking,
+    /// Questions on the users' desktops.
+    pub notify: Notify,
 }
 
 impl Default for Config {
@@ -151,6 +155,8 @@ impl Default for Detect {
             starter: true,
             rules: vec![DETECT_FOLDER.into()],
             act: true,
+            asking: Asking::default(),
+            notify: Notify::default(),
         }
     }
 }
@@ -290,6 +296,10 @@ pub struct Asking {
     pub users_may_always: bool,
     /// Lets users who do not administer allow a whole domain. Default: `false`.
     pub users_may_domain: bool,
+    /// A program that is told of each question, and may answer. Default: none.
+    pub hook: Option<crate::asking::hook::HookConfig>,
+    /// A service that is told of each question, and may answer. Default: none.
+    pub webhook: Option<crate::asking::webhook::WebhookConfig>,
 }
 
 impl Asking {
@@ -543,6 +553,12 @@ impl Config {
         absolute("state_dir", &self.state_dir)?;
         if let Some(path) = &self.cgroup_root {
             absolute("cgroup_root", path)?;
+        }
+        if let Some(hook) = &self.asking.hook {
+            hook.check()?;
+        }
+        if let Some(webhook) = &self.asking.webhook {
+            webhook.check()?;
         }
         if let Some(path) = &self.events.file {
             absolute("events.file", path)?;

@@ -297,6 +297,7 @@ pub struct Notifier {
     process: Running,
     orders: ChildStdin,
     said: mpsc::Receiver<Value>,
+    unread: Vec<Value>,
     /// Its unique name.
     pub name: String,
 }
@@ -328,6 +329,7 @@ impl Notifier {
             process: Running(child),
             orders,
             said,
+            unread: Vec::new(),
             name: String::new(),
         };
         let ready = this.until(|said| said[0] == "ready")?;
@@ -350,22 +352,27 @@ impl Notifier {
         Ok(())
     }
 
-    /// The next that it says of this kind; what it says before is thrown away.
+    /// The first that it said of this kind and nobody has read.
     ///
     /// # Errors
     /// When it says no such thing.
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        if let Some(at) = self.unread.iter().position(&wanted) {
+            return Ok(self.unread.remove(at));
+        }
         loop {
             let said = self.said.recv_timeout(wait::patience())?;
             if wanted(&said) {
                 return Ok(said);
             }
+            self.unread.push(said);
         }
     }
 
     /// What it has said and nobody has read.
     pub fn rest(&mut self) -> Vec<Value> {
-        self.said.try_iter().collect()
+        self.unread.extend(self.said.try_iter());
+        std::mem::take(&mut self.unread)
     }
 }
 

@@ -80,7 +80,10 @@ impl Hook {
     }
 
     fn start(&self, id: &str) -> std::io::Result<Child> {
-        let (program, arguments) = self.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .ok_or(std::io::ErrorKind::NotFound)?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -110,7 +113,9 @@ impl Hook {
 
     async fn run(&self, question: &Question) -> Result<Option<Answer>, String> {
         let message = serde_json::to_vec(&Message::asked(question)).map_err(|e| e.to_string())?;
-        let mut child = self.start(&question.id).map_err(|e| format!("it cannot be started: {e}"))?;
+        let mut child = self
+            .start(&question.id)
+            .map_err(|e| format!("it cannot be started: {e}"))?;
         // Before anything can be given up: its children go with it.
         let mut group = Group(child.id());
         let stdin = child.stdin.take();
@@ -180,7 +185,12 @@ impl Outsider for Hook {
             Ok(answer) => answer,
             Err(why) => {
                 let program = self.command.first().map_or("", String::as_str);
-                tracing::warn!(program, question = question.id, why, "the hook did not answer");
+                tracing::warn!(
+                    program,
+                    question = question.id,
+                    why,
+                    "the hook did not answer"
+                );
                 None
             }
         }
@@ -223,7 +233,10 @@ mod tests {
         assert_eq!(words.next(), Some("k3w9qd"));
         for word in words {
             let known = ["PATH", "EXEAT_QUESTION", "PWD", "OLDPWD", "SHLVL", "_"];
-            assert!(known.contains(&word), "the daemon's environment leaks: {why}");
+            assert!(
+                known.contains(&word),
+                "the daemon's environment leaks: {why}"
+            );
         }
     }
 
@@ -254,7 +267,10 @@ mod tests {
         let gone = || match std::fs::read_to_string(&stat) {
             Err(_) => true,
             // Nobody has collected it yet.
-            Ok(text) => text.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z')),
+            Ok(text) => text
+                .rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim().starts_with('Z')),
         };
         tokio::time::timeout(Duration::from_secs(20), async {
             while !gone() {
@@ -284,6 +300,9 @@ mod tests {
         nobody.user = "no-such-user".into();
         let error = Hook::new(&nobody).expect_err("no user");
         assert!(error.contains("no-such-user"), "{error}");
-        assert_eq!(Hook::new(&config(&["/bin/true"], 10)).expect("root").uid(), 0);
+        assert_eq!(
+            Hook::new(&config(&["/bin/true"], 10)).expect("root").uid(),
+            0
+        );
     }
 }

@@ -254,7 +254,12 @@ async fn one<O: Outsider, A: Asker>(
         Ok(Err(why)) => why,
         Err(error) => error.to_string(),
     };
-    tracing::warn!(via = O::VIA, question = id, why = refused, "an answer was not taken");
+    tracing::warn!(
+        via = O::VIA,
+        question = id,
+        why = refused,
+        "an answer was not taken"
+    );
 }
 
 fn who(uid: u32, via: &str) -> Who {
@@ -388,7 +393,9 @@ pub(super) mod tests {
             }
             let _ = self.0.send(format!("asked {}", question.id));
             if question.id.starts_with('y') {
-                return read_answer(br#"{"answer":"allow"}"#, question).ok().flatten();
+                return read_answer(br#"{"answer":"allow"}"#, question)
+                    .ok()
+                    .flatten();
             }
             let _dropped = Dropped(self.0.clone(), question.id.clone());
             std::future::pending().await
@@ -411,12 +418,18 @@ pub(super) mod tests {
         let cancel = CancellationToken::new();
         let serving = tokio::spawn(serve(Friend(said), desk.clone(), cancel.clone()));
         let limit = Duration::from_secs(20);
-        let mut next = async || tokio::time::timeout(limit, says.recv()).await.expect("in time");
+        let mut next = async || {
+            tokio::time::timeout(limit, says.recv())
+                .await
+                .expect("in time")
+        };
         assert_eq!(next().await.as_deref(), Some("asked y1"));
         let (id, _, who) = answered.recv().await.expect("an answer");
         assert_eq!((id.as_str(), who.uid, who.via.as_str()), ("y1", 0, "hook"));
         let mut joined = question("n1");
-        desk.events.send(DeskEvent::Asked(joined.clone())).expect("send");
+        desk.events
+            .send(DeskEvent::Asked(joined.clone()))
+            .expect("send");
         assert_eq!(next().await.as_deref(), Some("asked n1"));
         // More joined it: it is the same question.
         joined.waiting = 2;
@@ -427,7 +440,9 @@ pub(super) mod tests {
             outcome: Outcome::TimedOut,
             by: None,
         };
-        desk.events.send(DeskEvent::Settled(end.clone())).expect("send");
+        desk.events
+            .send(DeskEvent::Settled(end.clone()))
+            .expect("send");
         let both = [next().await.expect("one"), next().await.expect("two")];
         assert!(both.contains(&"dropped n1".to_owned()), "{both:?}");
         assert!(both.contains(&"told n1".to_owned()), "{both:?}");

@@ -86,11 +86,17 @@ impl WebhookConfig {
 
     /// The text is not shown again: a URL can have a token in it.
     fn uri(&self) -> Result<Uri, String> {
-        let uri: Uri = self.url.parse().map_err(|error| format!("it is no URL ({error})"))?;
+        let uri: Uri = self
+            .url
+            .parse()
+            .map_err(|error| format!("it is no URL ({error})"))?;
         if uri.scheme_str() != Some("https") {
             return Err("it must begin with https://".to_owned());
         }
-        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+        if uri
+            .authority()
+            .is_none_or(|authority| authority.as_str().contains('@'))
+        {
             return Err("it must name a host, and no user".to_owned());
         }
         Ok(uri)
@@ -120,7 +126,10 @@ impl Webhook {
     /// Reads the secret and the authorities.
     pub fn new(config: &WebhookConfig) -> Result<Self, String> {
         let secret = crate::private::read(&config.secret_file).map_err(|error| {
-            format!("asking.webhook.secret_file: {}: {error}", config.secret_file.display())
+            format!(
+                "asking.webhook.secret_file: {}: {error}",
+                config.secret_file.display()
+            )
         })?;
         let secret = secret.trim_ascii_end();
         if secret.len() < SHORTEST {
@@ -145,7 +154,9 @@ impl Webhook {
             .build();
         Ok(Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
-            uri: config.uri().map_err(|why| format!("asking.webhook.url: {why}"))?,
+            uri: config
+                .uri()
+                .map_err(|why| format!("asking.webhook.url: {why}"))?,
             key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, secret)),
             limit: Duration::from_secs(config.timeout_seconds.into()),
         })
@@ -165,7 +176,10 @@ impl Webhook {
             .method(Method::POST)
             .uri(self.uri.clone())
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::USER_AGENT, concat!("exeat/", env!("CARGO_PKG_VERSION")))
+            .header(
+                header::USER_AGENT,
+                concat!("exeat/", env!("CARGO_PKG_VERSION")),
+            )
             .header(SIGNATURE, sign(&self.key, &time, body))
             .header(TIME, time)
             .header(DELIVERY, delivery)
@@ -181,7 +195,9 @@ impl Webhook {
             text
         })?;
         let status = response.status();
-        let said = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let said = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await;
         Ok(match status {
             StatusCode::OK => match said {
                 Ok(said) => Attempt::Said(said.to_bytes()),
@@ -201,7 +217,8 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match file {
         Some(path) => {
-            let words = |error: rustls::pki_types::pem::Error| format!("{}: {error}", path.display());
+            let words =
+                |error: rustls::pki_types::pem::Error| format!("{}: {error}", path.display());
             for one in CertificateDer::pem_file_iter(path).map_err(words)? {
                 roots
                     .add(one.map_err(words)?)

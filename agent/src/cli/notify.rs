@@ -47,6 +47,7 @@ pub fn run(config: &Config, args: &NotifyArgs) -> Result<Exit, Failure> {
     let options = Options {
         socket: config.socket_path(),
         answer: config.notify.answer && !args.show_only,
+        always: config.asking.users_may_always || administers(config),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -59,6 +60,16 @@ pub fn run(config: &Config, args: &NotifyArgs) -> Result<Exit, Failure> {
         Ok(()) => Ok(Exit::Ok),
         Err(problem) => Err(Failure::new(Exit::NotPermitted, problem.to_string())),
     }
+}
+
+/// Whether the daemon will take for an administrator whoever runs this. What is wrong here is a
+/// button too many or too few: the daemon decides.
+fn administers(config: &Config) -> bool {
+    let group = config.admin_gid().ok().flatten();
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    let has = |gid: u32| groups.iter().any(|one| one.as_raw() == gid);
+    nix::unistd::getuid().is_root()
+        || group.is_some_and(|gid| gid == nix::unistd::getgid().as_raw() || has(gid))
 }
 
 /// None where another process has it.

@@ -55,6 +55,12 @@ ship: [{name: journal, to: journald, only: [incidents]}]
 notify: {answer: false}
 detect: {starter: false, rules: [/d], act: false}
 asking: {users_may_always: true, users_may_domain: true}
+asking:
+  users_may_always: true
+  users_may_domain: true
+  hook: {command: [/opt/ask, -v], user: nobody, timeout_seconds: 20}
+  webhook: {url: 'https://chat.example/ask', secret_file: /etc/exeat/secret, ca_file: /etc/exeat/chat.pem, timeout_seconds: 60}
+notify: {answer: false}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -120,7 +126,19 @@ asking: {users_may_always: true, users_may_domain: true}
         asking: Asking {
             users_may_always: true,
             users_may_domain: true,
+            hook: Some(crate::asking::hook::HookConfig {
+                command: vec!["/opt/ask".into(), "-v".into()],
+                user: "nobody".into(),
+                timeout_seconds: 20,
+            }),
+            webhook: Some(crate::asking::webhook::WebhookConfig {
+                url: "https://chat.example/ask".into(),
+                secret_file: "/etc/exeat/secret".into(),
+                ca_file: Some("/etc/exeat/chat.pem".into()),
+                timeout_seconds: 60,
+            }),
         },
+        notify: Notify { answer: false },
     };
     assert_eq!(config, expected);
 }

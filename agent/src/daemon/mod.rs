@@ -28,6 +28,7 @@ mod identities;
 mod limits;
 mod lookup;
 mod names;
+mod outsiders;
 mod polkit;
 mod report;
 mod runs;
@@ -412,6 +413,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    outsiders::start(&config.asking, &shared.desk, &mut tasks, &cancel);
     if lifetime == Lifetime::Service {
         adopt::begin(&shared, programs, &mut tasks, &cancel)?;
     }

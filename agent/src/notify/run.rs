@@ -9,6 +9,7 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::board::{Board, Click, Shown};
 use super::bus::{Bus, Heard, Server};
@@ -33,6 +34,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Whether answers are taken; else it only shows.
     pub answer: bool,
+    /// Whether this user may answer for always.
+    pub always: bool,
 }
 
 /// Why a session with a bus ended.
@@ -144,6 +147,8 @@ struct Session<'a> {
     server: Option<Server>,
     /// Rounds until a server is looked for again.
     look_in: u32,
+    /// Answers on their way to the daemon.
+    answers: JoinSet<(String, Result<Response, ClientError>)>,
     /// The one that says how many more wait.
     rest: Option<(u32, usize)>,
     zone: TimeZone,
@@ -161,6 +166,7 @@ impl<'a> Session<'a> {
             desk,
             server: None,
             look_in: 0,
+            answers: JoinSet::new(),
             rest: None,
             zone: TimeZone::system(),
         };
@@ -181,6 +187,11 @@ impl<'a> Session<'a> {
                     Some(one) => self.hear(one).await,
                     None => return End::Bus("it has ended".to_owned()),
                 },
+                Some(done) = self.answers.join_next() => {
+                    if let Ok((id, answer)) = done {
+                        self.answered(id, answer).await;
+                    }
+                }
                 one = told.recv() => {
                     let new = matches!(one, Some(Told::Question(_)));
                     match self.desk.hear(one) {
@@ -231,7 +242,19 @@ impl<'a> Session<'a> {
                     Instant::now(),
                 );
                 match click {
-                    Click::Answers(question, button) => self.answer(question, button).await,
+                    Click::Answers(question, button) => {
+                        // Whom it was shown by is not looked at any more where that was found
+                        // wanting since.
+                        let used = self.server.as_ref().map(|server| server.owner.as_str());
+                        match used == sender.as_deref() {
+                            true => self.answer(question, button).await,
+                            false => self.desk.say(
+                                "click",
+                                "a click does not count: its server is not used any more"
+                                    .to_owned(),
+                            ),
+                        }
+                    }
                     Click::TooSoon(id) => self.desk.board.again(&id),
                     Click::Ignored(why) => {
                         let sender = sender.unwrap_or_default();
@@ -321,7 +344,9 @@ impl<'a> Session<'a> {
         let old = standing.shown.clone();
         let keys = match &old {
             Some(old) if closed.is_none() && !old.keys.is_empty() => old.keys.clone(),
-            _ if closed.is_none() && server.can.actions => new_keys(question),
+            _ if closed.is_none() && server.can.actions => {
+                new_keys(question, self.desk.options.always)
+            }
             _ => BTreeMap::new(),
         };
         let actions: Vec<(String, &str)> = Button::of(question)
@@ -383,7 +408,9 @@ impl<'a> Session<'a> {
         if let Some(why) = governed.distrust(&self.bus.process) {
             return Some(format!("the session bus is not used: {why}"));
         }
-        let server = self.server.as_ref()?;
+        let Some(server) = &self.server else {
+            return Some("there is no notification server that is used".to_owned());
+        };
         let (own, its) = (nix::unistd::getuid().as_raw(), server.uid);
         if its != Some(own) && its != Some(0) {
             return Some("the notification server is not used: it is another user's".to_owned());
@@ -426,20 +453,24 @@ impl<'a> Session<'a> {
             why: None,
         };
         let socket = self.desk.options.socket.clone();
-        let asked = tokio::task::spawn_blocking(move || Client::connect(&socket)?.ask(&request));
-        let problem = match asked.await {
-            Ok(Ok(Response::Granted(_) | Response::Settled(_))) => return,
+        // It may wait for an administrator's password.
+        self.answers.spawn_blocking(move || {
+            let answer = Client::connect(&socket).and_then(|mut client| client.ask(&request));
+            (id, answer)
+        });
+    }
+
+    /// What became of an answer.
+    async fn answered(&mut self, id: String, answer: Result<Response, ClientError>) {
+        let problem = match answer {
+            Ok(Response::Granted(_) | Response::Settled(_)) => return,
             // Somebody was faster: its end is on the way.
-            Ok(Err(ClientError::Refused(problem))) if problem.code == Code::NoQuestion => return,
-            Ok(Err(ClientError::Refused(problem))) => {
-                // Another button may do.
-                self.desk.board.again(&id);
-                problem.to_string()
-            }
-            Ok(Ok(_)) => "the daemon's answer cannot be read".to_owned(),
-            Ok(Err(error)) => error.to_string(),
+            Err(ClientError::Refused(problem)) if problem.code == Code::NoQuestion => return,
+            Ok(_) => "the daemon's answer cannot be read".to_owned(),
             Err(error) => error.to_string(),
         };
+        // Another button may do.
+        self.desk.board.again(&id);
         self.desk.say(
             "answer",
             format!("the answer to {id} was not taken: {problem}"),
@@ -459,9 +490,10 @@ async fn governed(socket: &Path) -> Result<Governed, ClientError> {
 }
 
 /// A key for each button that nobody can guess.
-fn new_keys(question: &Question) -> BTreeMap<String, Button> {
+fn new_keys(question: &Question, always: bool) -> BTreeMap<String, Button> {
     Button::of(question)
         .into_iter()
+        .filter(|button| always || *button != Button::Always)
         .map(|button| (format!("{:032x}", rand::random::<u128>()), button))
         .collect()
 }

@@ -39,24 +39,26 @@ impl Button {
     /// Those that a question has, in the order that they are shown in.
     pub fn of(question: &Question) -> Vec<Self> {
         let all = [Self::Once, Self::Run, Self::Hour, Self::Always, Self::Deny];
+        // Some desktops show the first three only, or as many as there is room for.
+        let all = [Self::Deny, Self::Once, Self::Run, Self::Hour, Self::Always];
         all.into_iter()
             .filter(|button| *button != Self::Run || question.run.is_some())
             .collect()
     }
 
-    /// What is written on it.
+    /// What is written on it: the notification asks "May … reach …?".
     pub const fn label(self) -> &'static str {
         match self {
             Self::Deny => "Deny",
-            Self::Once => "Allow once",
-            Self::Run => "Allow for this run",
-            Self::Hour => "Allow for an hour",
-            Self::Always => "Always allow",
+            Self::Once => "Once",
+            Self::Run => "This run",
+            Self::Hour => "1 hour",
+            Self::Always => "Always",
         }
     }
 
-    /// The answer: never about more than what the notification names. A denial holds for the
-    /// run, or an hour: asking again until somebody gives in must not be free.
+    /// The answer: what it allows is never more than what the notification names. A denial
+    /// holds for the run, or an hour: asking again until somebody gives in must not be free.
     pub fn choice(self, question: &Question) -> Choice {
         let (ruling, lasts) = match self {
             Self::Deny if question.run.is_some() => (Ruling::Deny, Lasts::Run),
@@ -66,10 +68,15 @@ impl Button {
             Self::Hour => (Ruling::Allow, Lasts::For { seconds: HOUR }),
             Self::Always => (Ruling::Allow, Lasts::Always),
         };
+        let breadth = match (ruling, &question.subject) {
+            // A name is denied whole: without its look-up no port of it is reached.
+            (Ruling::Deny, Subject::Name { .. }) => Breadth::This,
+            _ => narrowest(question),
+        };
         Choice {
             ruling,
             lasts,
-            breadth: narrowest(question),
+            breadth,
         }
     }
 }

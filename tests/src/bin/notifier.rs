@@ -7,7 +7,7 @@
 //! - `gone NUMBER`: says that a notification was closed;
 //! - `cover NUMBER KEY…`: has the server put another text over a notification, with these
 //!   buttons;
-//! - `answer`: from now on clicks every button of whatever is shown.
+//! - `answer`: from now on clicks every button of whatever is shown, the last first.
 //!
 //! Its arguments are the capabilities that it has.
 
@@ -58,7 +58,7 @@ async fn serve(connection: Connection, mut messages: MessageStream, capabilities
                     "notify", number, summary, text, actions
                 ]));
                 if CLICKS.load(SeqCst) {
-                    for key in actions.iter().step_by(2) {
+                    for key in actions.iter().step_by(2).rev() {
                         let _ = act(&connection, None, number, key).await;
                     }
                 }

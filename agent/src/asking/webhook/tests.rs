@@ -75,7 +75,8 @@ async fn service(answers: &'static [(u16, &'static str)]) -> Service {
                         });
                         let turn = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                         let (status, text) = answers[turn.min(answers.len() - 1)];
-                        let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+                        let mut response =
+                            Response::new(Full::new(Bytes::from_static(text.as_bytes())));
                         *response.status_mut() = StatusCode::from_u16(status).expect("status");
                         response.headers_mut().insert(
                             header::LOCATION,
@@ -102,8 +103,15 @@ impl Service {
         let dir = tempfile::tempdir().expect("folder");
         let ca_file = dir.path().join("ca.pem");
         let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("other");
-        std::fs::write(&ca_file, if trusted { self.ca.clone() } else { other.cert.pem() })
-            .expect("write");
+        std::fs::write(
+            &ca_file,
+            if trusted {
+                self.ca.clone()
+            } else {
+                other.cert.pem()
+            },
+        )
+        .expect("write");
         let config = WebhookConfig {
             url: format!("https://localhost:{}/ask", self.address.port()),
             secret_file: secret(dir.path(), SECRET, 0o600),
@@ -124,8 +132,16 @@ fn secret(dir: &Path, text: &str, mode: u32) -> PathBuf {
 
 #[tokio::test]
 async fn a_question_is_posted_signed_and_the_answer_taken() {
-    let mut service = service(&[(200, r#"{"answer":"allow","lasts":"hour","why":"ok by Ann"}"#)]).await;
-    let answer = service.webhook(true).ask(&question("k3w9qd")).await.expect("an answer");
+    let mut service = service(&[(
+        200,
+        r#"{"answer":"allow","lasts":"hour","why":"ok by Ann"}"#,
+    )])
+    .await;
+    let answer = service
+        .webhook(true)
+        .ask(&question("k3w9qd"))
+        .await
+        .expect("an answer");
     assert_eq!(answer.choice.ruling, Ruling::Allow);
     assert_eq!(answer.choice.lasts, Lasts::For { seconds: 3600 });
     assert_eq!(answer.why.as_deref(), Some("ok by Ann"));
@@ -160,7 +176,11 @@ async fn a_question_is_posted_signed_and_the_answer_taken() {
 async fn a_service_that_stumbles_is_asked_again() {
     let answers = &[(503, ""), (429, ""), (200, r#"{"answer":"deny"}"#)];
     let mut service = service(answers).await;
-    let answer = service.webhook(true).ask(&question("q")).await.expect("an answer");
+    let answer = service
+        .webhook(true)
+        .ask(&question("q"))
+        .await
+        .expect("an answer");
     assert_eq!(answer.choice.ruling, Ruling::Deny);
     for _ in answers {
         assert_eq!(service.got.recv().await.expect("a request").delivery, "q");
@@ -208,7 +228,11 @@ async fn an_end_is_told_without_being_asked_about() {
         let got = service.got.recv().await.expect("a request");
         assert_eq!(got.delivery, "k3w9qd-end");
         assert!(got.body.contains(r#""event":"settled""#), "{}", got.body);
-        assert!(got.body.contains(r#""outcome":"timed_out""#), "{}", got.body);
+        assert!(
+            got.body.contains(r#""outcome":"timed_out""#),
+            "{}",
+            got.body
+        );
     }
 }
 
@@ -221,8 +245,16 @@ fn secrets_and_addresses_are_checked() {
         ca_file: None,
         timeout_seconds: 30,
     };
-    assert_eq!(config("https://chat.example/hook?token=t0ken").check(), Ok(()));
-    for url in ["http://chat.example/t0ken", "https://u:t0ken@chat.example/", "/t0ken", "https:t0ken"] {
+    assert_eq!(
+        config("https://chat.example/hook?token=t0ken").check(),
+        Ok(())
+    );
+    for url in [
+        "http://chat.example/t0ken",
+        "https://u:t0ken@chat.example/",
+        "/t0ken",
+        "https:t0ken",
+    ] {
         let (key, text) = config(url).check().expect_err(url);
         assert_eq!(key, "asking.webhook.url");
         assert!(!text.contains("t0ken"), "{text}");
@@ -233,7 +265,10 @@ fn secrets_and_addresses_are_checked() {
         Webhook::new(&config).err()
     };
     let open = with(SECRET, 0o644).expect("others can read it");
-    assert!(open.contains("chmod 600") && !open.contains(SECRET), "{open}");
+    assert!(
+        open.contains("chmod 600") && !open.contains(SECRET),
+        "{open}"
+    );
     let short = with("short", 0o600).expect("too short");
     assert!(short.contains("openssl rand"), "{short}");
 }

@@ -131,16 +131,20 @@ fn buttons_grant_no_more_than_what_is_shown() {
     assert_eq!(
         Button::of(&asked),
         [
+            Button::Deny,
             Button::Once,
             Button::Run,
             Button::Hour,
-            Button::Always,
-            Button::Deny
+            Button::Always
         ]
     );
     for button in Button::of(&asked) {
         let choice = button.choice(&asked);
-        assert_eq!(choice.breadth, Breadth::Port { port: 443 });
+        let narrow = match button {
+            Button::Deny => Breadth::This,
+            _ => Breadth::Port { port: 443 },
+        };
+        assert_eq!(choice.breadth, narrow);
         assert_eq!(choice.ruling == Ruling::Deny, button == Button::Deny);
     }
     assert_eq!(Button::Deny.choice(&asked).lasts, Lasts::Run);

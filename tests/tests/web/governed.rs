@@ -37,7 +37,7 @@ fn an_agent_is_refused_whatever_its_policy_and_its_token() {
     let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
     let ask = |request: &str, body: &str| {
         format!(
-            "s = socket.create_connection(('127.0.0.1', {port}))\n\
+            "s = tcp('127.0.0.1', {port})\n\
              s.sendall(b'{request} HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\nOrigin: http://127.0.0.1:{port}\\r\\n\
              Content-Type: application/json\\r\\nContent-Length: {}\\r\\n\\r\\n{body}')\n\
              ''.join(iter(lambda: s.recv(65536).decode(), ''))",

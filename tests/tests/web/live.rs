@@ -26,7 +26,7 @@ fn a_refusal_appears_while_one_looks() {
     puppet
         .ask("open('/proc/self/comm', 'w').write('<b>oops</b>')")
         .expect("a name");
-    let code = format!("socket.create_connection(('{OTHER_V4}', 443))");
+    let code = format!("tcp('{OTHER_V4}', 443)");
     assert_eq!(puppet.errno(&code).expect("refused"), libc::EPERM);
     let row = "[...document.querySelectorAll('#records tr')].some((row) => \
                row.innerText.includes('refused') && row.innerText.includes('203.0.113.20') \

@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod asking;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -105,10 +105,6 @@ pub struct Config {
     pub notify: Notify,
     /// Asking people.
     pub asking: Asking,
-    /// Asking people.
-    pub asking: Asking,
-    /// Questions on the users' desktops.
-    pub notify: Notify,
 }
 
 impl Default for Config {
@@ -155,8 +151,6 @@ impl Default for Detect {
             starter: true,
             rules: vec![DETECT_FOLDER.into()],
             act: true,
-            asking: Asking::default(),
-            notify: Notify::default(),
         }
     }
 }

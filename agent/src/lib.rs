@@ -16,7 +16,6 @@ pub mod identity;
 pub mod incident;
 pub mod kernel;
 pub mod launch;
-pub mod learn;
 pub mod leases;
 pub mod metrics;
 pub mod notify;

@@ -226,7 +226,6 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Grant(args) => grants::grant(&socket()?, args),
         Command::Revoke(args) => grants::revoke(&socket()?, args),
         Command::Isolate(args) => grants::isolate(&socket()?, args),
-        Command::Notify(args) => notify::run(&config()?, args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?

@@ -54,13 +54,11 @@ history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ship: [{name: journal, to: journald, only: [incidents]}]
 notify: {answer: false}
 detect: {starter: false, rules: [/d], act: false}
-asking: {users_may_always: true, users_may_domain: true}
 asking:
   users_may_always: true
   users_may_domain: true
   hook: {command: [/opt/ask, -v], user: nobody, timeout_seconds: 20}
   webhook: {url: 'https://chat.example/ask', secret_file: /etc/exeat/secret, ca_file: /etc/exeat/chat.pem, timeout_seconds: 60}
-notify: {answer: false}
 ";
     let config = parse(text).expect("valid");
     let expected = Config {
@@ -138,7 +136,6 @@ notify: {answer: false}
                 timeout_seconds: 60,
             }),
         },
-        notify: Notify { answer: false },
     };
     assert_eq!(config, expected);
 }

@@ -38,7 +38,6 @@ pub enum Button {
 impl Button {
     /// Those that a question has, in the order that they are shown in.
     pub fn of(question: &Question) -> Vec<Self> {
-        let all = [Self::Once, Self::Run, Self::Hour, Self::Always, Self::Deny];
         // Some desktops show the first three only, or as many as there is room for.
         let all = [Self::Deny, Self::Once, Self::Run, Self::Hour, Self::Always];
         all.into_iter()

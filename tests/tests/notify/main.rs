@@ -1,6 +1,8 @@
 //! Questions on a desktop: a person's click answers, and nothing else on the bus does. The bus,
 //! the display and the notification servers are real; the daemon's end of the control socket is
-//! a double but where a test has a whole daemon.
+//! a double, but in `whole`.
+
+mod whole;
 
 use exeat::asking::{Breadth, Lasts, Outcome, Ruling};
 use exeat::control::{Code, Problem};

@@ -81,6 +81,7 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
     assert_eq!(config, Config::default());
     // What a key may be, the reader itself says.
     for section in ["", "resolver: ", "events: ", "control: ", "asking: "] {
+    for section in ["", "resolver: ", "events: ", "control: ", "history: "] {
         let text = match section {
             "" => "nonsense: 1\n".to_owned(),
             section => format!("{section}{{nonsense: 1}}\n"),

@@ -108,7 +108,8 @@ pub(crate) fn run(settings: &Settings, object: &Path) -> anyhow::Result<Vec<Sect
         format!("{} of {}", daemon.lost, daemon.refused),
         number(daemon.reader_seconds * 1e9 / daemon.taken.max(1) as f64),
     ]);
-    Ok(vec![Section {
+    let kept = crate::history::run(settings)?;
+    let events = Section {
         name: "events",
         title: "Events",
         note: "One process is refused as fast as it can be, with the throttle off (for the \
@@ -121,7 +122,8 @@ pub(crate) fn run(settings: &Settings, object: &Path) -> anyhow::Result<Vec<Sect
             .to_vec(),
         rows,
         targets,
-    }])
+    };
+    Ok(vec![events, kept])
 }
 
 fn to_reader(

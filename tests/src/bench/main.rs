@@ -8,6 +8,7 @@ mod bpf;
 mod dns;
 mod events;
 mod field;
+mod history;
 mod latency;
 mod launch;
 mod lists;
@@ -100,6 +101,11 @@ fn main() -> ExitCode {
             .parse()
             .context("flood MILLISECONDS")
             .and_then(events::flood),
+        [_, word, milliseconds, rate] if word == "paced" => milliseconds
+            .parse()
+            .and_then(|milliseconds| Ok((milliseconds, rate.parse()?)))
+            .context("paced MILLISECONDS RATE")
+            .and_then(|(milliseconds, rate)| history::paced(milliseconds, rate)),
         [_, word, server] if word == "ask" => dns::ask(server),
         [_, word] if word == "shake" => tls::shake(),
         _ => run(&Cli::parse()),

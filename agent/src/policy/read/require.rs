@@ -11,6 +11,8 @@ const ALWAYS: &[&str] = &[
     "egress",
     "ingress",
     "sock_create",
+    "sock_release",
+    "tcp_state",
     "setsockopt",
     "bind4",
     "bind6",

@@ -13,6 +13,7 @@ mod error;
 pub mod flow;
 pub mod gateway;
 pub mod identity;
+pub mod import;
 pub mod incident;
 pub mod kernel;
 pub mod launch;

@@ -186,6 +186,11 @@ impl Daemon {
         self.folder.join("config.yaml")
     }
 
+    /// Path of its only policy file.
+    pub fn policy_file(&self) -> PathBuf {
+        self.folder.join("policy.d/test.yaml")
+    }
+
     /// Folder of its control socket.
     pub fn runtime_dir(&self) -> PathBuf {
         self.folder.join("run")

@@ -14,6 +14,8 @@ pub mod grants;
 pub mod flows;
 pub mod hold;
 pub mod identify;
+pub mod import;
+pub mod learn;
 pub mod leases;
 pub mod man;
 pub mod notify;
@@ -70,6 +72,16 @@ const AFTER_EXPLAIN: &str = "Exit codes: 0 the flow is allowed, 1 it is refused,
 const AFTER_SHIP: &str = "Receivers are in `ship:` of the configuration. Examples:\n  sudo exeat \
     ship test\n  sudo exeat ship test siem --output json\n\nExit codes: 0 every receiver took its \
     record, 1 one did not, 2 there is no such receiver.";
+/// What follows the help of `import`.
+const AFTER_IMPORT: &str = "Examples:\n  exeat import plugin.json\n  exeat import plugin.json \
+    --public-key vendor.pub --output /etc/exeat/policy.d/plugin.yaml";
+
+/// What follows the help of `learn`.
+const AFTER_LEARN: &str = "It prints a diff; nothing is written without --write, and nothing is in \
+    force before `exeat reload`.\n\nExamples:\n  sudo exeat learn --agent build-bot -- npm ci\n  \
+    sudo exeat learn --agent build-bot --for 1h\n  sudo exeat learn --agent build-bot --since 7d \
+    --write /etc/exeat/policy.d/build-bot.yaml";
+
 /// What follows the help of `top`.
 const AFTER_TOP: &str = "Keys: q leaves, ? shows all of them. A question is answered by a (once), r \
     (this run), h (an hour), A (always) or d (deny), then y.\n\nExamples:\n  exeat top\n  \
@@ -110,6 +122,12 @@ pub enum Command {
     /// Replay the recorded flows against a changed policy, and list what would change
     #[command(after_help = AFTER_SIMULATE)]
     Simulate(simulate::SimulateArgs),
+    /// Turn a plugin's permission manifest into a policy
+    #[command(after_help = AFTER_IMPORT)]
+    Import(import::ImportArgs),
+    /// Write the tightest policy for what was seen of an agent, with the reasons
+    #[command(after_help = AFTER_LEARN)]
+    Learn(learn::LearnArgs),
     /// Show which addresses names stand for now, and for how long
     Leases(leases::LeasesArgs),
     /// Say what an agent would be answered for a name, and why (exit 0 answered, 1 not)
@@ -214,6 +232,8 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Events(args) => events::run(&socket()?, args),
         Command::Flows(args) => flows::run(&socket()?, args),
         Command::Simulate(args) => simulate::run(&socket()?, args),
+        Command::Import(args) => import::run(args),
+        Command::Learn(args) => learn::run(&config()?, cli.config.as_deref(), args),
         Command::Leases(args) => leases::run(&socket()?, args),
         Command::Dns(args) => dns::run(&socket()?, args),
         Command::Reload(args) => reload::run(&socket()?, *args),

@@ -237,7 +237,15 @@ impl Lesson {
             }
             _ => return self.refused_for(flow, end),
         };
-        self.want(flow, end.ip, Want { target, protocol, port });
+        self.want(
+            flow,
+            end.ip,
+            Want {
+                target,
+                protocol,
+                port,
+            },
+        );
     }
 
     fn refused_for(&mut self, flow: &FlowRecord, end: crate::flow::Endpoint) {
@@ -246,13 +254,20 @@ impl Lesson {
             Some(rule) => format!(" by `{}`", printable(&rule.text)),
             None => String::new(),
         };
-        self.close(flow, format!("{} {end}: {reason}{rule}", flow.protocol.as_str()));
+        self.close(
+            flow,
+            format!("{} {end}: {reason}{rule}", flow.protocol.as_str()),
+        );
     }
 
     /// The name that an address stood for: what the DNS answered last, else what the agent's
     /// leases say. What may never come from the DNS has none.
     fn name_of(&self, flow: &FlowRecord, address: IpAddr) -> Target {
-        let answered = self.answers.get(&address).and_then(VecDeque::front).cloned();
+        let answered = self
+            .answers
+            .get(&address)
+            .and_then(VecDeque::front)
+            .cloned();
         let leased = || flow.names.iter().find_map(|name| HostName::asked(name));
         match guard::canonical(address, true).and_then(|_| answered.or_else(leased)) {
             Some(name) => Target::Name(name),
@@ -270,7 +285,12 @@ impl Lesson {
         let mut only_said = false;
         if let Target::Name(name) = &want.target {
             let known = known.into_iter().flatten();
-            others.extend(known.clone().filter(|o| *o != name).map(|o| o.as_str().to_owned()));
+            others.extend(
+                known
+                    .clone()
+                    .filter(|o| *o != name)
+                    .map(|o| o.as_str().to_owned()),
+            );
             let leased = flow.names.iter().any(|leased| leased == name.as_str());
             only_said = !leased && known.clone().all(|o| o != name);
         }

@@ -99,7 +99,12 @@ fn says_something(line: &str) -> bool {
 }
 
 /// The line with a key at this indentation.
-fn find(lines: &[String], mut within: std::ops::Range<usize>, indent: usize, key: &str) -> Option<usize> {
+fn find(
+    lines: &[String],
+    mut within: std::ops::Range<usize>,
+    indent: usize,
+    key: &str,
+) -> Option<usize> {
     within.find(|at| {
         let line = &lines[*at];
         indent_of(line) == indent && says_something(line) && {
@@ -119,7 +124,10 @@ fn is_bare(line: &str) -> bool {
 }
 
 fn first_indent(lines: &[String], within: std::ops::Range<usize>) -> Option<usize> {
-    within.map(|at| &lines[at]).find(|line| says_something(line)).map(|line| indent_of(line))
+    within
+        .map(|at| &lines[at])
+        .find(|line| says_something(line))
+        .map(|line| indent_of(line))
 }
 
 /// The line behind the last one of what stands below a key.
@@ -130,7 +138,8 @@ fn block_end(lines: &[String], key: usize, indent: usize) -> usize {
 /// The same of a list, whose items may stand as far left as the key.
 fn list_end(lines: &[String], key: usize, indent: usize) -> usize {
     last_of(lines, key, |line| {
-        indent_of(line) > indent || (indent_of(line) == indent && line.trim_start().starts_with("- "))
+        indent_of(line) > indent
+            || (indent_of(line) == indent && line.trim_start().starts_with("- "))
     })
 }
 

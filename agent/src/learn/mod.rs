@@ -20,4 +20,4 @@ mod write;
 pub use lesson::{Lesson, Seen, Target, Want};
 pub use merge::{MergeError, insert};
 pub use suspect::{Suspicion, suspicions};
-pub use write::{Written, write};
+pub use write::{How, Written, write};

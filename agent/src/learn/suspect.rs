@@ -102,7 +102,10 @@ impl std::fmt::Display for Suspicion {
             Self::Random(label) => write!(f, "`{label}` reads as random: data may be in it"),
             Self::Drop(kind) => write!(f, "{kind}: anybody can be at the other end"),
             Self::Punycode { shown, mixed: true } => {
-                write!(f, "letters of more than one script in a label, reads `{shown}`")
+                write!(
+                    f,
+                    "letters of more than one script in a label, reads `{shown}`"
+                )
             }
             Self::Punycode { shown, .. } => write!(f, "letters beyond ASCII, reads `{shown}`"),
             Self::Port(port) => write!(f, "port {port} is not 443, 80 or 53"),
@@ -127,13 +130,18 @@ pub fn suspicions(target: &Target, protocol: &str, ports: &[u16], seen: &Seen) -
     if protocol == "udp" && ports.contains(&443) {
         found.push(Suspicion::Quic);
     }
-    let odd = ports.iter().filter(|port| **port != 0 && !USUAL.contains(port));
+    let odd = ports
+        .iter()
+        .filter(|port| **port != 0 && !USUAL.contains(port));
     found.extend(odd.map(|port| Suspicion::Port(*port)));
     found
 }
 
 fn of_address(address: IpAddr) -> Vec<Suspicion> {
-    match (guard::canonical(address, false), guard::canonical(address, true)) {
+    match (
+        guard::canonical(address, false),
+        guard::canonical(address, true),
+    ) {
         (Some(_), _) => vec![Suspicion::RawAddress],
         (None, None) => vec![Suspicion::SpecialAddress],
         // A host of the own network often has no name.
@@ -145,10 +153,15 @@ fn of_address(address: IpAddr) -> Vec<Suspicion> {
 pub(super) fn of_name(name: &str) -> Vec<Suspicion> {
     let mut found = Vec::new();
     let drop = DROPS.iter().find(|(site, _)| {
-        name == *site || name.strip_suffix(site).is_some_and(|rest| rest.ends_with('.'))
+        name == *site
+            || name
+                .strip_suffix(site)
+                .is_some_and(|rest| rest.ends_with('.'))
     });
     found.extend(drop.map(|(_, kind)| Suspicion::Drop(kind)));
-    let suffix = registered_domain(name).split_once('.').map_or("", |(_, suffix)| suffix);
+    let suffix = registered_domain(name)
+        .split_once('.')
+        .map_or("", |(_, suffix)| suffix);
     let own = name.strip_suffix(suffix).unwrap_or(name);
     let random = own.split('.').find(|label| reads_as_random(label));
     found.extend(random.map(|label| Suspicion::Random(label.to_owned())));
@@ -194,12 +207,18 @@ mod tests {
             ("pastebin.com", "paste site"),
             ("a.b.ngrok.io", "tunnel"),
             ("4f3c9a7be21d08565aa1.example.com", "reads as random"),
-            ("mfrggzdfmztwq2lknnwg23tpobyxe43u.t.example.com", "reads as random"),
+            (
+                "mfrggzdfmztwq2lknnwg23tpobyxe43u.t.example.com",
+                "reads as random",
+            ),
             ("xn--80ak6aa92e.com", "letters beyond ASCII"),
             ("xn--pypal-4ve.com", "more than one script"),
         ] {
             let said: Vec<String> = of_name(name).iter().map(ToString::to_string).collect();
-            assert!(said.iter().any(|text| text.contains(what)), "{name}: {said:?}");
+            assert!(
+                said.iter().any(|text| text.contains(what)),
+                "{name}: {said:?}"
+            );
         }
     }
 

@@ -61,7 +61,10 @@ impl Wire {
         loop {
             let left = until.saturating_duration_since(std::time::Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            let ready = poll(&mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)], timeout);
+            let ready = poll(
+                &mut [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)],
+                timeout,
+            );
             if !matches!(ready, Ok(1..)) {
                 return None;
             }
@@ -83,7 +86,9 @@ pub fn system_servers() -> BTreeSet<IpAddr> {
 }
 
 fn servers_in(text: &str) -> BTreeSet<IpAddr> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let lines = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("nameserver"));
     let address = |rest: &str| rest.trim().split('%').next()?.parse::<IpAddr>().ok();
     lines.filter_map(address).collect()
 }
@@ -96,12 +101,18 @@ fn read(packet: &[u8], servers: &BTreeSet<IpAddr>) -> Option<Told> {
             let whole = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x3fff == 0;
             let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
             let udp = *packet.get(9)? == 17 && whole;
-            (IpAddr::from(Ipv4Addr::from(source)), udp.then(|| packet.get(header..))??)
+            (
+                IpAddr::from(Ipv4Addr::from(source)),
+                udp.then(|| packet.get(header..))??,
+            )
         }
         6 => {
             let source: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
             let udp = *packet.get(6)? == 17;
-            (IpAddr::from(Ipv6Addr::from(source)), udp.then(|| packet.get(40..))??)
+            (
+                IpAddr::from(Ipv6Addr::from(source)),
+                udp.then(|| packet.get(40..))??,
+            )
         }
         _ => return None,
     };
@@ -110,17 +121,19 @@ fn read(packet: &[u8], servers: &BTreeSet<IpAddr>) -> Option<Told> {
         return None;
     }
     let message = Message::from_vec(body.get(8..)?).ok()?;
-    if message.message_type() != MessageType::Response
-        || message.response_code() != ResponseCode::NoError
-    {
+    let about = &message.metadata;
+    if about.message_type != MessageType::Response || about.response_code != ResponseCode::NoError {
         return None;
     }
-    let asked = message.queries().first()?.name().to_ascii();
-    let addresses = message.answers().iter().filter_map(|record| match record.data() {
-        RData::A(a) => Some(IpAddr::from(a.0)),
-        RData::AAAA(aaaa) => Some(IpAddr::from(aaaa.0)),
-        _ => None,
-    });
+    let asked = message.queries.first()?.name().to_ascii();
+    let addresses = message
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(a) => Some(IpAddr::from(a.0)),
+            RData::AAAA(aaaa) => Some(IpAddr::from(aaaa.0)),
+            _ => None,
+        });
     Some(Told {
         name: asked.trim_end_matches('.').to_ascii_lowercase(),
         addresses: addresses.collect(),
@@ -135,12 +148,20 @@ mod tests {
 
     fn packet(source: [u8; 4], port: u16, answer: bool) -> Vec<u8> {
         let name = Name::from_ascii("API.example.com.").expect("name");
-        let kind = if answer { MessageType::Response } else { MessageType::Query };
+        let kind = if answer {
+            MessageType::Response
+        } else {
+            MessageType::Query
+        };
         let mut message = Message::new(7, kind, OpCode::Query);
         message.add_query(Query::query(name, RecordType::A));
         // The alias' target is whose address it is; the name is what was asked.
         let target = Name::from_ascii("edge.cdn.example.").expect("name");
-        message.add_answer(Record::from_rdata(target, 5, RData::A(rdata::A::new(192, 0, 2, 7))));
+        message.add_answer(Record::from_rdata(
+            target,
+            5,
+            RData::A(rdata::A::new(192, 0, 2, 7)),
+        ));
         let message = message.to_vec().expect("message");
         let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0];
         packet.extend(source);
@@ -157,7 +178,10 @@ mod tests {
         assert_eq!(servers.len(), 2);
         let told = read(&packet([192, 0, 2, 53], 53, true), &servers).expect("an answer");
         assert_eq!(told.name, "api.example.com");
-        assert_eq!(told.addresses, ["192.0.2.7".parse::<IpAddr>().expect("address")]);
+        assert_eq!(
+            told.addresses,
+            ["192.0.2.7".parse::<IpAddr>().expect("address")]
+        );
         for other in [
             packet([192, 0, 2, 54], 53, true),
             packet([192, 0, 2, 53], 5353, true),

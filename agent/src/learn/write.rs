@@ -134,7 +134,11 @@ fn rule(written: &mut Written, target: &Target, protocol: &str, draft: &Draft, h
             text.push_str("  quic: unchecked\n");
         }
     }
-    let _ = writeln!(text, "  reason: learned on {}", seen.last.strftime("%Y-%m-%d"));
+    let _ = writeln!(
+        text,
+        "  reason: learned on {}",
+        seen.last.strftime("%Y-%m-%d")
+    );
     written.rules.push(text);
 }
 
@@ -148,12 +152,20 @@ fn only_asked(
 ) {
     const ADDRESSES: [&str; 4] = ["A", "AAAA", "HTTPS", "SVCB"];
     let target = Target::Name(name.clone());
-    let others: Vec<&str> = types.iter().filter(|t| !ADDRESSES.contains(t)).copied().collect();
+    let others: Vec<&str> = types
+        .iter()
+        .filter(|t| !ADDRESSES.contains(t))
+        .copied()
+        .collect();
     let mut flags = of_name(name.as_str());
     flags.extend(is_new(&target, how));
     let mut text = comments(seen);
     if !others.is_empty() {
-        let _ = writeln!(text, "# asked for {}: `types:` would answer that", others.join(", "));
+        let _ = writeln!(
+            text,
+            "# asked for {}: `types:` would answer that",
+            others.join(", ")
+        );
     }
     flag(&mut text, &mut written.flags, &target, &flags);
     let port = match types.len() > others.len() {
@@ -166,14 +178,20 @@ fn only_asked(
     };
     let why = match mark {
         "" => "# asked for by name and refused: the port was not seen, it is assumed\n",
-        _ => "# asked for by name and refused, so no port was seen: give one (or --assume-port 443)\n",
+        _ => {
+            "# asked for by name and refused, so no port was seen: give one (or --assume-port 443)\n"
+        }
     };
     text.push_str(why);
     let _ = writeln!(text, "{mark}- host: {}", scalar(name.as_str()));
     let _ = writeln!(text, "{mark}  ports: [{port}]");
     match mark {
         "" => {
-            let _ = writeln!(text, "  reason: learned on {}", seen.last.strftime("%Y-%m-%d"));
+            let _ = writeln!(
+                text,
+                "  reason: learned on {}",
+                seen.last.strftime("%Y-%m-%d")
+            );
             written.rules.push(text);
         }
         _ => written.notes.push(text),
@@ -262,11 +280,20 @@ fn notes(written: &mut Written, lesson: &Lesson) {
     }
     for (what, seen) in &lesson.closed {
         let who = comments(seen);
-        written.notes.push(format!("# no rule proposed: {what}\n{}", who.replace("# ", "#   ")));
+        written.notes.push(format!(
+            "# no rule proposed: {what}\n{}",
+            who.replace("# ", "#   ")
+        ));
     }
     for (count, what) in [
-        (lesson.kept_back, "records were kept back by the throttle: what they were is not known"),
-        (lesson.left_out, "records were beyond what is remembered, and are not in here"),
+        (
+            lesson.kept_back,
+            "records were kept back by the throttle: what they were is not known",
+        ),
+        (
+            lesson.left_out,
+            "records were beyond what is remembered, and are not in here",
+        ),
     ] {
         if count > 0 {
             written.notes.push(format!("# {count} {what}\n"));

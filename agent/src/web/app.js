@@ -95,7 +95,11 @@ function ask(question) {
   if (question.port) title.append(`, port ${question.port}`);
   const detail = make("p", null, "soft");
   const process = question.process;
-  if (process) detail.append("Program: ", shown(process.exe || process.comm), ` (process ${process.pid}). `);
+  if (process) {
+    // Without its file there is only the word that the program chose for itself.
+    detail.append(process.exe ? "Program: " : "A program that calls itself ", shown(process.exe || process.comm));
+    detail.append(` (process ${process.pid}). `);
+  }
   const waiting = make("span", waits(question));
   const left = make("span", "", "left");
   detail.append(waiting, " ", left);

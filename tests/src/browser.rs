@@ -189,9 +189,9 @@ impl Browser {
             let value = self.value(expression).ok()?;
             (value == Value::Bool(true)).then_some(())
         });
-        waited.or_else(|error| {
+        waited.map_err(|error| {
             let shown = self.value("document.body.innerText").unwrap_or_default();
-            Err(error.context(format!("the page shows: {shown}")))
+            error.context(format!("the page shows: {shown}"))
         })
     }
 

@@ -4,6 +4,7 @@
 //! status, events, grants, history, summary ─ gather ─► Report ─ html ─► one file
 //! ```
 
+mod assemble;
 mod gather;
 mod html;
 mod model;
@@ -19,4 +20,4 @@ pub use model::{
     AgentPart, Amounts, Completeness, Destination, Hour, MissingWall, NewDestination, Refused,
     RefusedPart, Report,
 };
-pub use words::{Words, of_incident, of_reason};
+pub use words::{Words, of_incident, of_reason, of_wall};

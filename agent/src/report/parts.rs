@@ -346,7 +346,10 @@ pub(super) fn walls(report: &Report) -> Markup {
                 tbody {
                     @for missing in &report.walls {
                         tr {
-                            th scope="row" { (shown(&missing.wall.name)) }
+                            th scope="row" {
+                                @if let Some(words) = words::of_wall(&missing.wall.name) { (words) " " }
+                                span.soft { (shown(&missing.wall.name)) }
+                            }
                             td { @match &missing.agent {
                                 Some(agent) => (shown(agent)),
                                 None => "the machine",

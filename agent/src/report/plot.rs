@@ -97,8 +97,9 @@ impl Bars {
     fn ticks(&self) -> (Vec<f64>, &'static str) {
         let hours = self.values.len() as i64 * self.width;
         let (step, format) = match hours {
-            ..=60 => (6, "%a %H:%M"),
-            ..=240 => (24, "%a %-d %b"),
+            ..=12 => (1, "%a %H:%M"),
+            13..=60 => (6, "%a %H:%M"),
+            61..=240 => (24, "%a %-d %b"),
             _ => (24 * (hours / 240 + 1), "%-d %b"),
         };
         let mut ticks = Vec::new();

@@ -254,6 +254,24 @@ fn known_incident(kind: &str) -> Option<&'static str> {
     })
 }
 
+/// What a wall keeps from happening, in a few words; none of a newer daemon's.
+pub fn of_wall(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "lsm_unix" => "Second lock on local services of others",
+        "lsm_passing" => "Second lock on borrowed connections",
+        "lsm_cgroup" => "Second lock on leaving the confinement",
+        "lsm_ptrace" => "Second lock on taking over other programs",
+        "lsm_families" => "Second lock on unusual kinds of network",
+        "lsm_bpf" => "Second lock on the kernel's programs",
+        "lsm_mount" => "Second lock on changing the file system",
+        "namespaces" => "A view of its own of files, processes and users",
+        "landlock" => "Second lock on files",
+        "capabilities" => "No rights of an administrator",
+        "seccomp" => "Only the system calls that programs need",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -95,7 +95,11 @@ function ask(question) {
   if (question.port) title.append(`, port ${question.port}`);
   const detail = make("p", null, "soft");
   const process = question.process;
-  if (process) detail.append("Program: ", shown(process.exe || process.comm), ` (process ${process.pid}). `);
+  if (process) {
+    // Without its file there is only the word that the program chose for itself.
+    detail.append(process.exe ? "Program: " : "A program that calls itself ", shown(process.exe || process.comm));
+    detail.append(` (process ${process.pid}). `);
+  }
   const waiting = make("span", waits(question));
   const left = make("span", "", "left");
   detail.append(waiting, " ", left);
@@ -204,9 +208,15 @@ function status(all) {
     agents.append(row);
   }
   if (!all.agents.length) agents.append(empty(6, "The policy has no agents."));
-  const missing = [...all.enforcement.walls.map((wall) => [null, wall])];
-  for (const agent of all.agents) for (const wall of agent.walls || []) missing.push([agent.name, wall]);
-  for (const [agent, wall] of missing.filter(([, wall]) => wall.state !== "up")) {
+  const missing = all.enforcement.walls.filter((wall) => wall.state !== "up").map((wall) => [null, wall]);
+  // What the machine does not have no agent has: said once.
+  const ofMachine = new Set(missing.map(([, wall]) => wall.name));
+  for (const agent of all.agents) {
+    for (const wall of agent.walls || []) {
+      if (wall.state !== "up" && !ofMachine.has(wall.name)) missing.push([agent.name, wall]);
+    }
+  }
+  for (const [agent, wall] of missing) {
     const item = make("li");
     item.append(shown(wall.name), ` is ${wall.state}`);
     if (agent) item.append(" for ", shown(agent));

@@ -95,9 +95,15 @@ impl Guard {
         };
         all.insert(self.root.join(&status.daemon.slice));
         for agent in &status.agents {
-            all.insert(agent.cgroup.clone());
-            // Those that are programs are in runs below the slice.
-            all.extend(agent.adopted.iter().map(|adopted| adopted.what.clone()));
+            // ROOT/SLICE/AGENT: the daemon may see the tree at another place.
+            let root = agent.cgroup.ancestors().nth(2);
+            // Those that are programs are in runs below the slice, and no path of the tree.
+            let adopted = agent.adopted.iter().map(|adopted| &adopted.what);
+            for path in adopted.chain([&agent.cgroup]) {
+                all.insert(path.clone());
+                let below = root.and_then(|root| path.strip_prefix(root).ok());
+                all.extend(below.map(|below| self.root.join(below)));
+            }
         }
         all
     }
@@ -202,6 +208,34 @@ mod tests {
             ..owner
         };
         assert!(judge(&[1000], &gone, None).is_err());
+    }
+
+    #[test]
+    fn adopted_cgroups_are_governed_wherever_the_daemon_sees_the_tree() {
+        let mut status = crate::control::status::tests::status();
+        status.agents[0].adopted = vec![crate::control::status::AdoptedStatus {
+            what: "/sys/fs/cgroup/system.slice/bot.service".into(),
+            by: None,
+            run: None,
+            processes: 1,
+        }];
+        let guard = Guard {
+            peers: Peers::here().expect("netlink"),
+            root: "/elsewhere".into(),
+            slice: "own.slice".into(),
+            users: vec![],
+        };
+        let governed = guard.governed(Some(&status));
+        for path in [
+            "/elsewhere/own.slice",
+            "/elsewhere/exeat.slice",
+            "/elsewhere/exeat.slice/build-bot",
+            "/elsewhere/system.slice/bot.service",
+            "/sys/fs/cgroup/system.slice/bot.service",
+        ] {
+            assert!(governed.contains(Path::new(path)), "{path}: {governed:?}");
+        }
+        assert!(!governed.contains(Path::new("/elsewhere")));
     }
 
     #[test]

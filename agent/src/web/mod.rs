@@ -16,8 +16,6 @@ mod live;
 mod page;
 mod server;
 mod session;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 pub use guard::Guard;

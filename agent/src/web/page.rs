@@ -102,3 +102,47 @@ pub(super) fn page() -> String {
     }
     .into_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `trusted-types` stops these in browsers that know it; no other browser shall meet them.
+    #[test]
+    fn the_script_makes_no_markup_and_the_page_has_no_code_in_it() {
+        for never in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "Function(",
+            "DOMParser",
+            "createContextualFragment",
+            ".href",
+            ".src",
+            "setAttribute(\"on",
+            "localStorage",
+            "window.open",
+        ] {
+            assert!(!SCRIPT.contains(never), "{never}");
+        }
+        let page = page();
+        for never in [
+            " on",
+            " style=",
+            "<style",
+            "javascript:",
+            "http://",
+            "https://",
+        ] {
+            let tags = page.split('<').filter_map(|tag| tag.split_once('>'));
+            for (tag, _) in tags {
+                assert!(!tag.contains(never), "{never} in {tag}");
+            }
+        }
+        assert_eq!(page.matches("<script").count(), 1);
+        assert!(page.contains("<script src=\"/app.js\" defer></script>"));
+        assert!(!CSP.contains("unsafe") && !CSP.contains("http"));
+    }
+}

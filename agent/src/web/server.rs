@@ -99,16 +99,9 @@ impl Ui {
     /// # Errors
     /// Those of the listener.
     pub async fn serve(self) -> std::io::Result<()> {
-        self.serve_as(Wire::new).await
-    }
-
-    pub(super) async fn serve_as(
-        self,
-        wire: impl FnOnce(TcpListener) -> Wire,
-    ) -> std::io::Result<()> {
         let cancel = self.app.cancel.clone();
         let router = router(self.app).into_make_service_with_connect_info::<Ends>();
-        let served = axum::serve(wire(self.listener), router)
+        let served = axum::serve(Wire::new(self.listener), router)
             .with_graceful_shutdown(cancel.clone().cancelled_owned());
         tokio::select! {
             served = served => served,
@@ -162,8 +155,17 @@ fn typed(kind: &'static str, text: impl Into<String>) -> Response {
     ([(header::CONTENT_TYPE, kind)], text.into()).into_response()
 }
 
+/// Why a request is not done.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, typed_json(&json!({ "error": self.1 }))).into_response()
+    }
+}
+
 fn refusal(status: StatusCode, why: impl Into<String>) -> Response {
-    (status, typed_json(&json!({ "error": why.into() }))).into_response()
+    Refusal(status, why.into()).into_response()
 }
 
 fn typed_json(value: &serde_json::Value) -> Response {
@@ -185,7 +187,7 @@ async fn admit(
         request.headers(),
     );
     let mut response = match checked {
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
         Ok(()) => {
             // It walks a tree of folders.
             let (judge, ends) = (Arc::clone(&app), ends.clone());
@@ -231,19 +233,17 @@ fn check(
     method: &Method,
     path: &str,
     headers: &HeaderMap,
-) -> Result<(), Response> {
+) -> Result<(), Refusal> {
     if !ends.peer.ip().to_canonical().is_loopback() {
-        return Err(refusal(
-            StatusCode::FORBIDDEN,
-            "this page is for this machine alone",
-        ));
+        let why = "this page is for this machine alone".to_owned();
+        return Err(Refusal(StatusCode::FORBIDDEN, why));
     }
     // A name of an attacker that suddenly stands for 127.0.0.1 is still that name here.
     if only(headers, header::HOST) != Some(&app.host) {
         let why = format!("this page is at http://{}/", app.host);
-        return Err(refusal(StatusCode::MISDIRECTED_REQUEST, why));
+        return Err(Refusal(StatusCode::MISDIRECTED_REQUEST, why));
     }
-    let forbid = |why: &str| Err(refusal(StatusCode::FORBIDDEN, why));
+    let forbid = |why: &str| Err(Refusal(StatusCode::FORBIDDEN, why.to_owned()));
     // Browsers that say where a request is from are believed; the page itself may be opened from
     // anywhere, and shows nothing by itself.
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
@@ -261,7 +261,7 @@ fn check(
     }
     if of_page && path != "/session" && !in_session(app, headers) {
         let why = "no session: open the address that `exeat ui` printed";
-        return Err(refusal(StatusCode::UNAUTHORIZED, why));
+        return Err(Refusal(StatusCode::UNAUTHORIZED, why.to_owned()));
     }
     Ok(())
 }
@@ -299,7 +299,7 @@ struct Begin {
 async fn begin(State(app): State<Arc<App>>, body: Body) -> Response {
     let asked: Begin = match read(body).await {
         Ok(asked) => asked,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let Some(session) = app.sessions.begin(&asked.token) else {
         let why = "this address was used already, or is too old: press Enter in the terminal of \
@@ -318,12 +318,15 @@ async fn begin(State(app): State<Arc<App>>, body: Body) -> Response {
     response
 }
 
-async fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Response> {
-    let bytes = to_bytes(body, BODY)
-        .await
-        .map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long"))?;
+async fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let bytes = to_bytes(body, BODY).await.map_err(|_| {
+        Refusal(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is too long".to_owned(),
+        )
+    })?;
     serde_json::from_slice(&bytes).map_err(|e| {
-        refusal(
+        Refusal(
             StatusCode::BAD_REQUEST,
             format!("the body cannot be read: {e}"),
         )
@@ -394,7 +397,7 @@ struct Answered {
 async fn answer(State(app): State<Arc<App>>, body: Body) -> Response {
     let asked: Answered = match read(body).await {
         Ok(asked) => asked,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let request = Request::Answer {
         question: asked.question,
@@ -414,7 +417,7 @@ struct Revoked {
 async fn revoke(State(app): State<Arc<App>>, body: Body) -> Response {
     let asked: Revoked = match read(body).await {
         Ok(asked) => asked,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let request = Request::Revoke {
         grant: Some(asked.grant),

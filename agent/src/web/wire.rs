@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
 /// Connections at once. The rest waits in the kernel's backlog.
-pub(super) const CONNECTIONS: usize = 32;
+const CONNECTIONS: usize = 32;
 /// How long a connection may live that is no stream: it is one request, because every answer
 /// closes it.
 const LIFE: Duration = Duration::from_secs(10);
@@ -24,20 +24,14 @@ const LIFE: Duration = Duration::from_secs(10);
 /// Accepts them.
 pub(super) struct Wire {
     listener: TcpListener,
-    life: Duration,
     places: Arc<Semaphore>,
 }
 
 impl Wire {
     pub(super) fn new(listener: TcpListener) -> Self {
-        Self::with(listener, LIFE, CONNECTIONS)
-    }
-
-    pub(super) fn with(listener: TcpListener, life: Duration, connections: usize) -> Self {
         Self {
             listener,
-            life,
-            places: Arc::new(Semaphore::new(connections)),
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
         }
     }
 }
@@ -53,7 +47,7 @@ impl Listener for Wire {
                 (Ok(place), Ok((stream, addr))) => {
                     let bounded = Bounded {
                         stream,
-                        end: Box::pin(sleep(self.life)),
+                        end: Box::pin(sleep(LIFE)),
                         stays: Arc::default(),
                         _place: place,
                     };

@@ -189,7 +189,8 @@ fn one_agent_has_its_own_walls_and_the_machines() {
         leaves_out: vec![],
     };
     said.status.enforcement.walls = vec![wall("a", WallState::Missing), wall("b", WallState::Up)];
-    said.status.agents[0].walls = vec![wall("c", WallState::Failed)];
+    let own = [wall("a", WallState::Missing), wall("c", WallState::Failed)];
+    said.status.agents[0].walls = own.into();
     let names = |agent: Option<&str>| -> Vec<String> {
         let walls = walls(&said.status, agent);
         walls.into_iter().map(|missing| missing.wall.name).collect()

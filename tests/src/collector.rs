@@ -6,7 +6,7 @@ use crate::sink::{accept_each, listen};
 use crate::wait;
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -362,6 +362,12 @@ fn health(
                 sink.dropped, sink.name
             ));
         }
+        if sink.failed > 0 {
+            reasons.push(format!(
+                "{} records were not taken by {} and never will be",
+                sink.failed, sink.name
+            ));
+        }
     }
     Health::from_reasons(reasons)
 }

@@ -1,7 +1,7 @@
 //! One receiver's queue and the two threads at its ends: one writes to the disk, one sends.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::Receiver as Records;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,16 +33,23 @@ pub(super) const DRAIN: Duration = Duration::from_secs(3);
 /// Size at which the file of dead letters is put aside (three old ones are kept).
 const DEAD_BYTES: u64 = 4 << 20;
 
+/// Where records are.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Tally {
+    pub(super) delivered: u64,
+    pub(super) dropped: u64,
+    pub(super) failed: u64,
+    /// In memory, not yet in the queue.
+    pub(super) in_memory: u64,
+    /// In the queue.
+    pub(super) on_disk: u64,
+}
+
 /// What the threads and the sink share. Nothing in it waits for a disk.
 #[derive(Default)]
 pub(super) struct Counts {
-    pub(super) delivered: AtomicU64,
-    pub(super) dropped: AtomicU64,
-    pub(super) failed: AtomicU64,
-    /// In memory, not yet in the queue.
-    pub(super) in_memory: AtomicU64,
-    /// In the queue.
-    pub(super) on_disk: AtomicU64,
+    /// Every record that was ever offered is in exactly one of its numbers.
+    pub(super) tally: Mutex<Tally>,
     pub(super) last_success: Mutex<Option<Timestamp>>,
     /// Of the writer: the disk.
     writing: Mutex<Option<String>>,
@@ -98,13 +105,25 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Works with the queue; nothing where there is none.
     fn with<T>(&self, work: impl FnOnce(&mut Queue) -> rusqlite::Result<T>) -> Option<T> {
+        self.tell(work, |_, _| {})
+    }
+
+    /// Works with the queue, and counts what came of it; nothing where there is none.
+    fn tell<T>(
+        &self,
+        work: impl FnOnce(&mut Queue) -> rusqlite::Result<T>,
+        count: impl FnOnce(&T, &mut Tally),
+    ) -> Option<T> {
         let mut queue = lock(&self.queue);
         let queue = queue.as_mut()?;
         match work(queue) {
             Ok(done) => {
-                self.counts.on_disk.store(queue.records(), Relaxed);
+                let mut tally = lock(&self.counts.tally);
+                tally.on_disk = queue.records();
+                tally.failed += queue.take_unreadable();
+                count(&done, &mut tally);
+                drop(tally);
                 self.dirty.store(true, Relaxed);
                 self.counts.set_writing(None);
                 Some(done)
@@ -134,7 +153,7 @@ impl Lane {
                     ),
                     _ => {}
                 }
-                self.counts.on_disk.store(queue.records(), Relaxed);
+                lock(&self.counts.tally).on_disk = queue.records();
                 *lock(&self.queue) = Some(queue);
                 self.counts.set_writing(None);
                 self.more.notify_one();
@@ -162,8 +181,9 @@ impl Lane {
         }
         self.put(&mut parcels);
         let lost = parcels.len() as u64;
-        self.counts.failed.fetch_add(lost, Relaxed);
-        self.counts.in_memory.fetch_sub(lost, Relaxed);
+        let mut tally = lock(&self.counts.tally);
+        tally.failed += lost;
+        tally.in_memory -= lost;
     }
 
     /// Brings what is written to the disk itself, again and again.
@@ -198,12 +218,12 @@ impl Lane {
             if lock(&self.queue).is_none() {
                 self.open();
             }
-            match self.with(|queue| queue.push(parcels)) {
-                Some(dropped) => {
-                    self.counts.dropped.fetch_add(dropped, Relaxed);
-                    self.counts
-                        .in_memory
-                        .fetch_sub(parcels.len() as u64, Relaxed);
+            let count = |dropped: &u64, tally: &mut Tally| {
+                tally.dropped += dropped;
+                tally.in_memory -= parcels.len() as u64;
+            };
+            match self.tell(|queue| queue.push(parcels), count) {
+                Some(_) => {
                     parcels.clear();
                     self.more.notify_one();
                 }
@@ -307,14 +327,15 @@ impl Lane {
             .filter(|(n, _)| !stays(*n))
             .map(|(_, (number, _))| *number)
             .collect();
-        if self.with(|queue| queue.settle(&arrived)).is_none() {
+        let refused = outcome.refused.min(arrived.len() as u64);
+        let count = |_: &(), tally: &mut Tally| {
+            tally.delivered += arrived.len() as u64 - refused;
+            tally.failed += refused;
+        };
+        let settled = self.tell(|queue| queue.settle(&arrived), count);
+        if settled.is_none() {
             return Err(Trouble::later("the queue cannot be written"));
         }
-        let refused = outcome.refused.min(arrived.len() as u64);
-        self.counts
-            .delivered
-            .fetch_add(arrived.len() as u64 - refused, Relaxed);
-        self.counts.failed.fetch_add(refused, Relaxed);
         if arrived.len() as u64 > refused {
             *lock(&self.counts.last_success) = Some(Timestamp::now());
         }
@@ -353,8 +374,8 @@ impl Lane {
             ),
         }
         let numbers: Vec<i64> = dead.iter().map(|(n, _)| batch[*n].0).collect();
-        let _ = self.with(|queue| queue.settle(&numbers));
-        self.counts.failed.fetch_add(dead.len() as u64, Relaxed);
+        let count = |_: &(), tally: &mut Tally| tally.failed += numbers.len() as u64;
+        let _ = self.tell(|queue| queue.settle(&numbers), count);
     }
 }
 

@@ -28,7 +28,7 @@ mod tls;
 mod trial;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -141,25 +141,26 @@ impl Sink for Shipper {
         if !self.lane.config.only.contains(&Class::of(record)) {
             return;
         }
-        let counts = &self.lane.counts;
-        counts.in_memory.fetch_add(1, Relaxed);
+        // Held until it is counted: the writer takes it out of this number.
+        let mut tally = lock(&self.lane.counts.tally);
         let taken = lock(&self.records)
             .as_ref()
             .is_some_and(|records| records.try_send(Arc::clone(record)).is_ok());
-        if !taken {
-            counts.in_memory.fetch_sub(1, Relaxed);
-            counts.dropped.fetch_add(1, Relaxed);
+        match taken {
+            true => tally.in_memory += 1,
+            false => tally.dropped += 1,
         }
     }
 
     fn state(&self) -> SinkState {
         let counts = &self.lane.counts;
+        let tally = *lock(&counts.tally);
         SinkState {
             name: self.lane.config.name.clone(),
-            delivered: counts.delivered.load(Relaxed),
-            dropped: counts.dropped.load(Relaxed),
-            failed: counts.failed.load(Relaxed),
-            queued: counts.in_memory.load(Relaxed) + counts.on_disk.load(Relaxed),
+            delivered: tally.delivered,
+            dropped: tally.dropped,
+            failed: tally.failed,
+            queued: tally.in_memory + tally.on_disk,
             last_success: *lock(&counts.last_success),
             trouble: counts.trouble(),
         }

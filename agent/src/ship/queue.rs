@@ -47,6 +47,8 @@ pub(super) struct Queue {
     /// Rows up to this one are being sent, and are not pushed out: each record is counted
     /// once, as delivered or as dropped.
     under_way: i64,
+    /// Rows that were taken out because nobody can read them.
+    unreadable: u64,
 }
 
 impl Queue {
@@ -135,6 +137,7 @@ impl Queue {
             records,
             bytes,
             under_way: 0,
+            unreadable: 0,
         })
     }
 
@@ -218,6 +221,7 @@ impl Queue {
         }
         if !unreadable.is_empty() {
             self.settle(&unreadable)?;
+            self.unreadable += unreadable.len() as u64;
             if found.is_empty() {
                 return self.oldest(max_records, max_bytes);
             }
@@ -246,6 +250,11 @@ impl Queue {
             self.db.execute_batch("PRAGMA incremental_vacuum(256)")?;
         }
         Ok(())
+    }
+
+    /// How many rows nobody could read, since this was last asked.
+    pub(super) const fn take_unreadable(&mut self) -> u64 {
+        std::mem::replace(&mut self.unreadable, 0)
     }
 
     /// Nothing is being sent any more.
@@ -408,6 +417,18 @@ mod tests {
         let file = fs::File::options().write(true).open(&wal).expect("open");
         file.set_len(length - 100).expect("cut");
         assert_eq!(open(copy.path(), ROOM).records(), 2);
+    }
+
+    #[test]
+    fn a_row_of_another_version_is_counted_and_stops_no_other() {
+        let dir = tempfile::tempdir().expect("dir");
+        let mut queue = open(dir.path(), ROOM);
+        queue.push(&[parcel(), parcel()]).expect("push");
+        let change = "UPDATE waiting SET head = '{}' WHERE number = 1";
+        assert_eq!(queue.db.execute(change, []).expect("change"), 1);
+        assert_eq!(queue.oldest(1, 1 << 20).expect("read").len(), 1);
+        assert_eq!((queue.take_unreadable(), queue.records()), (1, 1));
+        assert_eq!(queue.take_unreadable(), 0);
     }
 
     #[test]

@@ -7,19 +7,20 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Mutex;
 
-pub const TOKEN: &str = "geheim-1234-token";
+pub(super) const TOKEN: &str = "geheim-1234-token";
 
 /// The event collector with acknowledgements: ids of events, in the order of arrival.
 #[derive(Default)]
-pub struct Splunk {
-    pub events: Mutex<Vec<String>>,
+pub(super) struct Splunk {
+    pub(super) events: Mutex<Vec<String>>,
     asked: Mutex<usize>,
 }
 
 impl Splunk {
-    pub fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
+    pub(super) fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
         let said = post.headers.get("authorization").map(String::as_str);
         if said != Some(&format!("Splunk {TOKEN}")) {
             // Some gateways tell what they were sent.
@@ -79,15 +80,15 @@ impl Splunk {
 
 /// The bulk interface: documents by id.
 #[derive(Default)]
-pub struct Elastic {
-    pub documents: Mutex<BTreeMap<String, Value>>,
+pub(super) struct Elastic {
+    pub(super) documents: Mutex<BTreeMap<String, Value>>,
     /// Refused for good: the one whose mapping does not fit.
-    pub misfit: Mutex<Option<String>>,
-    pub conflicts: Mutex<usize>,
+    pub(super) misfit: Mutex<Option<String>>,
+    pub(super) conflicts: Mutex<usize>,
 }
 
 impl Elastic {
-    pub fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
+    pub(super) fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
         assert_eq!(post.path, "/exeat/_bulk");
         assert_eq!(post.headers["content-type"], "application/x-ndjson");
         if post.headers["authorization"] != format!("ApiKey {TOKEN}") {
@@ -116,12 +117,12 @@ impl Elastic {
                 400
             } else if number == 0 && place == 2 {
                 429
-            } else if documents.contains_key(&id) {
+            } else if let Entry::Vacant(place) = documents.entry(id) {
+                place.insert(document);
+                201
+            } else {
                 *self.conflicts.lock().expect("lock") += 1;
                 409
-            } else {
-                documents.insert(id, document);
-                201
             };
             items.push(match status {
                 201 => json!({ "create": { "status": 201, "result": "created" } }),
@@ -139,12 +140,12 @@ impl Elastic {
 
 /// A collector: ids of log records, decoded by OpenTelemetry's own types.
 #[derive(Default)]
-pub struct Collector {
-    pub logs: Mutex<Vec<String>>,
+pub(super) struct Collector {
+    pub(super) logs: Mutex<Vec<String>>,
 }
 
 impl Collector {
-    pub fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
+    pub(super) fn answer(&self, number: usize, post: &Post) -> Option<Reply> {
         assert_eq!(post.path, "/v1/logs");
         assert_eq!(post.headers["content-type"], "application/x-protobuf");
         if number == 0 {

@@ -17,6 +17,7 @@ pub mod import;
 pub mod incident;
 pub mod kernel;
 pub mod launch;
+pub mod learn;
 pub mod leases;
 pub mod metrics;
 pub mod notify;

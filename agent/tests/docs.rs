@@ -80,8 +80,9 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
     let config = Config::parse(Path::new("docs/operations.md"), block).expect("configuration");
     assert_eq!(config, Config::default());
     // What a key may be, the reader itself says.
-    for section in ["", "resolver: ", "events: ", "control: ", "asking: "] {
-    for section in ["", "resolver: ", "events: ", "control: ", "history: "] {
+    for section in [
+        "", "resolver: ", "events: ", "control: ", "asking: ", "history: ", "detect: ",
+    ] {
         let text = match section {
             "" => "nonsense: 1\n".to_owned(),
             section => format!("{section}{{nonsense: 1}}\n"),

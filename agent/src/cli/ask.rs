@@ -327,7 +327,11 @@ mod tests {
     #[test]
     fn what_a_program_calls_itself_cannot_drive_the_terminal() {
         let question = question();
-        let text = render(&[question.clone()], question.asked, Style::default());
+        let text = render(
+            std::slice::from_ref(&question),
+            question.asked,
+            Style::default(),
+        );
         assert!(!text.contains('\x1b'), "{text:?}");
         assert!(text.contains("calls itself `\\u{1b}[2Jsudo` [7]"), "{text}");
         assert!(text.contains("x.example.com port 443"), "{text}");

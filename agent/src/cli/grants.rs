@@ -298,7 +298,7 @@ mod tests {
             given,
             until: Some(given + jiff::SignedDuration::from_hours(1)),
         };
-        let text = render(&[grant.clone()], given, Style::default());
+        let text = render(std::slice::from_ref(&grant), given, Style::default());
         assert!(text.contains("x.example.com port 443"), "{text}");
         assert!(text.contains("1h"), "{text}");
         assert!(!text.contains('\x1b'), "{text:?}");

@@ -95,6 +95,8 @@ pub(super) struct Ways {
     pub(super) trust: Trust,
     /// Where events go.
     pub(super) hub: Arc<Hub>,
+    /// Where people are asked.
+    pub(super) desk: crate::asking::Desk,
 }
 
 /// What is in force, and what it was made from.
@@ -165,10 +167,10 @@ impl Engine {
             gateways,
             trust,
             hub,
+            desk,
         }: Ways,
         directory: Arc<Directory>,
         names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
-        desk: crate::asking::Desk,
     ) -> anyhow::Result<Self> {
         let last = keeper.load();
         let held = keeper

@@ -260,10 +260,10 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             gateways,
             trust: Trust::new(&config),
             hub: Arc::clone(&hub),
+            desk: desk.clone(),
         },
         Arc::clone(&directory),
         names,
-        desk.clone(),
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;

@@ -81,6 +81,11 @@ impl Holding {
         })
     }
 
+    /// What ends connections.
+    pub(super) fn aborter(&self) -> &Aborter {
+        &self.aborter
+    }
+
     fn held(&self) -> MutexGuard<'_, HashMap<Key, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -358,7 +358,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     let holding = Holding::new(
         shared.desk.clone(),
         Arc::clone(&directory),
-        aborter.clone(),
+        aborter,
         means.clone(),
         &slice,
     );
@@ -371,7 +371,6 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         Arc::clone(&shared.hub),
         Arc::clone(&shared.events),
         slice,
-        aborter,
         holding,
         cancel.clone(),
     ));

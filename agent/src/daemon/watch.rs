@@ -28,7 +28,7 @@ use crate::{
     kernel::{events::EventReader, object::Throttle},
     process,
     sink::Hub,
-    sockets::{Aborter, Connection},
+    sockets::Connection,
     throttle::Bucket,
 };
 
@@ -117,7 +117,6 @@ pub(super) async fn events(
     hub: Arc<Hub>,
     counts: Arc<EventCounts>,
     slice: PathBuf,
-    aborter: Aborter,
     holding: Arc<Holding>,
     cancel: CancellationToken,
 ) {
@@ -133,7 +132,7 @@ pub(super) async fn events(
                 counts.received.fetch_add(1, Relaxed);
                 let known = directory.known(&event.flow, paths.of(&event.flow));
                 if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
-                    aborter.end(connection);
+                    holding.aborter().end(connection);
                 }
                 let mut record = FlowRecord::from_event(&event, clock.get(), known);
                 record.traffic = told

@@ -1,5 +1,7 @@
 //! What people grant, revoke and cut off, in the kernel.
 
+mod asked;
+
 use std::process::Output;
 use std::time::Duration;
 

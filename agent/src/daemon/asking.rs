@@ -58,6 +58,8 @@ pub(super) struct Asking {
     /// Why the grants of before are not in force.
     pub(super) trouble: Option<String>,
     saved: Duration,
+    /// Grants that ended, whose connections are still to be ended.
+    ended: Vec<Grant>,
     /// Answers since the start, by outcome and what they were about.
     given: [[u64; Scope::COUNT]; Decision::COUNT],
 }
@@ -83,6 +85,7 @@ impl Asking {
             isolated,
             trouble: None,
             saved: Duration::ZERO,
+            ended: Vec::new(),
             given: Default::default(),
         };
         let read = keeper.load_grants().map_err(|e| e.to_string());
@@ -425,8 +428,8 @@ impl Engine {
         }
     }
 
-    /// Ends the grants whose time or run is over, in the kernel first. Gives those that ended.
-    pub(super) fn tend_grants(&mut self, now: Duration) -> Vec<Grant> {
+    /// Ends the grants whose time or run is over, in the kernel first.
+    pub(super) fn tend_grants(&mut self, now: Duration) {
         let runs: BTreeSet<String> = self
             .asking
             .grants
@@ -435,18 +438,16 @@ impl Engine {
             .filter(|grant| self.has_ended(grant))
             .map(|grant| grant.id)
             .collect();
-        let mut ended = Vec::new();
         if !runs.is_empty() {
-            ended = self.end_grants(now, "its run has ended", |grant| runs.contains(&grant.id));
+            self.end_grants(now, "its run has ended", |grant| runs.contains(&grant.id));
         }
-        ended.extend(self.end_grants(now, "its time is over", |_| false));
+        self.end_grants(now, "its time is over", |_| false);
         if self.asking.grants.is_timed()
             && now >= self.asking.saved + SAVE
             && let Err(error) = self.save_grants(now)
         {
             warn!(%error, "what is left of the grants could not be written down");
         }
-        ended
     }
 
     /// Ends the grants that are over, and those that `which` says.
@@ -473,6 +474,7 @@ impl Engine {
                 return Vec::new();
             }
         }
+        self.asking.ended.extend(ended.iter().cloned());
         for grant in &ended {
             self.asking.runs.remove(&grant.id);
             self.asking.desk.forget(&grant.agent, &grant.subject);
@@ -542,12 +544,13 @@ pub(super) fn open_sockets(shared: &Shared, agent: &str) -> std::io::Result<Vec<
 /// Each second: questions and grants whose time is over.
 pub(super) fn tend(shared: &Shared) {
     shared.desk.tend();
-    let ended = shared.with(|engine| engine.tend_grants(clock::now()));
-    end_connections(shared, &ended);
+    shared.with(|engine| engine.tend_grants(clock::now()));
+    end_connections(shared);
 }
 
-/// Ends live connections that only these grants allowed. Gives their number.
-pub(super) fn end_connections(shared: &Shared, ended: &[Grant]) -> u32 {
+/// Ends live connections that only grants allowed that have ended. Gives their number.
+pub(super) fn end_connections(shared: &Shared) -> u32 {
+    let ended = shared.with(|engine| std::mem::take(&mut engine.asking.ended));
     let agents: BTreeSet<&String> = ended
         .iter()
         .filter(|grant| grant.ruling == Ruling::Allow)

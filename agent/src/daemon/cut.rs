@@ -103,7 +103,7 @@ pub(super) fn revoke(
             "see the daemon's log; `exeat isolate` cuts the agent off",
         ));
     }
-    let connections = end_connections(shared, &ended);
+    let connections = end_connections(shared);
     let grant = ended.iter().find(|grant| grant.id == id);
     let agent = grant.map(|grant| grant.agent.clone()).unwrap_or_default();
     let what = grant.map(grant_text).unwrap_or_default();

@@ -102,7 +102,7 @@ fn refusals_of_an_enforced_agent_are_learned_from() {
         &format!("+      - cidr: \"{OTHER_V4}\""),
         "+        ports: [80]",
         "the port was not seen, it is assumed",
-        "   allow:",
+        "the one that is allowed",
     ] {
         assert!(said.contains(part), "{part}:\n{said}");
     }

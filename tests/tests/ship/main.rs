@@ -64,22 +64,24 @@ fn sink_until(daemon: &Daemon, name: &str, wanted: impl Fn(&Value) -> bool) -> V
     .unwrap_or_else(|error| panic!("{error}: {last}\n{}", daemon.log()))
 }
 
-/// Waits until this many records are in a receiver's queue on the disk, past the daemon: what
-/// is in its memory ends with it.
+/// Records in a receiver's queue on the disk, past the daemon: what is in its memory ends with
+/// it.
+fn rows(daemon: &Daemon, name: &str) -> Option<u64> {
+    let path = daemon.state_dir().join("ship").join(name);
+    let db = rusqlite::Connection::open(path.join("queue.sqlite")).ok()?;
+    let count = "SELECT COUNT(*) FROM waiting";
+    let found: i64 = db.query_row(count, [], |row| row.get(0)).ok()?;
+    u64::try_from(found).ok()
+}
+
+/// Waits until this many are there.
 fn on_disk(daemon: &Daemon, name: &str, wanted: u64) {
-    let path = daemon
-        .state_dir()
-        .join("ship")
-        .join(name)
-        .join("queue.sqlite");
-    let mut found = 0;
+    let mut found = None;
     wait::until("records in the queue", wait::patience() * 2, || {
-        let db = rusqlite::Connection::open(&path).ok()?;
-        let count = "SELECT COUNT(*) FROM waiting";
-        found = db.query_row(count, [], |row| row.get::<_, i64>(0)).ok()? as u64;
-        (found >= wanted).then_some(())
+        found = rows(daemon, name);
+        (found >= Some(wanted)).then_some(())
     })
-    .unwrap_or_else(|error| panic!("{error}: {found} of {wanted}"));
+    .unwrap_or_else(|error| panic!("{error}: {found:?} of {wanted}"));
 }
 
 /// Ids of JSON lines, in order.

@@ -484,10 +484,11 @@ fn listen(
                     format!("{why}, so what was seen is not whole: nothing is written"),
                 ));
             }
-            Err(RecvTimeoutError::Timeout) => match ended {
-                Some((_, code)) => break code,
-                None => {}
-            },
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some((_, code)) = ended {
+                    break code;
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break None,
         }
         if flows.len() >= 1024 {

@@ -247,7 +247,7 @@ fn a_signature_is_of_the_key_and_of_every_word() {
             "was changed",
         ),
         (
-            signed(|v| v["permissions"]["cloud"][0] = "aws".into()),
+            signed(|v| v["permissions"]["cloud"] = serde_json::json!(["aws"])),
             KEY,
             "was changed",
         ),

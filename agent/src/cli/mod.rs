@@ -1,5 +1,6 @@
 //! The command line: a file a subcommand.
 
+pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -91,6 +92,8 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
     Daemon(daemon::DaemonArgs),
+    /// Check the audit log, read it, or print the key that checks it (needs no daemon)
+    Audit(audit::AuditArgs),
     /// Take all enforcement down; nothing else does
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
@@ -145,6 +148,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Schema(args) => schema::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Doctor(args) => doctor::run(&config()?, args),
         Command::Daemon(args) => daemon::run(config()?, args),
+        Command::Audit(args) => audit::run(args, &|| config().map(|c| c.audit_folder())),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),

@@ -220,7 +220,7 @@ fn names(engine: &Engine) -> Vec<NameStatus> {
         .collect()
 }
 
-fn events(shared: &Shared, engine: &Engine) -> EventsStatus {
+pub(super) fn events(shared: &Shared, engine: &Engine) -> EventsStatus {
     let mut kernel = Stats::default();
     let indices = engine
         .agents
@@ -332,6 +332,11 @@ fn health(
     }
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));
+    }
+    for sink in shared.hub.sinks() {
+        if let (crate::audit::NAME, Some(trouble)) = (&*sink.name, &sink.trouble) {
+            reasons.push(format!("the audit log: {trouble}"));
+        }
     }
     let file = shared.hub.counts().file;
     if file.failed > 0 {

@@ -166,6 +166,10 @@ pub struct Snapshot {
     pub events_lost: [u64; LossStage::COUNT],
     /// Counts of the hub.
     pub sinks: HubCounts,
+    /// Records in the audit log.
+    pub audit_records: u64,
+    /// Records that it should have and does not.
+    pub audit_write_failures: u64,
     /// Launches.
     pub launches: [u64; Launch::COUNT],
     /// The daemon's own use of resources.

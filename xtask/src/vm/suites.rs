@@ -14,7 +14,7 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 28] = [
+pub(super) const SUITES: [Suite; 29] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
@@ -43,6 +43,7 @@ pub(super) const SUITES: [Suite; 28] = [
     suite("workspace", false, 300),
     suite("bounds", false, 900),
     suite("faults", false, 600),
+    suite("audit", false, 600),
 ];
 
 /// Suites that no guest runs, and why.

@@ -88,6 +88,8 @@ pub struct Config {
     pub resolver: Resolver,
     /// What is kept and written of refused flows.
     pub events: Events,
+    /// The audit log.
+    pub audit: Audit,
     /// The agents' gateways.
     pub gateway: Gateway,
     /// Whether `exeat run` puts programs into a sandbox, as their policy says; without it
@@ -120,6 +122,7 @@ impl Default for Config {
             metrics_allow_remote: false,
             resolver: Resolver::default(),
             events: Events::default(),
+            audit: Audit::default(),
             gateway: Gateway::default(),
             sandbox: true,
             control: Control::default(),
@@ -302,6 +305,35 @@ impl Asking {
         crate::asking::grants::Users {
             always: self.users_may_always,
             domain: self.users_may_domain,
+/// The `audit` section.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Whether there is a log. Default: `true`.
+    pub enabled: bool,
+    /// Where it is. Default: `audit` in the state folder.
+    pub folder: Option<PathBuf>,
+    /// Size at which the next file is begun, 65536 to a gibibyte. Default: 33554432 (32 MiB).
+    pub max_bytes: u64,
+    /// How many files are kept, 2 to 10000; older ones are deleted, and the log says so.
+    /// Default: 8.
+    pub keep: u32,
+    /// The longest time between a record and the signed checkpoint behind it, 1 to 3600.
+    /// Default: 60.
+    pub checkpoint_seconds: u32,
+    /// Flows that were allowed too, as far as they make events. Default: `false`.
+    pub allowed: bool,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            folder: None,
+            max_bytes: 32 << 20,
+            keep: 8,
+            checkpoint_seconds: 60,
+            allowed: false,
         }
     }
 }
@@ -559,6 +591,8 @@ impl Config {
         }
         if let Some(path) = &self.history.file {
             absolute("history.file", path)?;
+        if let Some(path) = &self.audit.folder {
+            absolute("audit.folder", path)?;
         }
         if let Some(path) = &self.gateway.authorities {
             absolute("gateway.authorities", path)?;
@@ -629,6 +663,11 @@ impl Config {
             .validate()
             .map_err(|error| ("resolver", error.to_string()))?;
         crate::ship::check(&self.ship).map_err(|message| ("ship", message))?;
+        let a = &self.audit;
+        range("audit.max_bytes", a.max_bytes, 65_536, 1 << 30)?;
+        range("audit.keep", a.keep.into(), 2, 10_000)?;
+        let seconds = a.checkpoint_seconds.into();
+        range("audit.checkpoint_seconds", seconds, 1, 3600)?;
         let e = &self.events;
         range("events.keep", e.keep.into(), 1, 1_000_000)?;
         range("events.rate", e.rate.into(), 1, 1_000_000)?;
@@ -645,6 +684,12 @@ impl Config {
             Ok(Some(group)) => Ok(Some(group.gid.as_raw())),
             _ => Err(ConfigError::Group(name.clone())),
         }
+    }
+
+    /// Where the audit log is.
+    pub fn audit_folder(&self) -> PathBuf {
+        let default = || self.state_dir.join("audit");
+        self.audit.folder.clone().unwrap_or_else(default)
     }
 
     /// The control socket.

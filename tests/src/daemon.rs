@@ -541,6 +541,8 @@ impl Drop for Daemon {
         {
             eprintln!("{error}");
         }
+        // Or the folder cannot be deleted.
+        exeat::audit::release(&self.state_dir());
         // Pins keep programs attached at the cgroup root, so they must not stay whatever
         // teardown did.
         let _ = std::fs::remove_dir_all(&self.bpffs);

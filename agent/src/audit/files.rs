@@ -108,6 +108,25 @@ pub(super) fn append_only(file: &File, on: bool) -> bool {
     set().is_ok()
 }
 
+/// Lets the files of a folder be rewritten and deleted again, as who removes Exeat wants.
+pub fn release(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => release(&path),
+            Ok(kind) if kind.is_file() => {
+                if let Ok(file) = open_to_read(&path) {
+                    append_only(&file, false);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Cuts a file to `length` bytes.
 pub(super) fn cut(file: &File, length: u64) -> io::Result<()> {
     append_only(file, false);

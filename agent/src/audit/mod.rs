@@ -32,7 +32,7 @@ use crate::flow::FlowVerdict;
 use crate::ocsf::Device;
 use crate::sink::{Record, Sink, SinkState};
 
-pub use files::{AuditFile, Lines, list};
+pub use files::{AuditFile, Lines, list, release};
 pub use key::{CREDENTIAL, Key, KeyError, PublicKey, known_keys};
 pub use log::{Log, Settings};
 pub use record::{Kind, MAX_LINE};

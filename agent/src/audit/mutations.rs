@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::log::Settings;
 use super::record::{Kind, Link, Parsed, canonical, hash, seal};
-use super::tests::{check, rewrite, written_of};
+use super::tests::{Scratch, check, rewrite, written_of};
 use super::{Key, list};
 
 const MUTATIONS: u64 = 10_000;
@@ -179,7 +179,7 @@ fn mutate(files: &mut Files, forger: &Key, rng: &mut StdRng) -> String {
 
 #[test]
 fn ten_thousand_mutations_are_found() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let original = dir.path().join("original");
     fs::create_dir(&original).expect("folder");
     let settings = Settings {

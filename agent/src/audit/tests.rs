@@ -12,6 +12,25 @@ pub(crate) const SETTINGS: Settings = Settings {
     keep: 100,
 };
 
+/// A folder that goes away, though its files may only be appended to.
+pub(crate) struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("dir"))
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        release(self.0.path());
+    }
+}
+
 fn event(n: u64) -> serde_json::Value {
     let mut incident = Incident::new(IncidentKind::Detected, "build-bot", format!("event {n}"));
     incident.seq = n;
@@ -59,7 +78,7 @@ fn kinds(report: &Report) -> Vec<FaultKind> {
 
 #[test]
 fn a_log_over_several_files_and_starts_is_sound() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     written(dir.path(), 20, SETTINGS);
     written(dir.path(), 20, SETTINGS);
     let report = check(dir.path());
@@ -81,7 +100,7 @@ fn a_log_over_several_files_and_starts_is_sound() {
 
 #[test]
 fn each_line_is_canonical_and_short() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     written(dir.path(), 3, SETTINGS);
     for file in list(dir.path()).expect("files") {
         for line in Lines::open(&file.path).expect("file") {
@@ -98,7 +117,7 @@ fn each_line_is_canonical_and_short() {
 
 #[test]
 fn what_is_deleted_for_its_age_is_anchored_and_what_is_cut_is_not() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let settings = Settings {
         keep: 3,
         ..SETTINGS
@@ -120,7 +139,7 @@ fn what_is_deleted_for_its_age_is_anchored_and_what_is_cut_is_not() {
 
 #[test]
 fn whole_records_cut_off_the_end_are_missed() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     written(
         dir.path(),
         5,
@@ -163,7 +182,7 @@ pub(crate) fn rewrite(path: &std::path::Path, bytes: &[u8]) {
 
 #[test]
 fn a_torn_line_is_put_aside_and_marked() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let mut log = open(dir.path(), SETTINGS);
     log.events(vec![event(1), event(2)]).expect("written");
     drop(log);
@@ -199,7 +218,7 @@ fn a_file_that_was_begun_and_no_more_is_used() {
         keep: 2,
     };
     for begun in ["", "{\"event\":{\"act"] {
-        let dir = tempfile::tempdir().expect("dir");
+        let dir = Scratch::new();
         written(dir.path(), 3, settings);
         rewrite(&AuditFile::of(dir.path(), 2).path, begun.as_bytes());
         written(dir.path(), 1, settings);
@@ -211,7 +230,7 @@ fn a_file_that_was_begun_and_no_more_is_used() {
 
 #[test]
 fn losses_are_counted_and_in_the_log() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let mut log = open(dir.path(), SETTINGS);
     log.lost(3, 4).expect("written");
     log.checkpoint("boot", true).expect("closed");
@@ -221,7 +240,7 @@ fn losses_are_counted_and_in_the_log() {
 
 #[test]
 fn a_new_key_goes_on_where_the_old_one_ended() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     written(dir.path(), 3, SETTINGS);
     let old = Key::open(dir.path(), None).expect("key").public();
     let credentials = tempfile::tempdir().expect("dir");
@@ -257,7 +276,7 @@ fn a_key_that_openssl_made_is_taken() {
 
 #[test]
 fn the_sink_takes_what_is_of_note_and_closes_the_log() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let options = Options {
         folder: dir.path().join("audit"),
         max_bytes: 1 << 20,
@@ -287,7 +306,7 @@ fn the_sink_takes_what_is_of_note_and_closes_the_log() {
 
 #[test]
 fn without_a_place_to_write_it_counts_and_says_so_when_there_is_one() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let folder = dir.path().join("audit");
     fs::write(&folder, "in the way").expect("written");
     let options = Options {
@@ -320,7 +339,7 @@ fn without_a_place_to_write_it_counts_and_says_so_when_there_is_one() {
 
 #[test]
 fn the_queue_overflows_exactly() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let options = Options {
         folder: dir.path().join("audit"),
         max_bytes: 256 << 20,
@@ -353,7 +372,7 @@ fn the_queue_overflows_exactly() {
 
 #[test]
 fn a_change_while_it_is_open_is_noticed() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     let mut log = open(dir.path(), SETTINGS);
     log.events(vec![event(1)]).expect("written");
     assert_eq!(log.disturbed(), None);
@@ -366,7 +385,7 @@ fn a_change_while_it_is_open_is_noticed() {
 
 #[test]
 fn a_report_reads_as_json() {
-    let dir = tempfile::tempdir().expect("dir");
+    let dir = Scratch::new();
     written(dir.path(), 2, SETTINGS);
     fs::remove_file(dir.path().join("head")).expect("removed");
     let report = serde_json::to_value(check(dir.path())).expect("json");

@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 pub mod ask;
+pub mod audit;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -172,6 +173,8 @@ pub enum Command {
     /// Show what happens in a local web page, and answer questions there
     #[command(after_help = ui::AFTER_HELP)]
     Ui(ui::UiArgs),
+    /// Check the audit log, read it, or print the key that checks it (needs no daemon)
+    Audit(audit::AuditArgs),
     /// Take all enforcement down; nothing else does
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
@@ -258,6 +261,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Daemon(args) => daemon::run(config()?, args),
         Command::Report(args) => report::run(&config()?, args),
         Command::Ui(args) => ui::run(&config()?, args),
+        Command::Audit(args) => audit::run(args, &|| config().map(|c| c.audit_folder())),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),

@@ -48,6 +48,7 @@ resolver:
   serve_stale_seconds: 0
   case_randomization: false
 events: {keep: 5, rate: 6, burst: 7, file: /f, file_max_bytes: 65536}
+audit: {enabled: false, folder: /au, max_bytes: 65536, keep: 2, checkpoint_seconds: 1, allowed: true}
 gateway: {authorities: /etc/exeat/corp.pem}
 control: {group: wheel}
 history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
@@ -97,6 +98,14 @@ asking:
             burst: 7,
             file: Some("/f".into()),
             file_max_bytes: 65536,
+        },
+        audit: Audit {
+            enabled: false,
+            folder: Some("/au".into()),
+            max_bytes: 65536,
+            keep: 2,
+            checkpoint_seconds: 1,
+            allowed: true,
         },
         gateway: Gateway {
             authorities: Some("/etc/exeat/corp.pem".into()),

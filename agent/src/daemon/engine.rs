@@ -19,6 +19,7 @@ use super::{
     agents::{self, Agent},
     asking::Asking,
     directory::Directory,
+    evidence,
     gates::Gates,
     gateways::Gateways,
     limits::Ledger,
@@ -246,6 +247,7 @@ impl Engine {
 
     /// Reads the policy files and puts them in force, all or nothing.
     pub(super) fn reload(&mut self, now: Duration) -> Result<ReloadReport, EngineError> {
+        let modes = evidence::modes(self);
         let result = policy::load_with_texts(&self.paths)
             .map_err(EngineError::from)
             .and_then(|(set, texts)| {
@@ -258,6 +260,7 @@ impl Engine {
         match &result {
             Ok(report) => {
                 self.last_error = None;
+                self.tell_loaded(report, &modes, false);
                 info!(
                     generation = report.generation,
                     agents = report.agents,
@@ -281,6 +284,7 @@ impl Engine {
                 self.close_idle_gates();
                 let text = chain(error);
                 warn!(error = text, "the policy was not changed");
+                self.tell_refused(&text);
                 self.last_error = Some(text);
             }
         }
@@ -300,6 +304,7 @@ impl Engine {
         match kept {
             Some(set) => {
                 let report = self.put_in_force(set, now)?;
+                self.tell_loaded(&report, &BTreeMap::new(), true);
                 warn!(
                     generation = report.generation,
                     digest = report.digest,

@@ -16,6 +16,7 @@ mod cut;
 mod detecting;
 mod directory;
 mod engine;
+mod evidence;
 mod fd_store;
 mod gates;
 mod gateway_desk;
@@ -249,6 +250,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }
         sinks.extend(crate::ship::start(&config.ship, &config.state_dir));
     }
+    let mut sinks: Vec<Arc<dyn crate::sink::Sink>> = Vec::new();
+    sinks.extend(evidence::audit(&config, lifetime));
     let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);
     let means = Means::new(Arc::clone(&resolver));
@@ -418,6 +421,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     }
     tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
+    let last_stop = evidence::LastStop::begin(&shared.config.state_dir);
+    shared.with(|engine| evidence::started(&shared.hub, engine, last_stop));
+
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     crate::launch::standalone::say_ready();
     info!(
@@ -431,6 +437,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     cancel.cancel();
     shared.desk.close();
     drain(tasks, gate_tasks).await;
+    shared.with(|engine| evidence::stopped(&shared.hub, engine));
     save_leases(&shared, |engine| engine.snapshot());
     if lifetime == Lifetime::OneRun {
         shared.with(|engine| {
@@ -441,6 +448,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         // Made for this run alone, and holds nothing that anybody wants.
         let _ = std::fs::remove_dir_all(&shared.config.runtime_dir);
     } else {
+        evidence::LastStop::end(&shared.config.state_dir);
         info!("stopped; what was enforced stays enforced");
     }
     // Every task has ended, so this is the last one who has it.
@@ -492,10 +500,14 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut begun = false;
+    let mut losses = evidence::Losses::default();
     loop {
         tokio::select! {
-            () = cancel.cancelled() => return,
-            _ = ticks.tick() => {}
+            () = cancel.cancelled() => {
+                losses.tell(&shared, true);
+                return;
+            }
+            _ = ticks.tick() => losses.tell(&shared, false),
         }
         asking::tend(&shared);
         end_leases(&shared).await;

@@ -224,7 +224,7 @@ fn names(engine: &Engine) -> Vec<NameStatus> {
         .collect()
 }
 
-fn events(shared: &Shared, engine: &Engine) -> EventsStatus {
+pub(super) fn events(shared: &Shared, engine: &Engine) -> EventsStatus {
     let mut kernel = Stats::default();
     let indices = engine
         .agents
@@ -342,6 +342,11 @@ fn health(
         reasons.push(format!("no detection rule is in force: {error}"));
     }
     reasons.extend(shared.store.iter().flat_map(|store| store.troubles()));
+    for sink in shared.hub.sinks() {
+        if let (crate::audit::NAME, Some(trouble)) = (&*sink.name, &sink.trouble) {
+            reasons.push(format!("the audit log: {trouble}"));
+        }
+    }
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(

@@ -47,6 +47,12 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
         dns: dns(shared, engine),
         ..Snapshot::default()
     };
+    for sink in shared.hub.sinks() {
+        if sink.name == crate::audit::NAME {
+            snapshot.audit_records = sink.delivered;
+            snapshot.audit_write_failures = sink.dropped + sink.failed;
+        }
+    }
     let failed = engine.loads_failed;
     snapshot.policy_load_failures[LoadFailure::Invalid.index()] = failed.invalid;
     snapshot.policy_load_failures[LoadFailure::TooLarge.index()] = failed.too_large;

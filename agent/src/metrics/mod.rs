@@ -252,6 +252,20 @@ fn events(r: &Builder, s: &Snapshot) -> Result<()> {
         lost.with_label_values(&[stage.as_str()])
             .inc_by(s.events_lost[stage.index()]);
     }
+    r.counter(
+        "exeat_audit_records_total",
+        "Events in the audit log since the daemon started.",
+        &[],
+    )?
+    .with_label_values::<&str>(&[])
+    .inc_by(s.audit_records);
+    r.counter(
+        "exeat_audit_write_failures_total",
+        "Events that the audit log should have and does not; it says how many itself.",
+        &[],
+    )?
+    .with_label_values::<&str>(&[])
+    .inc_by(s.audit_write_failures);
     let sinks = r.counter(
         "exeat_sink_events_total",
         "Events handed to a sink, by what became of them.",

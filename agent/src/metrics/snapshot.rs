@@ -198,6 +198,10 @@ pub struct Snapshot {
     pub sinks: HubCounts,
     /// The other places where records go.
     pub places: Vec<SinkState>,
+    /// Records in the audit log.
+    pub audit_records: u64,
+    /// Records that it should have and does not.
+    pub audit_write_failures: u64,
     /// Launches.
     pub launches: [u64; Launch::COUNT],
     /// What people decided, by what about.

@@ -305,6 +305,10 @@ impl Asking {
         crate::asking::grants::Users {
             always: self.users_may_always,
             domain: self.users_may_domain,
+        }
+    }
+}
+
 /// The `audit` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -591,6 +595,7 @@ impl Config {
         }
         if let Some(path) = &self.history.file {
             absolute("history.file", path)?;
+        }
         if let Some(path) = &self.audit.folder {
             absolute("audit.folder", path)?;
         }

@@ -81,7 +81,13 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
     assert_eq!(config, Config::default());
     // What a key may be, the reader itself says.
     for section in [
-        "", "resolver: ", "events: ", "control: ", "asking: ", "history: ", "detect: ",
+        "",
+        "resolver: ",
+        "events: ",
+        "control: ",
+        "asking: ",
+        "history: ",
+        "detect: ",
     ] {
         let text = match section {
             "" => "nonsense: 1\n".to_owned(),

@@ -250,7 +250,6 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }
         sinks.extend(crate::ship::start(&config.ship, &config.state_dir));
     }
-    let mut sinks: Vec<Arc<dyn crate::sink::Sink>> = Vec::new();
     sinks.extend(evidence::audit(&config, lifetime));
     let hub = Arc::new(Hub::new(config.events.keep as usize, file).with_sinks(sinks));
     let resolver = Arc::new(Resolver::new(config.resolver.settings(), Arc::clone(&dns))?);

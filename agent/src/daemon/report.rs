@@ -354,23 +354,26 @@ fn health(
             file.failed
         ));
     }
-    for sink in shared.hub.sinks() {
-        if let Some(trouble) = &sink.trouble {
+    // The history has said its losses in its own words, and the audit log its trouble.
+    let others = |sink: &&crate::sink::SinkState| sink.name != crate::store::SINK_NAME;
+    for sink in shared.hub.sinks().iter().filter(others) {
+        let (name, audit) = (&sink.name, sink.name == crate::audit::NAME);
+        if let Some(trouble) = sink.trouble.as_ref().filter(|_| !audit) {
+            let queued = sink.queued;
             reasons.push(format!(
-                "records do not reach {} ({} wait): {trouble}",
-                sink.name, sink.queued
+                "records do not reach {name} ({queued} wait): {trouble}"
             ));
         }
         if sink.dropped > 0 {
             reasons.push(format!(
-                "{} records for {} found no room in its queue and are gone",
-                sink.dropped, sink.name
+                "{} records for {name} found no room in its queue and are gone",
+                sink.dropped
             ));
         }
         if sink.failed > 0 {
             reasons.push(format!(
-                "{} records were not taken by {} and never will be",
-                sink.failed, sink.name
+                "{} records were not taken by {name} and never will be",
+                sink.failed
             ));
         }
     }

@@ -1,6 +1,5 @@
 //! `asking: hook:`: a program of the administrator's that gets each question and may answer.
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, Command};
 
+use super::Question;
 use super::outside::{Answer, MAX_ANSWER, Message, Outsider, read_answer};
-use super::{Question, Settlement};
 
 /// The environment is this and the question's id.
 const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -194,10 +193,6 @@ impl Outsider for Hook {
                 None
             }
         }
-    }
-
-    fn tell(&self, _settlement: &Settlement) -> impl Future<Output = ()> + Send {
-        async {}
     }
 }
 

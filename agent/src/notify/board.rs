@@ -55,7 +55,7 @@ pub(super) struct Board {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Click {
     /// It answers this question.
-    Answers(Question, Button),
+    Answers(Box<Question>, Button),
     /// It came before anybody can have read it: show it again.
     TooSoon(String),
     /// It is nobody's business, or somebody's attempt; why.
@@ -195,7 +195,7 @@ impl Board {
         if soon && *button != Button::Deny {
             return Click::TooSoon(standing.question.id.clone());
         }
-        Click::Answers(standing.question.clone(), *button)
+        Click::Answers(Box::new(standing.question.clone()), *button)
     }
 
     /// Numbers on the screen.

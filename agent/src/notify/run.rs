@@ -247,7 +247,7 @@ impl<'a> Session<'a> {
                         // wanting since.
                         let used = self.server.as_ref().map(|server| server.owner.as_str());
                         match used == sender.as_deref() {
-                            true => self.answer(question, button).await,
+                            true => self.answer(*question, button).await,
                             false => self.desk.say(
                                 "click",
                                 "a click does not count: its server is not used any more"

@@ -77,7 +77,7 @@ fn a_refusal_a_reload_and_a_restart_are_in_the_log_and_an_edit_by_root_is_found(
     );
     daemon.write_policy("nothing").expect("write");
     assert!(!daemon.reload().expect("reload").status.success());
-    has(daemon, of_kind("policy_refused", "test.yaml"));
+    has(daemon, of_kind("policy_refused", "policy.d"));
     daemon.write_policy(POLICY).expect("write");
     assert_eq!(verify(daemon).0, Some(0), "{:#}", verify(daemon).1);
 

@@ -77,7 +77,7 @@ fn a_refusal_a_reload_and_a_restart_are_in_the_log_and_an_edit_by_root_is_found(
     );
     daemon.write_policy("nothing").expect("write");
     assert!(!daemon.reload().expect("reload").status.success());
-    has(daemon, of_kind("policy_refused", "test.yaml"));
+    has(daemon, of_kind("policy_refused", "policy.d"));
     daemon.write_policy(POLICY).expect("write");
     assert_eq!(verify(daemon).0, Some(0), "{:#}", verify(daemon).1);
 
@@ -155,7 +155,7 @@ fn record(n: u64) -> Arc<Record> {
 fn on_a_full_disk_losses_are_exact_and_the_chain_stays() {
     let ns = Ns::new().expect("namespaces");
     let dir = tempfile::tempdir().expect("dir");
-    let disk = TinyDisk::mount(&ns, dir.path(), 512 * 1024).expect("disk");
+    let disk = TinyDisk::mount(&ns, dir.path(), 8 << 20).expect("disk");
     let (lost, report) = ns
         .run_inside(|| {
             let folder = dir.path().join("audit");
@@ -184,7 +184,6 @@ fn on_a_full_disk_losses_are_exact_and_the_chain_stays() {
                 anyhow::ensure!(state.trouble.is_some(), "no trouble: {state:?}");
                 std::fs::remove_file(dir.path().join("filler"))?;
             }
-            // A file of the log takes what room there is, so the last words need some more.
             sink.close();
             let state = sink.state();
             let report = verify_folder(&folder, &[])?;

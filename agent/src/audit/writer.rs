@@ -32,6 +32,9 @@ pub(super) struct Writer {
     untold_failed: u64,
     checkpointed: Instant,
     synced: Instant,
+    /// Records were lost, and none was written since: a few bytes for the word of the loss may
+    /// fit where no record does.
+    failing: bool,
     /// Somebody meddled with the files. It stays until the daemon starts anew.
     disturbed: Option<String>,
 }
@@ -51,6 +54,7 @@ impl Writer {
             untold_failed: 0,
             checkpointed: Instant::now(),
             synced: Instant::now(),
+            failing: false,
             disturbed: None,
         }
     }
@@ -97,6 +101,7 @@ impl Writer {
             self.counts.state().last_success = Some(jiff::Timestamp::now());
         }
         let lost = (all - written) as u64;
+        self.failing = lost > 0;
         self.untold_failed += lost;
         self.counts.failed.fetch_add(lost, Relaxed);
     }
@@ -164,9 +169,14 @@ impl Writer {
             &mut self.synced,
             self.options.checkpoint,
         );
-        if let Err(error) = result {
-            self.trouble(error.to_string());
-            return;
+        match result {
+            // Signed and on the disk.
+            Ok(true) => self.failing = false,
+            Ok(false) => {}
+            Err(error) => {
+                self.trouble(error.to_string());
+                return;
+            }
         }
         if let Some(what) = self.log.as_ref().and_then(Log::disturbed) {
             tracing::error!(what, "somebody else changed the audit log");
@@ -176,7 +186,9 @@ impl Writer {
             self.log = None;
             return;
         }
-        self.counts.state().trouble.clone_from(&self.disturbed);
+        if !self.failing {
+            self.counts.state().trouble.clone_from(&self.disturbed);
+        }
     }
 
     fn end(&mut self) {
@@ -205,21 +217,23 @@ impl Writer {
     }
 }
 
+/// Whether there was a checkpoint.
 fn tend(
     log: &mut Log,
     boot: &str,
     checkpointed: &mut Instant,
     synced: &mut Instant,
     interval: Duration,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     log.rotate(boot)?;
     let count = log.since_checkpoint();
     if count >= CHECKPOINT || (count > 0 && checkpointed.elapsed() >= interval) {
         log.checkpoint(boot, false)?;
         (*checkpointed, *synced) = (Instant::now(), Instant::now());
+        return Ok(true);
     } else if log.is_unsynced() && synced.elapsed() >= SYNC {
         log.sync(false)?;
         *synced = Instant::now();
     }
-    Ok(())
+    Ok(false)
 }

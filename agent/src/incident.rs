@@ -13,6 +13,9 @@ use crate::metrics::labels;
 /// The agent of an incident that is of none, as of flows whose agent is not known.
 pub const NO_AGENT: &str = "(unknown)";
 
+/// In place of an agent where it is about the daemon or the whole machine.
+pub const DAEMON: &str = "(daemon)";
+
 labels! {
     /// What happened.
     #[derive(PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,7 +98,7 @@ pub struct Incident {
     pub seq: u64,
     /// When it happened.
     pub time: Timestamp,
-    /// Name of the agent, or [`NO_AGENT`].
+    /// Name of the agent, or [`NO_AGENT`] or [`DAEMON`].
     pub agent: String,
     /// What happened.
     pub kind: IncidentKind,
@@ -129,6 +132,11 @@ impl Incident {
             uid: None,
             facts: BTreeMap::new(),
         }
+    }
+
+    /// Whether it is about an agent that has a name.
+    pub fn is_of_agent(&self) -> bool {
+        !matches!(self.agent.as_str(), "" | NO_AGENT | DAEMON)
     }
 
     /// It is about a run.

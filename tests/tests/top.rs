@@ -61,7 +61,7 @@ fn agents_and_refusals_are_shown_and_the_terminal_is_given_back() {
     };
     let mut pty = at_a_terminal(&stage, "");
     has(&mut pty, AGENT);
-    has(&mut pty, "none yet");
+    has(&mut pty, "daemon_started");
     has(&mut pty, "allowed.example");
     assert_ne!(
         pty.modes().expect("modes"),

@@ -16,7 +16,7 @@ use crate::{
     audit::{AuditSink, Options},
     config::Config,
     control::protocol::ReloadReport,
-    incident::{Incident, IncidentKind, NO_AGENT},
+    incident::{DAEMON, Incident, IncidentKind},
     ocsf::Device,
     policy::mode_str,
     sink::{Hub, Sink},
@@ -105,7 +105,7 @@ pub(super) fn started(hub: &Hub, engine: &Engine, last: LastStop) {
         LastStop::Unclean => format!("version {version}; the one before ended without a word"),
         LastStop::Unknown => format!("version {version}; of one before nothing is known"),
     };
-    let incident = Incident::new(IncidentKind::DaemonStarted, NO_AGENT, message)
+    let incident = Incident::new(IncidentKind::DaemonStarted, DAEMON, message)
         .with("version", version)
         .with("revision", report::REVISION)
         .with("digest", &*engine.digest)
@@ -117,7 +117,7 @@ pub(super) fn started(hub: &Hub, engine: &Engine, last: LastStop) {
 /// Tells that the daemon was told to stop.
 pub(super) fn stopped(hub: &Hub, engine: &Engine) {
     let message = "what was enforced stays enforced";
-    let incident = Incident::new(IncidentKind::DaemonStopped, NO_AGENT, message)
+    let incident = Incident::new(IncidentKind::DaemonStopped, DAEMON, message)
         .with("version", report::VERSION)
         .with("digest", &*engine.digest)
         .with("generation", engine.generation.to_string());
@@ -161,7 +161,7 @@ impl Engine {
         let files: Vec<String> = (report.sources.iter())
             .map(|path| path.display().to_string())
             .collect();
-        let incident = Incident::new(IncidentKind::PolicyLoaded, NO_AGENT, message)
+        let incident = Incident::new(IncidentKind::PolicyLoaded, DAEMON, message)
             .with("generation", generation.to_string())
             .with("digest", &*report.digest)
             .with("files", files.join("; "))
@@ -173,7 +173,7 @@ impl Engine {
     /// Tells that a policy did not come into force.
     pub(super) fn tell_refused(&self, why: &str) {
         let files: Vec<String> = self.paths.iter().map(|p| p.display().to_string()).collect();
-        let incident = Incident::new(IncidentKind::PolicyRefused, NO_AGENT, why)
+        let incident = Incident::new(IncidentKind::PolicyRefused, DAEMON, why)
             .with("files", files.join("; "))
             .with("generation", self.generation.to_string())
             .with("digest", &*self.digest);
@@ -229,7 +229,7 @@ impl Losses {
             .map(|(stage, new)| format!("{new} at {stage}"))
             .collect();
         let message = format!("events lost: {}", text.join(", "));
-        let mut incident = Incident::new(IncidentKind::EventsLost, NO_AGENT, message);
+        let mut incident = Incident::new(IncidentKind::EventsLost, DAEMON, message);
         for (stage, new) in rose {
             incident = incident.with(&stage, new.to_string());
         }

@@ -1,6 +1,6 @@
 //! The rules behind the hub: a thread of its own, so that no record waits for an expression.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,7 +58,7 @@ fn evaluate(
     mut engine: Engine,
     records: &Receiver<Arc<Record>>,
     found: &Sender<Found>,
-    memory: &PathBuf,
+    memory: &Path,
     shared: &Shared,
 ) {
     let mut saved = Instant::now();

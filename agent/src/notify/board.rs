@@ -231,7 +231,7 @@ mod tests {
         let mut board = Board::default();
         let question = question("a.example", None);
         board.put(question.clone());
-        assert_eq!(board.to_show(), [question.id.clone()]);
+        assert_eq!(board.to_show(), std::slice::from_ref(&question.id));
         board.showing(&question.id, shown(4, start));
         assert!(board.to_show().is_empty());
         board

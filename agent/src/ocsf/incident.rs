@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Activity, Base, Class, Device, Done, Fields, Severity, object, product, uid};
-use crate::incident::{Incident, IncidentKind as K, NO_AGENT};
+use crate::incident::{Incident, IncidentKind as K};
 
 /// Words in the name of a fact whose value is nobody's to see. No incident has one; this is
 /// for the day that somebody adds one without thinking.
@@ -90,7 +90,7 @@ const fn done(kind: K) -> Option<Done> {
 /// The agent, its process, and the user: of the process, or who asked for it.
 fn actor(incident: &Incident) -> Option<Value> {
     let mut actor = json!({});
-    if incident.agent != NO_AGENT && !incident.agent.is_empty() {
+    if incident.is_of_agent() {
         actor["app_name"] = incident.agent.as_str().into();
     }
     if let Some(pid) = incident.pid {
@@ -182,7 +182,7 @@ fn config(incident: &Incident) -> Value {
 
 fn unmapped(incident: &Incident) -> Value {
     let mut rest = object(json!({"kind": incident.kind.as_str()}));
-    if incident.agent != NO_AGENT {
+    if incident.is_of_agent() {
         rest.insert("agent".into(), incident.agent.as_str().into());
     }
     if let Some(run) = &incident.run {

@@ -8,7 +8,7 @@ use crate::flow::{
     ConnectionRecord, DnsQuestion, FlowRecord, FlowVerdict, InspectedRequest, RuleText,
     ServerCertificate, Traffic,
 };
-use crate::incident::{Incident, IncidentKind, NO_AGENT};
+use crate::incident::{DAEMON, Incident, IncidentKind, NO_AGENT};
 
 pub(crate) fn device() -> Device {
     Device {
@@ -168,7 +168,7 @@ fn all() -> Vec<Record> {
     }
     let mut records: Vec<Record> = flows.into_iter().map(Record::Flow).collect();
     for kind in IncidentKind::ALL {
-        for agent in [NO_AGENT, "build-bot"] {
+        for agent in [NO_AGENT, DAEMON, "build-bot"] {
             let plain = Incident::new(kind, agent, "what happened");
             let full = plain
                 .clone()

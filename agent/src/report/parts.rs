@@ -10,7 +10,7 @@ use super::words;
 use crate::asking::{Grant, GrantSubject, Lasts, Ruling};
 use crate::cli::output::bytes;
 use crate::control::status::WallState;
-use crate::incident::{Incident, NO_AGENT};
+use crate::incident::Incident;
 
 fn section(id: &str, title: &str, body: Markup) -> Markup {
     let label = format!("{id}-title");
@@ -319,7 +319,7 @@ fn told(incidents: &[Incident], zone: &TimeZone) -> Markup {
                 @for one in incidents {
                     tr {
                         td { (stamp(one.time, zone)) }
-                        td { @if one.agent != NO_AGENT { (shown(&one.agent)) } }
+                        td { @if one.is_of_agent() { (shown(&one.agent)) } }
                         td.warn[!one.kind.is_routine()] { (plain(&words::of_incident(one.kind.as_str()))) }
                         td { (shown(&one.message)) }
                     }

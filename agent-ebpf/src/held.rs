@@ -154,7 +154,7 @@ pub(crate) fn waits(
         }
         let before = (*held).kept_back;
         (*held).kept_back = before.wrapping_add(1);
-        if before % TELL_EVERY == 0 {
+        if before.is_multiple_of(TELL_EVERY) {
             return Waits::Told;
         }
         Waits::Still(if before < QUICK {

@@ -117,7 +117,8 @@ pub(crate) fn refused(flow: &Refused, name: Option<&[u8; NAME_BYTES]>) {
         return;
     };
     // A SYN that is held is counted where its connect was.
-    if !flow.allowed && !(flow.reason == Reason::Asked && matches!(flow.hook, Hook::Egress)) {
+    let held_again = flow.reason == Reason::Asked && matches!(flow.hook, Hook::Egress);
+    if !flow.allowed && !held_again {
         let class = Protocol::new(flow.protocol).class() as usize;
         let reason = slot(flow.reason);
         // SAFETY: `stats` points to a whole value; both indices are in range by their types.

@@ -61,7 +61,8 @@ fn seen(server: &mut Notifier, about: &str) -> Seen {
 
 fn follows(control: &Control, notify: &Notify) {
     let followed = || control.is_followed().then_some(());
-    wait::until("a follower", wait::patience(), followed).expect(&notify.log());
+    wait::until("a follower", wait::patience(), followed)
+        .unwrap_or_else(|e| panic!("{e}: {}", notify.log()));
 }
 
 fn start(desktop: &Desktop, control: &Control) -> Notify {

@@ -2,6 +2,7 @@
 
 use super::{AGENT, EVENTS, POLICY, ids, refuse, rows, set, sink_until};
 use exeat_tests::daemon::Daemon;
+use exeat_tests::wait;
 use exeat_tests::world::World;
 
 const ALL: &str = "only: [deny, would_deny, allow, incidents]";
@@ -51,10 +52,14 @@ fn a_full_queue_loses_the_oldest_and_counts_every_one() {
     });
     // The youngest, all of them, in order, each once. What was told of the losses themselves
     // came behind them, and pushed as many out again.
-    let (all, late) = (ids(&lines), ids(&late));
+    let late = ids(&late);
     assert!(late.len() as u64 >= published - dropped, "{}", late.len());
-    let last = all.iter().rposition(|id| Some(id) == late.last());
-    let end = last.expect("the same record at both") + 1;
+    let (all, end) = wait::until("the last one at both", wait::patience(), || {
+        let all = ids(&lines);
+        let last = all.iter().rposition(|id| Some(id) == late.last())?;
+        Some((all, last + 1))
+    })
+    .expect("the same records at both");
     assert!(
         all[end - late.len()..end] == late[..],
         "gaps, or another order"

@@ -49,7 +49,7 @@ use std::{
 use anyhow::Context as _;
 use jiff::Timestamp;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch as channel},
     task::JoinSet,
 };
@@ -391,6 +391,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         cancel.clone(),
     ));
 
+    // Before anybody can know that it is there, and tell it to stop.
+    let signals = Signals::catch()?;
     let standing = shared.with(|engine| engine.adoption.wards.reader(engine.kernel.slice()));
     let server = Server::bind_with(
         &lock,
@@ -430,7 +432,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         version = report::VERSION,
         "ready"
     );
-    until_stopped(&shared, &cancel).await?;
+    until_stopped(&shared, signals, &cancel).await?;
 
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     cancel.cancel();
@@ -460,19 +462,37 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     Ok(())
 }
 
+/// The signals that the daemon knows, from the moment that they are caught.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Handles signals until one of them, or a task, says stop.
-async fn until_stopped(shared: &Shared, cancel: &CancellationToken) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn until_stopped(
+    shared: &Shared,
+    mut signals: Signals,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         tokio::select! {
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 // The outcome is logged, and shown by status.
                 let _ = shared.reload();
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            _ = signals.terminate.recv() => return Ok(()),
+            _ = signals.interrupt.recv() => return Ok(()),
             () = cancel.cancelled() => return Ok(()),
         }
     }

@@ -98,6 +98,25 @@ fn agents_and_refusals_are_shown_and_the_terminal_is_given_back() {
     assert_eq!(pty.modes().expect("modes"), modes);
 }
 
+/// The event source that crossterm takes by default lost sight of one key in a dozen here.
+#[test]
+fn a_key_typed_while_the_window_changes_counts() {
+    let stage = Stage::new(POLICY, "").expect("stage");
+    let mut pty = at_a_terminal(&stage, "");
+    let help = "allow the selected question once";
+    for round in 0..40 {
+        let open = round % 2 == 0;
+        pty.resize(100 + round, 30).expect("resize");
+        pty.keys(if open { "?" } else { "x" }).expect("type");
+        pty.shows(&format!("help {open} in round {round}"), |screen| {
+            screen.contents().contains(help) == open
+        })
+        .expect("the key counts");
+    }
+    pty.keys("q").expect("type");
+    left(&mut pty, 0);
+}
+
 #[test]
 fn ctrl_c_and_signals_give_the_terminal_back() {
     let stage = Stage::new(POLICY, "").expect("stage");

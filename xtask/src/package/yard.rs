@@ -17,7 +17,7 @@ use crate::step;
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// The programs that check packages and make repositories, and dnf with rpm.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 11] = [
     "lintian",
     "rpmlint",
     "rpm",
@@ -28,7 +28,6 @@ const PROGRAMS: [&str; 12] = [
     "systemd",
     "apparmor",
     "man-db",
-    "e2fsprogs",
     "ca-certificates",
 ];
 

@@ -73,6 +73,10 @@ pub(crate) fn find(project: &Project, tool: &Tool) -> Result<String> {
     let mut command = Command::new(&path);
     // Where it is linked to it; the path stays true when the compiler moves.
     command.env("LD_LIBRARY_PATH", project.compiler.lib());
+    // It knows no options but those of its subcommand.
+    if tool.name == CARGO_CYCLONEDX.name {
+        command.arg("cyclonedx");
+    }
     let said = step::capture(command.arg("--version"))?;
     let found = version_in(&said).with_context(|| {
         format!(

@@ -33,7 +33,7 @@ pub(super) fn write(job: &Job<'_>, tree: &Path) -> Result<PathBuf> {
     let package = of(&mut table, &["package"])?;
     package.insert("version".into(), job.version.clone().into());
     let deb = of(&mut table, &["package", "metadata", "deb"])?;
-    let depends = format!("libc6 (>= {major}.{minor}), libgcc-s1, init-system-helpers");
+    let depends = format!("libc6 (>= {major}.{minor}), libgcc-s1");
     deb.insert("depends".into(), depends.into());
     deb.insert(
         "maintainer-scripts".into(),

@@ -33,7 +33,10 @@ pub(super) fn write(job: &Job<'_>, tree: &Path) -> Result<PathBuf> {
     let into = tree.join("usr/share/doc/exeat/sbom.cdx.json");
     let text =
         fs::read_to_string(&made).with_context(|| format!("could not read {}", made.display()))?;
-    let _ = fs::remove_file(&made);
+    // It writes one for each member of the workspace.
+    for member in super::stage::list(&job.project.root)? {
+        let _ = fs::remove_file(member.join(format!("{name}.json")));
+    }
     let text = portable(&text, &job.project.root, &job.version)?;
     fs::write(&into, text).with_context(|| format!("could not write {}", into.display()))?;
     Ok(into)

@@ -1,5 +1,6 @@
 //! `cargo xtask package-test`: installs from the repositories, in roots of their own.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -54,13 +55,17 @@ fn within(
     let at: PathBuf = project
         .cache
         .join(format!("package/trial-{name}-{}", std::process::id()));
+    let file = folder(project).join("trial.sh");
+    fs::write(&file, format!("{COMMON}\n{script}"))
+        .with_context(|| format!("could not write {}", file.display()))?;
     let room = root(&at)?;
     let outcome = room
-        .bring(&[repositories.to_path_buf()], "/srv")
+        .bring(&[repositories.to_path_buf(), file.clone()], "/srv")
         .and_then(|()| {
-            let whole = format!("{COMMON}\n{script}");
-            step::watched(&mut room.command(["sh", "-ec", &whole])?, |_| {})
+            let words = ["sh", "-e", "/srv/trial.sh"];
+            step::watched(&mut room.command(words)?, |_| {})
         });
+    let _ = fs::remove_file(&file);
     yard::remove(&at)?;
     outcome.with_context(|| format!("the packages do not behave in the root {name}"))
 }

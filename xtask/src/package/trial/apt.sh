@@ -27,7 +27,7 @@ echo 'metrics: off' >>/etc/exeat/config.yaml
 echo 'version: 1' >/etc/exeat/policy.d/own.yaml
 # A removal would take the pins down; an upgrade must not even try.
 dpkg-divert --quiet --local --rename --divert /usr/bin/exeat.real --add /usr/bin/exeat
-printf '#!/bin/sh\necho "$@" >>/tmp/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
+printf '#!/bin/sh\necho "$@" >>/var/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
 chmod 755 /usr/bin/exeat
 deb=$(ls $srv/apt/pool/exeat_*_"$(dpkg --print-architecture)".deb | tail -n 1)
 again() { # with another version of the same
@@ -37,25 +37,25 @@ again() { # with another version of the same
     rm -rf /tmp/tree
 }
 again 99.0-1
-: >/tmp/called
+: >/var/called
 prove "upgrade" dpkg -i --force-confdef --force-confold /tmp/exeat_99.0-1.deb
 prove "the new version is there" sh -c 'dpkg-query -W -f "\${Version}" exeat | grep -qx 99.0-1'
-refuted "an upgrade takes nothing down" grep -q teardown /tmp/called
+refuted "an upgrade takes nothing down" grep -q teardown /var/called
 prove "the administrator's configuration is kept" grep -q 'metrics: off' /etc/exeat/config.yaml
 prove "the administrator's policy is kept" test -s /etc/exeat/policy.d/own.yaml
 
 # Ends between laying out the files and setting them up.
 prove "an upgrade that is interrupted" dpkg --unpack --force-confold /tmp/exeat_99.0-1.deb
-refuted "it has taken nothing down" grep -q teardown /tmp/called
+refuted "it has taken nothing down" grep -q teardown /var/called
 prove "is ended by the next run of dpkg" dpkg --configure -a --force-confold
 prove "downgrade" dpkg -i --force-confold "$deb"
 same=$(dpkg-query -W -f '${Version}' exeat)
 [ "$same" = "$first" ] || fail "after the downgrade there is $same, not $first"
-refuted "a downgrade takes nothing down" grep -q teardown /tmp/called
+refuted "a downgrade takes nothing down" grep -q teardown /var/called
 
 mkdir -p /var/lib/exeat/audit && : >/var/lib/exeat/audit/log
 prove "remove" apt remove --yes exeat
-prove "a removal takes enforcement down" grep -q teardown /tmp/called
+prove "a removal takes enforcement down" grep -q teardown /var/called
 prove "what was recorded is kept" test -e /var/lib/exeat/audit/log
 prove "the configuration is kept" test -e /etc/exeat/config.yaml
 prove "install again" dpkg -i --force-confold "$deb"

@@ -1,6 +1,7 @@
 srv=/srv/trial
 # No registry carries a distribution with rpm: this is dnf and rpm on Debian's files, and a
 # package without files that says that glibc is there.
+# What scripts call is noted in /var: rpm gives them a /tmp of their own.
 mkdir -p /tmp/base /etc/yum.repos.d
 printf 'Name: base\nVersion: 1\nRelease: 1\nSummary: what Debian has\nLicense: MIT\nBuildArch: noarch\nProvides: glibc = 2.41 libgcc = 14 shadow-utils = 4 systemd = 257 /bin/sh\n%%description\nSays so.\n%%files\n' >/tmp/base.spec
 prove "a package that stands for Debian's files" rpmbuild -bb --define '_rpmdir /tmp/base' /tmp/base.spec
@@ -22,15 +23,15 @@ prove "the package's signature is good" rpm -K "$rpm"
 
 echo 'metrics: off' >>/etc/exeat/config.yaml
 mv /usr/bin/exeat /usr/bin/exeat.real
-printf '#!/bin/sh\necho "$@" >>/tmp/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
+printf '#!/bin/sh\necho "$@" >>/var/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
 chmod 755 /usr/bin/exeat
-: >/tmp/called
+: >/var/called
 prove "upgrade (the same again)" rpm -U --force "$rpm"
-refuted "an upgrade takes nothing down" grep -q teardown /tmp/called
+refuted "an upgrade takes nothing down" grep -q teardown /var/called
 prove "the administrator's configuration is kept" grep -q 'metrics: off' /etc/exeat/config.yaml
 mv /usr/bin/exeat /usr/bin/exeat.real
-printf '#!/bin/sh\necho "$@" >>/tmp/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
+printf '#!/bin/sh\necho "$@" >>/var/called\nexec /usr/bin/exeat.real "$@"\n' >/usr/bin/exeat
 chmod 755 /usr/bin/exeat
 prove "remove" dnf_ remove exeat
-prove "a removal takes enforcement down" grep -q teardown /tmp/called
+prove "a removal takes enforcement down" grep -q teardown /var/called
 refuted "the program is gone" test -e /usr/lib/systemd/system/exeat.service

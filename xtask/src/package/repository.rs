@@ -52,7 +52,7 @@ pub(super) fn make(project: &Project, into: &Path, key: Option<&Path>) -> Result
     let room = yard::copy_of(&yard::ensure(project)?, &at)?;
     let outcome = within(&room, &files, into, key);
     let removed = yard::remove(&at);
-    outcome.and_then(|()| removed)?;
+    outcome.and(removed)?;
     Ok(into.to_path_buf())
 }
 

@@ -8,7 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use jiff::{SignedDuration, Span, Timestamp};
 
 use super::exit::{Exit, Failure};
-use super::output::{Columns, Format, OutputArgs, Style, Tone, print, print_json};
+use super::output::{
+    Columns, Format, OutputArgs, Style, Tone, print, print_json, print_json_line,
+};
 use super::term::printable;
 use crate::control::status::Status;
 use crate::control::{Client, ClientError, Request, Response};
@@ -48,6 +50,10 @@ pub struct HealthArgs {
     /// These walls must be up, whether or not a policy requires them
     #[arg(long, value_name = "WALL", value_delimiter = ',')]
     pub wall: Vec<String>,
+    /// Print one JSON object on a line, without objects in it: `exeat_healthy`, `exeat_exit`,
+    /// `exeat_version` and so on, and `exeat_check_NAME` for each check
+    #[arg(long, conflicts_with_all = ["output", "list"])]
+    pub flat: bool,
     /// How to print.
     #[command(flatten)]
     pub output: OutputArgs,
@@ -121,6 +127,7 @@ pub fn run(socket: &Path, args: &HealthArgs) -> Result<u8, Failure> {
         Err(failure) => health::silent(failure.exit.code(), &failure.message, &wanted),
     };
     match args.output.output {
+        _ if args.flat => print_json_line(&flat(&verdict))?,
         Format::Json => print_json(&verdict)?,
         Format::Text => print(&render(&verdict, Style::stdout()))?,
     }
@@ -132,6 +139,26 @@ fn ask(socket: &Path) -> Result<Status, Failure> {
         Response::Status(status) => Ok(*status),
         _ => Err(ClientError::Protocol("it is no status".into()).into()),
     }
+}
+
+/// For what reads names and plain values only. Where the daemon is silent its numbers are 0 and
+/// its words empty, so that a rule about them is not met, and every name is there.
+fn flat(verdict: &Verdict) -> serde_json::Map<String, serde_json::Value> {
+    let facts = verdict.facts.as_ref();
+    let mut all = serde_json::Map::new();
+    let mut put = |name: &str, value: serde_json::Value| all.insert(format!("exeat_{name}"), value);
+    put("healthy", verdict.healthy.into());
+    put("exit", verdict.exit.into());
+    put("version", facts.map_or("0.0.0", |f| &f.version).into());
+    put("policy_digest", facts.map_or("", |f| &f.policy_digest).into());
+    put("agents_enforced", facts.map_or(0, |f| f.agents_enforced).into());
+    put("agents_monitored", facts.map_or(0, |f| f.agents_monitored).into());
+    put("losses", facts.map_or(0, |f| f.losses).into());
+    put("queued", facts.map_or(0, |f| f.queued).into());
+    for one in &verdict.checks {
+        put(&format!("check_{}", one.check), one.grade.as_str().into());
+    }
+    all
 }
 
 /// One row of `--list`.
@@ -247,6 +274,25 @@ mod tests {
         ] {
             assert!(wanted(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_flat_form_has_the_same_names_whether_the_daemon_answers_or_not() {
+        let wanted = Wanted::default();
+        let s = status();
+        let well = flat(&health::assess(&s, &wanted, s.daemon.started));
+        let silent = flat(&health::silent(4, "nobody", &wanted));
+        assert!(well.keys().eq(silent.keys()));
+        assert_eq!(well["exeat_healthy"], true);
+        assert_eq!(well["exeat_check_walls"], "ok");
+        assert_eq!(silent["exeat_check_walls"], "unknown");
+        assert_eq!(silent["exeat_version"], "0.0.0");
+        assert!(well.values().chain(silent.values()).all(|v| !v.is_object() && !v.is_array()));
+        assert!(wanted_flat("--flat --output json").is_err());
+    }
+
+    fn wanted_flat(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(["exeat", "health"].into_iter().chain(line.split(' ')))
     }
 
     #[test]

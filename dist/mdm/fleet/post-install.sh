@@ -4,10 +4,11 @@
 # enforce. A laptop without a policy yet, or without its network, is well installed.
 #
 #     post-install.sh [PROGRAM [OPTION...]]      for a program elsewhere, and options of it
+# EXEAT_TRIES seconds (30) are waited for the daemon.
 exeat=${1:-/usr/bin/exeat}
 [ $# -eq 0 ] || shift
 
-tries=30
+tries=${EXEAT_TRIES:-30}
 while :; do
     "$exeat" "$@" health --ignore policy,policy_load,other
     code=$?

@@ -20,7 +20,7 @@ use crate::health::{self, Check, Grade, Verdict, Wanted};
 pub const AFTER_HELP: &str = "Every check is in the JSON, always and in the same order. Exit codes: \
     0 no check fails, else the code of the first that does, which `--list` prints; 1 no usable \
     answer, 2 wrong usage, 5 not permitted.\n\nExamples:\n  exeat health --output json\n  \
-    exeat health --max-losses 0 --fail-on mode,names\n  exeat health --wall lsm_socket_connect \
+    exeat health --max-losses 0 --fail-on mode,names\n  exeat health --wall lsm_unix,lsm_bpf \
     --min-version 0.2.0";
 
 /// What is wanted of this machine.

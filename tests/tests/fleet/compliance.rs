@@ -26,7 +26,7 @@ fn each_thing_that_goes_wrong_has_its_code_and_is_in_the_json() {
         (vec!["--policy-digest", "ffffffff"], 19),
         (vec!["--min-version", "0.0.1"], 0),
         (vec!["--min-version", "99.0.0"], 20),
-        (vec!["--wall", "cgroup/connect4"], 0),
+        (vec!["--wall", "connect4,egress"], 0),
         (vec!["--wall", "no_such_wall"], 21),
         (vec!["--max-losses", "0"], 0),
     ] {

@@ -33,7 +33,7 @@ fn select(db: &Connection, query: &str) -> rusqlite::Result<Table> {
 
 fn of_file(file: &Path, query: &str) -> Table {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(file, flags).expect("open");
+    let mut db = Connection::open_with_flags(file, flags).expect("open");
     db.authorizer(Some(only_select)).expect("authorizer");
     select(&db, query).unwrap_or_else(|e| panic!("{query}: {e}"))
 }

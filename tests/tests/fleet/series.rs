@@ -88,10 +88,12 @@ fn a_laptops_agent_writes_few_series_to_the_fleet_and_catches_up_after_it_was_aw
         let url = "http://127.0.0.1:19191/metrics";
         let output = run(curl.args(["-sS", "--noproxy", "*", url]));
         let page = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Of some versions with a label for the kind of sample.
         let line = page
             .lines()
-            .find_map(|line| line.strip_prefix("prometheus_agent_samples_appended_total "))?;
-        (line.parse::<f64>().ok()? > 0.0).then_some(())
+            .find(|line| line.starts_with("prometheus_agent_samples_appended_total"))?;
+        let (_, count) = line.rsplit_once(' ')?;
+        (count.parse::<f64>().ok()? > 0.0).then_some(())
     })
     .expect("scraped");
 

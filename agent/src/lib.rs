@@ -12,6 +12,7 @@ pub mod dns;
 mod error;
 pub mod flow;
 pub mod gateway;
+pub mod health;
 pub mod identity;
 pub mod import;
 pub mod incident;

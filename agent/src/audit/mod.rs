@@ -149,6 +149,7 @@ impl Sink for AuditSink {
             failed: counts.failed.load(Ordering::Relaxed),
             queued: counts.queued.load(Ordering::Relaxed),
             last_success: state.last_success,
+            waiting_since: None,
             trouble: state.trouble,
         }
     }

@@ -71,6 +71,9 @@ impl Exit {
     /// The codes that a subcommand ends with, and what each says there; all of them for the
     /// name "".
     pub fn meanings(subcommand: &str) -> Vec<(u8, &'static str)> {
+        if subcommand == "health" {
+            return crate::health::codes();
+        }
         let numbers: &[u8] = match subcommand {
             "" => &[0, 1, 2, 3, 4, 5, 125, 126, 127],
             "run" => &[125, 126, 127],

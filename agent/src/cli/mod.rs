@@ -13,6 +13,7 @@ pub mod exit;
 pub mod explain;
 pub mod flows;
 pub mod grants;
+pub mod health;
 pub mod hold;
 pub mod identify;
 pub mod import;
@@ -112,6 +113,9 @@ pub enum Command {
     Run(run::RunArgs),
     /// Show agents, walls, names, counters and health (exit 0 healthy, 3 degraded, 4 not running)
     Status(status::StatusArgs),
+    /// Judge this machine for a compliance script, by exit code and JSON
+    #[command(after_help = health::AFTER_HELP)]
+    Health(health::HealthArgs),
     /// Show refused flows, the newest last
     Events(events::EventsArgs),
     /// Watch agents, refusals and questions live, and answer questions
@@ -222,6 +226,11 @@ pub fn main() -> ExitCode {
                 .map_err(Failure::from)
                 .and_then(|config| top::run(&config.socket_path(), args)),
         ),
+        // Its codes are a table of its own.
+        Command::Health(args) => Config::load(cli.config.as_deref())
+            .map_err(Failure::from)
+            .and_then(|config| health::run(&config.socket_path(), args))
+            .map_or_else(|failure| finish(Err(failure)), ExitCode::from),
         _ => finish(run_command(&cli)),
     }
 }
@@ -266,7 +275,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Run(_) | Command::Top(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) | Command::Health(_) => Ok(Exit::Usage),
     }
 }
 

@@ -329,6 +329,9 @@ pub struct SinkStatus {
     /// When one last arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success: Option<Timestamp>,
+    /// From when the oldest record is that was not taken; none while records are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<Timestamp>,
     /// Why it does not work at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -343,6 +346,7 @@ impl From<crate::sink::SinkState> for SinkStatus {
             dropped: state.dropped,
             failed: state.failed,
             last_success: state.last_success,
+            waiting_since: state.waiting_since,
             trouble: state.trouble,
         }
     }
@@ -356,6 +360,9 @@ pub struct Health {
     /// Why it is not `ok`.
     #[serde(default)]
     pub reasons: Vec<String>,
+    /// Which check of `exeat health` each reason belongs to, in the order of the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<crate::health::Check>,
 }
 
 /// Health in one word.
@@ -375,7 +382,11 @@ impl Health {
             true => HealthState::Ok,
             false => HealthState::Degraded,
         };
-        Self { state, reasons }
+        Self {
+            state,
+            reasons,
+            checks: Vec::new(),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
         PolicyStatus, ResolverStatus, RunStatus, Status, Wall, WallState,
     },
     dns::clock,
+    health::Check,
     kernel::links::{ATTACHMENTS, LinkState, Place},
     leases,
     policy::mode_str,
@@ -277,18 +278,24 @@ fn health(
         .filter(|wall| wall.state == WallState::Failed)
         .map(|wall| format!("{} is not up: {}", wall.hook, wall.detail))
         .collect();
+    // What was pushed since the line before belongs to the check that is named.
+    let mut checks = vec![Check::Walls; reasons.len()];
     for (name, agent) in &engine.agents {
         for lack in engine.lacks(&agent.policy) {
             reasons.push(format!("{name} requires {lack}"));
         }
     }
+    checks.resize(reasons.len(), Check::Requirements);
     reasons.extend(engine.asking.trouble.clone());
+    checks.resize(reasons.len(), Check::Asking);
     if let Some(error) = &engine.last_error {
         reasons.push(format!("the last policy load failed: {error}"));
     }
+    checks.resize(reasons.len(), Check::PolicyLoad);
     if engine.digest.is_empty() {
         reasons.push("no policy is loaded: everything that runs is refused".to_owned());
     }
+    checks.resize(reasons.len(), Check::Policy);
     for name in names {
         match name.state {
             NameState::Stale | NameState::Failed => reasons.push(format!(
@@ -303,6 +310,7 @@ fn health(
             NameState::Pending | NameState::Ok => {}
         }
     }
+    checks.resize(reasons.len(), Check::Names);
     for name in engine.leases.status(clock::now()) {
         if name.left_out > 0 {
             reasons.push(format!(
@@ -331,22 +339,29 @@ fn health(
             ));
         }
     }
+    checks.resize(reasons.len(), Check::Capacity);
     reasons.extend(engine.limits_unmet());
+    checks.resize(reasons.len(), Check::Limits);
     for (what, why) in &engine.adoption.troubles {
         reasons.push(format!("adoption: {what}: {why}"));
     }
+    checks.resize(reasons.len(), Check::Adoption);
     if let Some(error) = &shared.file_error {
         reasons.push(format!("events are not written to their file: {error}"));
     }
+    checks.resize(reasons.len(), Check::Recording);
     if let Some(error) = &shared.detect_error {
         reasons.push(format!("no detection rule is in force: {error}"));
     }
+    checks.resize(reasons.len(), Check::Detection);
     reasons.extend(shared.store.iter().flat_map(|store| store.troubles()));
+    checks.resize(reasons.len(), Check::Losses);
     for sink in shared.hub.sinks() {
         if let (crate::audit::NAME, Some(trouble)) = (&*sink.name, &sink.trouble) {
             reasons.push(format!("the audit log: {trouble}"));
         }
     }
+    checks.resize(reasons.len(), Check::Audit);
     let file = shared.hub.counts().file;
     if file.failed > 0 {
         reasons.push(format!(
@@ -354,6 +369,7 @@ fn health(
             file.failed
         ));
     }
+    checks.resize(reasons.len(), Check::Losses);
     // The history has said its losses in its own words, and the audit log its trouble.
     let others = |sink: &&crate::sink::SinkState| sink.name != crate::store::SINK_NAME;
     for sink in shared.hub.sinks().iter().filter(others) {
@@ -363,6 +379,7 @@ fn health(
             reasons.push(format!(
                 "records do not reach {name} ({queued} wait): {trouble}"
             ));
+            checks.resize(reasons.len(), Check::Sinks);
         }
         if sink.dropped > 0 {
             reasons.push(format!(
@@ -376,6 +393,11 @@ fn health(
                 sink.failed
             ));
         }
+        checks.resize(reasons.len(), Check::Losses);
     }
-    Health::from_reasons(reasons)
+    checks.resize(reasons.len(), Check::Other);
+    Health {
+        checks,
+        ..Health::from_reasons(reasons)
+    }
 }

@@ -119,6 +119,7 @@ impl Sink for DetectSink {
             failed: get(&self.shared.unheard),
             queued: get(&self.shared.queued),
             last_success: None,
+            waiting_since: None,
             trouble: trouble.unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }

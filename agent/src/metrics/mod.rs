@@ -388,4 +388,6 @@ impl Builder {
 }
 
 #[cfg(test)]
+mod cardinality;
+#[cfg(test)]
 mod tests;

@@ -51,6 +51,8 @@ pub(super) struct Counts {
     /// Every record that was ever offered is in exactly one of its numbers.
     pub(super) tally: Mutex<Tally>,
     pub(super) last_success: Mutex<Option<Timestamp>>,
+    /// Of the oldest record that the receiver did not take at the last attempt.
+    pub(super) waiting_since: Mutex<Option<Timestamp>>,
     /// Of the writer: the disk.
     writing: Mutex<Option<String>>,
     /// Of the sender: the receiver.
@@ -271,6 +273,7 @@ impl Lane {
                     failures = 0;
                     most = (most * 2).min(BATCH);
                     self.counts.set_sending(&self.config.name, outcome.why);
+                    *lock(&self.counts.waiting_since) = None;
                     continue;
                 }
                 Ok(outcome) => Trouble::Later {
@@ -294,6 +297,7 @@ impl Lane {
             };
             self.counts
                 .set_sending(&self.config.name, Some(trouble.why().to_owned()));
+            *lock(&self.counts.waiting_since) = batch.first().map(|(_, parcel)| parcel.head.time);
             let _ = self.with(|queue| {
                 queue.release();
                 Ok(())

@@ -162,6 +162,7 @@ impl Sink for Shipper {
             failed: tally.failed,
             queued: tally.in_memory + tally.on_disk,
             last_success: *lock(&counts.last_success),
+            waiting_since: *lock(&counts.waiting_since),
             trouble: counts.trouble(),
         }
     }

@@ -105,6 +105,8 @@ pub struct SinkState {
     pub queued: u64,
     /// When one last arrived.
     pub last_success: Option<jiff::Timestamp>,
+    /// From when the oldest record is that was not taken; none while records are taken.
+    pub waiting_since: Option<jiff::Timestamp>,
     /// Why it does not work at the moment.
     pub trouble: Option<String>,
 }

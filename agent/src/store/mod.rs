@@ -223,6 +223,7 @@ impl Sink for Store {
             failed: get(&self.shared.failed),
             queued: get(&self.shared.queued),
             last_success: said.last_success,
+            waiting_since: None,
             trouble: said.trouble.clone().or_else(|| said.notice.clone()),
         }
     }

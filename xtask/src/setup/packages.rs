@@ -32,7 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 24] = [
+pub(super) const TESTS: [Need; 26] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -178,6 +178,18 @@ pub(super) const TESTS: [Need; 24] = [
         fedora: "ImageMagick",
         why: "pictures of a display",
     },
+    Need {
+        program: "ansible-playbook",
+        debian: "ansible-core",
+        fedora: "ansible-core",
+        why: "the role of dist/mdm",
+    },
+    Need {
+        program: "puppet",
+        debian: "puppet-agent",
+        fedora: "puppet",
+        why: "the module of dist/mdm",
+    },
 ];
 
 /// What `cargo xtask vm-test` makes its disks with. QEMU is not here: the package conflicts
@@ -232,9 +244,10 @@ pub(super) const CROSS_AARCH64: [Need; 1] = [Need {
 
 /// Units that would run from the next boot on. Tests start these programs by
 /// themselves.
-const SERVICES: [(&str, &str); 2] = [
+const SERVICES: [(&str, &str); 3] = [
     ("prometheus", "prometheus.service"),
     ("rsyslog", "rsyslog.service"),
+    ("puppet-agent", "puppet.service"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

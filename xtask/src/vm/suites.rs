@@ -51,7 +51,7 @@ pub(super) const SUITES: [Suite; 33] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 10] = [
+pub(super) const LEFT_OUT: [(&str, &str); 11] = [
     (
         "top",
         "it draws what the control socket says, which is the same on every kernel (`control`)",
@@ -92,6 +92,11 @@ pub(super) const LEFT_OUT: [(&str, &str); 10] = [
         "notify",
         "the bus, the display and the notification servers are programs like others to every \
          kernel, and many times the userland",
+    ),
+    (
+        "fleet",
+        "it judges what the control socket says, which is the same on every kernel, and Ansible and \
+         Puppet would make the userland five times as large",
     ),
     (
         "demo",

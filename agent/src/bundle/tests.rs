@@ -497,7 +497,7 @@ fn the_laptops_own_policy_may_only_tighten_unless_the_bundle_allows() {
         "  bot:\n    services: all\n",
         "  bot:\n    ask: user\n",
         "  bot:\n    match: [{ executable: /usr/bin/curl }]\n",
-        "  bot:\n    limits: { memory: 100G }\n",
+        "  bot:\n    limits: { memory: 100GiB }\n",
         "  thief:\n    match: [{ executable: /usr/bin/curl }]\n    allow: [{ cidr: 0.0.0.0/0, protocol: tcp, ports: [443] }]\n",
     ] {
         let (set, left_out) = with(wider, Local::Tighten);

@@ -59,6 +59,7 @@ pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
         },
         resolver,
         events,
+        bundle: engine.bundles.status(),
         sinks: shared.hub.sinks().into_iter().map(Into::into).collect(),
         health,
     }
@@ -283,6 +284,7 @@ fn health(
         }
     }
     reasons.extend(engine.asking.trouble.clone());
+    reasons.extend(engine.bundles.reasons());
     if let Some(error) = &engine.last_error {
         reasons.push(format!("the last policy load failed: {error}"));
     }

@@ -107,6 +107,8 @@ pub struct Config {
     pub notify: Notify,
     /// Asking people.
     pub asking: Asking,
+    /// Signed policy bundles.
+    pub bundle: crate::bundle::config::BundleConfig,
 }
 
 impl Default for Config {
@@ -131,6 +133,7 @@ impl Default for Config {
             ship: Vec::new(),
             notify: Notify::default(),
             asking: Asking::default(),
+            bundle: crate::bundle::config::BundleConfig::default(),
         }
     }
 }
@@ -584,6 +587,7 @@ impl Config {
         if let Some(path) = &self.cgroup_root {
             absolute("cgroup_root", path)?;
         }
+        self.bundle.check()?;
         if let Some(hook) = &self.asking.hook {
             hook.check()?;
         }

@@ -55,6 +55,12 @@ labels! {
         PolicyLoaded = "policy_loaded",
         /// A policy was not valid; the one before stays.
         PolicyRefused = "policy_refused",
+        /// A signed policy bundle was taken.
+        BundleInstalled = "bundle_installed",
+        /// A bundle was not taken; the last good one stays.
+        BundleRefused = "bundle_refused",
+        /// The bundle before is in force again.
+        BundleRolledBack = "bundle_rolled_back",
         /// The daemon started.
         DaemonStarted = "daemon_started",
         /// The daemon was told to stop; what it enforces stays.
@@ -78,6 +84,7 @@ impl IncidentKind {
                 | K::GrantEnded
                 | K::Rejoined
                 | K::PolicyLoaded
+                | K::BundleInstalled
                 | K::DaemonStarted
                 | K::DaemonStopped
         )

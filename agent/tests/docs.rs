@@ -88,6 +88,7 @@ fn the_configuration_in_the_documents_is_the_default_with_every_key() {
         "asking: ",
         "history: ",
         "detect: ",
+        "bundle: ",
     ] {
         let text = match section {
             "" => "nonsense: 1\n".to_owned(),

@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod audit;
+pub mod bundle;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -179,6 +180,9 @@ pub enum Command {
     Ui(ui::UiArgs),
     /// Check the audit log, read it, or print the key that checks it (needs no daemon)
     Audit(audit::AuditArgs),
+    /// Make, sign, check and install signed policy bundles
+    #[command(after_help = bundle::AFTER_HELP)]
+    Bundle(bundle::BundleArgs),
     /// Take all enforcement down; nothing else does
     Teardown(teardown::TeardownArgs),
     /// Look at what agents changed in copies of projects, take it over or throw it away
@@ -271,6 +275,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Report(args) => report::run(&config()?, args),
         Command::Ui(args) => ui::run(&config()?, args),
         Command::Audit(args) => audit::run(args, &|| config().map(|c| c.audit_folder())),
+        Command::Bundle(args) => bundle::run(&|| config().map_err(Failure::from), args),
         Command::Teardown(args) => teardown::run(&config()?, args),
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),

@@ -385,6 +385,34 @@ fn names(out: &mut String, s: &Status, style: Style) {
     let _ = write!(out, "\n{}", columns.text());
 }
 
+fn bundle(out: &mut String, s: &Status, style: Style) {
+    let Some(bundle) = &s.bundle else { return };
+    let line = match &bundle.current {
+        None => "none yet".to_owned(),
+        Some(b) => format!(
+            "{} version {}, {}, {} {}",
+            printable(&b.name),
+            b.version,
+            printable(&b.stage),
+            if b.expired {
+                "EXPIRED"
+            } else {
+                "to be believed until"
+            },
+            b.expires,
+        ),
+    };
+    let _ = writeln!(out, "bundle     {line}");
+    if let Some(version) = bundle.waiting {
+        let _ = writeln!(out, "           version {version} waits for its turn");
+    }
+    if let Some(refused) = &bundle.refused {
+        let what = style.paint(Tone::Bad, "refused");
+        let (reason, message) = (printable(&refused.reason), printable(&refused.message));
+        let _ = writeln!(out, "           {what} ({reason}): {message}");
+    }
+}
+
 fn rest(out: &mut String, s: &Status, style: Style) {
     let p = &s.policy;
     let sources: Vec<_> = p.sources.iter().map(|f| f.display().to_string()).collect();
@@ -407,6 +435,7 @@ fn rest(out: &mut String, s: &Status, style: Style) {
             let _ = writeln!(out, "           {}", printable(line));
         }
     }
+    bundle(out, s, style);
     let r = &s.resolver;
     let upstreams: Vec<_> = r
         .upstreams

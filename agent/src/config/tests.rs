@@ -55,6 +55,7 @@ history: {enabled: false, file: /h.sqlite, max_age: 1d12h, max_bytes: 2MiB}
 ship: [{name: journal, to: journald, only: [incidents]}]
 notify: {answer: false}
 detect: {starter: false, rules: [/d], act: false}
+bundle: {trust: /t.json, file: /b, url: 'https://h/b', every: 2h, roles: [dev], users: [alice]}
 asking:
   users_may_always: true
   users_may_domain: true
@@ -144,6 +145,15 @@ asking:
                 ca_file: Some("/etc/exeat/chat.pem".into()),
                 timeout_seconds: 60,
             }),
+        },
+        bundle: crate::bundle::config::BundleConfig {
+            trust: "/t.json".into(),
+            file: Some("/b".into()),
+            url: Some("https://h/b".parse().expect("url")),
+            every: Duration::from_secs(7200),
+            roles: vec!["dev".into()],
+            users: Some(vec!["alice".into()]),
+            ..Default::default()
         },
     };
     assert_eq!(config, expected);

@@ -58,6 +58,12 @@ pub enum Request {
     },
     /// Compile the policy anew and swap it in. For administrators.
     Reload {},
+    /// Take the policy bundle of a file, or go back to the one before. For administrators.
+    Bundle {
+        /// The file, by its absolute path; none: back to the bundle before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file: Option<PathBuf>,
+    },
     /// Put the asking process under this agent's policy. For every local user.
     Run {
         /// Name of the agent.
@@ -215,10 +221,11 @@ pub enum Request {
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 17] = [
+    pub const METHODS: [&'static str; 18] = [
         "status",
         "events",
         "reload",
+        "bundle",
         "run",
         "leases",
         "dns",
@@ -323,6 +330,8 @@ pub enum Response {
         /// for by (`before`), 0 where there is none. Else 0.
         last_seq: u64,
     },
+    /// To `bundle`: what became of it.
+    Bundle(BundleReport),
     /// To `reload`: it is in force.
     Reload(ReloadReport),
     /// To `run`: the asking process is governed from now on.
@@ -367,6 +376,24 @@ impl From<&Record> for Response {
             Record::Incident(incident) => Self::Incident(Box::new(incident.clone())),
         }
     }
+}
+
+/// A bundle that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleReport {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// Until when it is to be believed.
+    pub expires: Timestamp,
+    /// `wait`, `monitor` or `enforce`: see its roll-out.
+    pub stage: String,
+    /// Whether it is another one than before.
+    pub changed: bool,
+    /// What changed, by agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
 }
 
 /// Why a reader of events does not get some.

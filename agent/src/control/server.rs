@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
-    Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
-    RunTicket,
+    BundleReport, Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response,
+    RevokeReport, RunTicket,
 };
 use super::session::Session;
 use super::status::Status;
@@ -63,6 +63,14 @@ pub trait Handler: Send + Sync + 'static {
         agent: &str,
         program: &[ProgramFile],
     ) -> impl Future<Output = Result<RunTicket, Problem>> + Send;
+
+    /// Takes the bundle of a file, or goes back to the one before. The peer may administer.
+    fn bundle(
+        &self,
+        _file: Option<&std::path::Path>,
+    ) -> impl Future<Output = Result<BundleReport, Problem>> + Send {
+        std::future::ready(Err(Problem::new(Code::Internal, "it takes no bundles", "")))
+    }
 
     /// Freezes, thaws or kills an agent. The peer is root.
     fn hold(

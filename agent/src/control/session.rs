@@ -143,6 +143,11 @@ impl Session {
                 let report = within(limit, handler.reload(&self.peer)).await;
                 report.and_then(|r| r).map(Response::Reload)
             }
+            Request::Bundle { .. } if !admin => Err(self.for_admins("install a bundle")),
+            Request::Bundle { file } => {
+                let report = within(limit, handler.bundle(file.as_deref())).await;
+                report.and_then(|r| r).map(Response::Bundle)
+            }
             Request::Freeze { agent } => self.hold(handler, &agent, Holding::Frozen).await,
             Request::Thaw { agent } => self.hold(handler, &agent, Holding::Thawed).await,
             Request::Kill { agent } => self.hold(handler, &agent, Holding::Killed).await,

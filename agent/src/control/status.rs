@@ -29,6 +29,9 @@ pub struct Status {
     /// Where records go, beside memory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<SinkStatus>,
+    /// The signed policy bundle; none where bundles are not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleStatus>,
     /// The summary.
     pub health: Health,
 }
@@ -313,6 +316,62 @@ pub struct EventsStatus {
     pub throttled: u64,
 }
 
+/// What is known of policy bundles.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleStatus {
+    /// The one in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<BundleInForce>,
+    /// Version of one whose turn in its roll-out has not come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u32>,
+    /// The last one that was not taken, until one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<BundleRefused>,
+    /// Version of the one that was rolled back, until a newer one is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<u32>,
+    /// What of the laptop's own policy is not in force beside it, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}
+
+/// The bundle in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleInForce {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// Version of the root that it is believed by.
+    pub root_version: u32,
+    /// When it was built.
+    pub published: Timestamp,
+    /// Until when it is to be believed.
+    pub expires: Timestamp,
+    /// Whether that is past: it stays in force, and a newer one should have come.
+    pub expired: bool,
+    /// `monitor` or `enforce`.
+    pub stage: String,
+    /// When it came into force.
+    pub installed: Timestamp,
+    /// The file or address that it came from.
+    pub source: String,
+}
+
+/// A bundle that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleRefused {
+    /// In one word, as in the documentation of bundles.
+    pub reason: String,
+    /// In a sentence.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+    /// The file or address that it came from.
+    pub source: String,
+}
+
 /// One place where records go. Absolute counts since the start, but for the queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {
@@ -462,6 +521,7 @@ pub(crate) mod tests {
                 ..Default::default()
             },
             sinks: Vec::new(),
+            bundle: None,
             health: Health::from_reasons(vec![]),
         }
     }

@@ -18,6 +18,7 @@ use super::{
     adopt::Adoption,
     agents::{self, Agent},
     asking::Asking,
+    bundles::Bundles,
     directory::Directory,
     evidence,
     gates::Gates,
@@ -155,6 +156,8 @@ pub(super) struct Engine {
     pub(super) adoption: Adoption,
     /// The names that are to be resolved.
     pub(super) names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
+    /// The signed policy, if there is one.
+    pub(super) bundles: Bundles,
 }
 
 impl Engine {
@@ -219,6 +222,7 @@ impl Engine {
             adoption: Adoption::default(),
             sandbox: true,
             names,
+            bundles: Bundles::default(),
         };
         engine.recognise()?;
         engine.hold_again()?;
@@ -248,15 +252,13 @@ impl Engine {
     /// Reads the policy files and puts them in force, all or nothing.
     pub(super) fn reload(&mut self, now: Duration) -> Result<ReloadReport, EngineError> {
         let modes = evidence::modes(self);
-        let result = policy::load_with_texts(&self.paths)
-            .map_err(EngineError::from)
-            .and_then(|(set, texts)| {
-                let report = self.put_in_force(set, now)?;
-                if let Err(error) = self.keeper.save_policy(&texts) {
-                    warn!(%error, "the policy could not be kept for a later start");
-                }
-                Ok(report)
-            });
+        let result = self.compose(true).and_then(|(set, texts)| {
+            let report = self.put_in_force(set, now)?;
+            if let Err(error) = self.keeper.save_policy(&texts) {
+                warn!(%error, "the policy could not be kept for a later start");
+            }
+            Ok(report)
+        });
         match &result {
             Ok(report) => {
                 self.last_error = None;
@@ -297,10 +299,10 @@ impl Engine {
         let Err(error) = self.reload(now) else {
             return Ok(());
         };
-        let kept = self
-            .keeper
-            .load_policy()
-            .and_then(|texts| policy::parse_all(&texts).ok());
+        let kept = match self.has_bundle() {
+            true => self.compose(false).ok().map(|(set, _)| set),
+            false => (self.keeper.load_policy()).and_then(|t| policy::parse_all(&t).ok()),
+        };
         match kept {
             Some(set) => {
                 let report = self.put_in_force(set, now)?;
@@ -317,7 +319,7 @@ impl Engine {
     }
 
     /// An error before the first flip changes nothing that agents meet.
-    fn put_in_force(
+    pub(super) fn put_in_force(
         &mut self,
         mut set: PolicySet,
         now: Duration,

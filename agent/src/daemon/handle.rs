@@ -18,7 +18,7 @@ use crate::{
     },
     control::{
         DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
-        protocol::{Code, HoldReport, Holding, ProgramFile, RevokeReport},
+        protocol::{BundleReport, Code, HoldReport, Holding, ProgramFile, RevokeReport},
         server::{Ahead, Answer},
     },
     dns::clock,
@@ -105,6 +105,27 @@ impl Handler for Handle {
             Problem::new(
                 code,
                 chain(&error),
+                "nothing was changed: the policy that was in force still is",
+            )
+        })
+    }
+
+    async fn bundle(&self, file: Option<&std::path::Path>) -> Result<BundleReport, Problem> {
+        let result = match file {
+            Some(path) if !path.is_absolute() => {
+                let text = "the bundle's path is not absolute";
+                return Err(Problem::new(Code::BadRequest, text, ""));
+            }
+            Some(path) => self.shared.take_bundle_file(path),
+            None => self
+                .shared
+                .roll_bundle_back("an administrator asked for it"),
+        };
+        result.map_err(|refusal| {
+            let word = refusal.kind();
+            Problem::new(
+                Code::NotEnforceable,
+                format!("the bundle was refused ({}): {refusal}", word.as_str()),
                 "nothing was changed: the policy that was in force still is",
             )
         })

@@ -11,6 +11,7 @@ mod adopt;
 mod agents;
 mod arrest;
 mod asking;
+mod bundles;
 mod containers;
 mod cut;
 mod detecting;
@@ -298,6 +299,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
+    if lifetime == Lifetime::Service {
+        engine.bundles = bundles::Bundles::open(&config);
+    }
 
     let now = clock::now();
     engine.remember_last_leases();
@@ -422,6 +426,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     if lifetime == Lifetime::Service {
         adopt::begin(&shared, programs, &mut tasks, &cancel)?;
     }
+    if lifetime == Lifetime::Service {
+        tasks.spawn(bundles::follow(Arc::clone(&shared), cancel.clone()));
+    }
     tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
 
     let last_stop = evidence::LastStop::begin(&shared.config.state_dir);
@@ -531,6 +538,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
             _ = ticks.tick() => losses.tell(&shared, false),
         }
         asking::tend(&shared);
+        bundles::tend(&shared);
         end_leases(&shared).await;
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {

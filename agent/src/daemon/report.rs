@@ -60,6 +60,7 @@ pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
         },
         resolver,
         events,
+        bundle: engine.bundles.status(),
         sinks: shared.hub.sinks().into_iter().map(Into::into).collect(),
         health,
     }
@@ -288,6 +289,7 @@ fn health(
     checks.resize(reasons.len(), Check::Requirements);
     reasons.extend(engine.asking.trouble.clone());
     checks.resize(reasons.len(), Check::Asking);
+    reasons.extend(engine.bundles.reasons());
     if let Some(error) = &engine.last_error {
         reasons.push(format!("the last policy load failed: {error}"));
     }

@@ -53,6 +53,11 @@ pub(super) fn snapshot(shared: &Shared, engine: &Engine) -> Snapshot {
             snapshot.audit_write_failures = sink.dropped + sink.failed;
         }
     }
+    if let Some(bundle) = status.bundle.and_then(|bundle| bundle.current) {
+        snapshot.bundle_version = bundle.version.into();
+        snapshot.bundle_expires_at = bundle.expires.as_second() as f64;
+    }
+    snapshot.bundle_refusals = engine.bundles.refusals;
     let failed = engine.loads_failed;
     snapshot.policy_load_failures[LoadFailure::Invalid.index()] = failed.invalid;
     snapshot.policy_load_failures[LoadFailure::TooLarge.index()] = failed.too_large;

@@ -185,6 +185,29 @@ fn policy(r: &Builder, s: &Snapshot) -> Result<()> {
     )?
     .with_label_values::<&str>(&[])
     .set(s.policy_loaded_at);
+    r.gauge_float(
+        "exeat_policy_expiry_timestamp_seconds",
+        "Until when the policy bundle in force is to be believed, Unix time; 0 without one.",
+    )?
+    .with_label_values::<&str>(&[])
+    .set(s.bundle_expires_at);
+    r.gauge(
+        "exeat_bundle_version",
+        "Version of the policy bundle in force; 0 without one.",
+        &[],
+    )?
+    .with_label_values::<&str>(&[])
+    .set(gauge(s.bundle_version));
+    let refused = r.counter(
+        "exeat_bundles_refused_total",
+        "Policy bundles that were not taken; the last good one stayed in force.",
+        &["reason"],
+    )?;
+    for kind in crate::bundle::RefusalKind::ALL {
+        refused
+            .with_label_values(&[kind.as_str()])
+            .inc_by(s.bundle_refusals[kind.index()]);
+    }
     Ok(())
 }
 

@@ -101,6 +101,10 @@ fn closed_labels() -> Vec<(&'static str, Vec<&'static str>)> {
             LoadFailure::ALL.map(|v| v.as_str()).into(),
         ),
         (
+            "`reason` of `exeat_bundles_refused_total`",
+            crate::bundle::RefusalKind::ALL.map(|v| v.as_str()).into(),
+        ),
+        (
             "`kind` of `exeat_incidents_total`",
             crate::incident::IncidentKind::ALL
                 .map(|v| v.as_str())

@@ -186,6 +186,12 @@ pub struct Snapshot {
     pub policy_rules: [u64; RuleKind::COUNT],
     /// Failed loads.
     pub policy_load_failures: [u64; LoadFailure::COUNT],
+    /// Version of the policy bundle in force; 0 without one.
+    pub bundle_version: u64,
+    /// Until when it is to be believed, Unix seconds; 0 without one.
+    pub bundle_expires_at: f64,
+    /// Bundles that were refused, by reason.
+    pub bundle_refusals: [u64; crate::bundle::RefusalKind::COUNT],
     /// When the policy in force was loaded, Unix seconds; 0 if never.
     pub policy_loaded_at: f64,
     /// BPF programs attached, by hook.

@@ -24,7 +24,7 @@ pub(super) fn fields(incident: &Incident, device: &Device) -> Fields {
     let mut event = base.fields(device);
     let failed = matches!(
         incident.kind,
-        K::PolicyRefused | K::WallMissing | K::EventsLost | K::LimitHit
+        K::PolicyRefused | K::BundleRefused | K::WallMissing | K::EventsLost | K::LimitHit
     );
     let (id, word) = match failed {
         true => (2, "Failure"),
@@ -57,6 +57,9 @@ fn class(incident: &Incident) -> (Class, Activity) {
         K::Granted => of(Class::Entity, 1, "Create"),
         K::GrantEnded => of(Class::Entity, 4, "Delete"),
         K::WallMissing | K::PolicyLoaded | K::PolicyRefused => of(Class::ConfigState, 1, "Log"),
+        K::BundleInstalled | K::BundleRefused | K::BundleRolledBack => {
+            of(Class::ConfigState, 1, "Log")
+        }
         K::DaemonStarted => of(Class::Lifecycle, 3, "Start"),
         K::DaemonStopped => of(Class::Lifecycle, 4, "Stop"),
         K::EventsLost => of(Class::AppError, 1, "General Error"),
@@ -71,6 +74,8 @@ const fn severity(kind: K) -> Severity {
         | K::Isolated
         | K::UnknownProgram
         | K::PolicyRefused
+        | K::BundleRefused
+        | K::BundleRolledBack
         | K::EventsLost => Severity::Medium,
         _ => Severity::Informational,
     }
@@ -171,7 +176,7 @@ fn config(incident: &Incident) -> Value {
             "security_level": "At Risk",
             "security_states": [{"state_id": 4, "state": "Protection off"}],
         }),
-        K::PolicyRefused => json!({
+        K::PolicyRefused | K::BundleRefused => json!({
             "state_id": 99,
             "state": "Refused",
             "security_states": [{"state_id": 2, "state": "Policy mismatch"}],

@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::config::{Destination, Format, ReceiverConfig, Transport, check};
 pub use self::parcel::Class;
+pub(crate) use self::tls::client_of as tls_client;
 pub use self::trial::{Trial, try_out};
 
 use self::lane::{Counts, DRAIN, Lane, lock};

@@ -13,7 +13,17 @@ use crate::private;
 /// The settings of TLS. rustls checks the certificate's chain, dates and name; there is no
 /// setting that turns it off. Errors are in words.
 pub(super) fn client(config: &ReceiverConfig) -> Result<ClientConfig, String> {
-    let roots = match &config.ca_file {
+    let identity = config.certificate_file.as_deref();
+    let identity = identity.zip(config.key_file.as_deref());
+    client_of(config.ca_file.as_deref(), identity)
+}
+
+/// The same of an authority's file, and of a certificate and its key.
+pub(crate) fn client_of(
+    ca_file: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, String> {
+    let roots = match ca_file {
         Some(path) => from_file(path)?,
         None => from_system()?,
     };
@@ -22,7 +32,7 @@ pub(super) fn client(config: &ReceiverConfig) -> Result<ClientConfig, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots);
-    let (Some(chain), Some(key)) = (&config.certificate_file, &config.key_file) else {
+    let Some((chain, key)) = identity else {
         return Ok(builder.with_no_client_auth());
     };
     let wrong = |path: &Path, why: &dyn std::fmt::Display| format!("{}: {why}", path.display());

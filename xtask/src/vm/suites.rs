@@ -53,6 +53,11 @@ pub(super) const SUITES: [Suite; 33] = [
 /// Suites that no guest runs, and why.
 pub(super) const LEFT_OUT: [(&str, &str); 11] = [
     (
+        "bundle",
+        "signatures, files and HTTPS are the same on every kernel, and what is put in force goes the way \
+         that `reload` tries",
+    ),
+    (
         "top",
         "it draws what the control socket says, which is the same on every kernel (`control`)",
     ),

@@ -30,6 +30,7 @@ pub mod ship;
 pub mod sink;
 pub mod sockets;
 pub mod store;
+pub mod systemd;
 mod throttle;
 pub mod top;
 pub mod web;

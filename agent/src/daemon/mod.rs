@@ -297,6 +297,9 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
+    if lifetime == Lifetime::Service && config.scopes {
+        engine.systemd = crate::systemd::Systemd::find(engine.kernel.slice());
+    }
 
     let now = clock::now();
     engine.remember_last_leases();

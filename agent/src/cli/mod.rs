@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod audit;
+pub mod boot;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -192,6 +193,9 @@ pub enum Command {
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// What systemd starts
+    #[command(hide = true)]
+    Boot(boot::BootArgs),
     /// Write the manual pages
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -216,6 +220,8 @@ pub fn main() -> ExitCode {
     match &cli.command {
         // Its codes are those of env(1), because the command's own share the room.
         Command::Run(args) => run::main(cli.config.as_deref(), args),
+        // So are those of a unit's condition.
+        Command::Boot(args) => boot::main(cli.config.as_deref(), args),
         // Before standard output is locked: a panic of any thread gives the terminal back by it.
         Command::Top(args) => finish(
             Config::load(cli.config.as_deref())
@@ -266,7 +272,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Run(_) | Command::Top(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) | Command::Boot(_) => Ok(Exit::Usage),
     }
 }
 

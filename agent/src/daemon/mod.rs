@@ -70,6 +70,7 @@ use self::{
     watch::EventCounts,
 };
 pub use engine::EngineError;
+pub use state::last_good_policy;
 
 use crate::{
     config::{Config, Metrics},

@@ -95,6 +95,9 @@ pub struct Config {
     /// Whether `exeat run` puts programs into a sandbox, as their policy says; without it
     /// it governs their network alone. Default: `true`.
     pub sandbox: bool,
+    /// Whether agents are scopes of systemd, where it runs; else their cgroups are made without
+    /// it, as everywhere else. Default: `true`.
+    pub scopes: bool,
     /// Who may administer.
     pub control: Control,
     /// Rules over the stream of events.
@@ -127,6 +130,7 @@ impl Default for Config {
             audit: Audit::default(),
             gateway: Gateway::default(),
             sandbox: true,
+            scopes: true,
             control: Control::default(),
             detect: Detect::default(),
             history: History::default(),

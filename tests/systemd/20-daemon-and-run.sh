@@ -37,9 +37,9 @@ prove "alice's agent reaches the allowed host, by its name" alice_agent $(page a
 refuted "alice's agent does not resolve the other host's name" alice_agent $(page other.example)
 refuted "alice's agent does not reach the other host by address" alice_agent $(page $OTHER)
 same "alice's agent is alice" "alice" "$(alice_agent id -un)"
-same "alice's agent is in the slice" "0::/exeat.slice/worker" \
+same "alice's agent is in the slice" "0::/exeat.slice/exeat:worker.scope" \
     "$(alice_agent cat /proc/self/cgroup | sed 's,/run-[0-9]*$,,')"
-same "an agent from a login shell (su) is in the slice too" "0::/exeat.slice/worker" \
+same "an agent from a login shell (su) is in the slice too" "0::/exeat.slice/exeat:worker.scope" \
     "$(su - alice -c "$EXEAT run --agent worker -- cat /proc/self/cgroup" | sed 's,/run-[0-9]*$,,')"
 
 # --- the rest of the laptop -----------------------------------------------------

@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod audit;
 pub mod bundle;
+pub mod boot;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -200,6 +201,9 @@ pub enum Command {
     Schema(schema::SchemaArgs),
     /// Print completions for a shell
     Completions(completions::CompletionsArgs),
+    /// What systemd starts
+    #[command(hide = true)]
+    Boot(boot::BootArgs),
     /// Write the manual pages
     #[command(hide = true)]
     Man(man::ManArgs),
@@ -224,6 +228,8 @@ pub fn main() -> ExitCode {
     match &cli.command {
         // Its codes are those of env(1), because the command's own share the room.
         Command::Run(args) => run::main(cli.config.as_deref(), args),
+        // So are those of a unit's condition.
+        Command::Boot(args) => boot::main(cli.config.as_deref(), args),
         // Before standard output is locked: a panic of any thread gives the terminal back by it.
         Command::Top(args) => finish(
             Config::load(cli.config.as_deref())
@@ -281,6 +287,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Run(_) | Command::Top(_) | Command::Health(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) | Command::Boot(_) => Ok(Exit::Usage),
     }
 }
 

@@ -35,6 +35,7 @@ state_dir: /s
 metrics: off
 metrics_allow_remote: true
 sandbox: false
+scopes: false
 resolver:
   upstreams: [192.0.2.1, '[2001:db8::1]:5353', 'tls://192.0.2.2#dns.example']
   zones: [{zone: corp.example, upstreams: ['https://192.0.2.3/q#dns.example'], insecure: true}]
@@ -112,6 +113,7 @@ asking:
             authorities: Some("/etc/exeat/corp.pem".into()),
         },
         sandbox: false,
+        scopes: false,
         control: Control {
             group: Some("wheel".into()),
         },

@@ -155,7 +155,7 @@ impl Engine {
     pub(super) fn cgroups_of(&self, agent: &str) -> Vec<PathBuf> {
         let elsewhere = self.adoption.governed.values();
         let elsewhere = elsewhere.filter(|found| found.agent == agent);
-        std::iter::once(self.kernel.slice().path().join(agent))
+        std::iter::once(self.kernel.slice().folder(agent))
             .chain(elsewhere.map(|found| found.path.clone()))
             .collect()
     }
@@ -172,7 +172,7 @@ impl Engine {
                 run: None,
                 processes: count(&found.path),
             });
-        let folder = self.kernel.slice().path().join(agent);
+        let folder = self.kernel.slice().folder(agent);
         let taken = self.adoption.taken.iter();
         let taken = taken
             .filter(|((owner, _), _)| owner == agent)

@@ -248,7 +248,7 @@ impl Engine {
         }
         let mut runs = self.asking.runs.clone();
         if let (Lasts::Run, Some(run)) = (grant.lasts, &grant.run) {
-            let path = self.kernel.slice().path().join(name).join(run);
+            let path = self.kernel.slice().folder(name).join(run);
             let id = cgroup::id(&path).map_err(|_| {
                 AnswerError::Failed(format!("run {} has ended", run.escape_debug()))
             })?;
@@ -413,10 +413,10 @@ impl Engine {
 
     /// Whether the run of a grant has ended.
     fn has_ended(&self, grant: &Grant) -> bool {
-        let slice = self.kernel.slice().path();
+        let slice = self.kernel.slice();
         match (&grant.lasts, &grant.run) {
             (Lasts::Run, Some(run)) => {
-                let path = slice.join(&grant.agent).join(run);
+                let path = slice.folder(&grant.agent).join(run);
                 let known = self.asking.runs.get(&grant.id).copied();
                 cgroup::id(&path).ok() != known || known.is_none() || !cgroup::is_populated(&path)
             }

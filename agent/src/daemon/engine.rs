@@ -148,6 +148,8 @@ pub(super) struct Engine {
     pub(super) boot_id: String,
     /// Whether `exeat run` makes sandboxes (`sandbox` of the configuration).
     pub(super) sandbox: bool,
+    /// Who makes the agents' scopes, where there is one.
+    pub(super) systemd: Option<crate::systemd::Systemd>,
     /// What people said, and are asked.
     pub(super) asking: Asking,
     /// Names whose latest attempt failed.
@@ -221,6 +223,7 @@ impl Engine {
             failing: BTreeSet::new(),
             adoption: Adoption::default(),
             sandbox: true,
+            systemd: None,
             names,
             bundles: Bundles::default(),
         };

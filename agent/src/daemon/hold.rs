@@ -192,7 +192,7 @@ impl Engine {
             }
             if self.held.contains_key(&name) {
                 self.kernel.isolate(index, true)?;
-                let path = self.kernel.slice().path().join(&name);
+                let path = self.kernel.slice().folder(&name);
                 if let Err(error) = cgroup::freeze(&path, true) {
                     error!(
                         agent = name,

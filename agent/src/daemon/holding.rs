@@ -24,6 +24,7 @@ use super::{directory::Directory, gates::Means};
 use crate::{
     asking::{Asked, Asks, Desk, Ruling, Subject},
     flow::FlowRecord,
+    kernel::cgroup,
     leases::{Name, canonical},
     policy::Ask,
     sockets::{Aborter, Connection, processes_below},
@@ -231,7 +232,7 @@ impl Holding {
         let shared = self.means.shared();
         let all =
             shared.and_then(|shared| shared.try_with(|engine| Some(engine.cgroups_of(agent))));
-        all.unwrap_or_else(|| vec![self.slice.join(agent)])
+        all.unwrap_or_else(|| vec![cgroup::agent_folder(&self.slice, agent)])
     }
 
     /// The question that an event comes to; none where nobody may be asked.
@@ -283,7 +284,7 @@ impl Holding {
 
     /// The run of a process of the agent; of no process, the only run there is.
     fn run(&self, agent: &str, pid: Option<u32>) -> Option<String> {
-        let runs = std::fs::read_dir(self.slice.join(agent)).ok()?;
+        let runs = std::fs::read_dir(cgroup::agent_folder(&self.slice, agent)).ok()?;
         let runs = runs.flatten().filter(|entry| entry.path().is_dir());
         let mut runs = runs.filter(|entry| match pid {
             Some(pid) => processes_below(&entry.path()).contains(&pid),

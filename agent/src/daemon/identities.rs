@@ -67,9 +67,9 @@ impl Engine {
 
     /// Forgets the programs of runs that are gone.
     pub(super) fn forget_programs(&mut self) {
-        let slice = self.kernel.slice().path().to_owned();
+        let slice = self.kernel.slice().clone();
         self.programs
-            .retain(|(agent, run), _| slice.join(agent).join(run).exists());
+            .retain(|(agent, run), _| slice.folder(agent).join(run).exists());
     }
 }
 

@@ -100,7 +100,7 @@ fn news(told: &mut Told, now: &Hits, limits: &Limits, at: Duration) -> Vec<Strin
 
 impl Engine {
     /// The limits that hold for an agent. Monitor mode changes nothing for the program.
-    fn limits_of(&self, name: &str) -> Limits {
+    pub(super) fn limits_of(&self, name: &str) -> Limits {
         let policy = self.agents.get(name).map(|agent| &agent.policy);
         policy
             .filter(|policy| policy.mode == Mode::Enforce)
@@ -111,8 +111,17 @@ impl Engine {
     /// Puts an agent's limits in force, if its cgroup is there; what does not hold, in words.
     pub(super) fn apply_limits(&mut self, name: &str) -> Vec<String> {
         let limits = self.limits_of(name);
+        if let Some(systemd) = &mut self.systemd
+            && let Err(error) = systemd.limit(name, &limits)
+        {
+            warn!(
+                agent = name,
+                error = chain(&error),
+                "systemd was not told of an agent's limits, and may take them back"
+            );
+        }
         let slice = self.kernel.slice();
-        let unmet = match slice.path().join(name).is_dir() {
+        let unmet = match slice.folder(name).is_dir() {
             true => limits::apply(slice, name, &limits),
             false => limits::lacking(slice.root(), &limits),
         };
@@ -164,7 +173,7 @@ impl Engine {
             .collect();
         for (name, id) in &admitted {
             let limits = self.limits_of(name);
-            let folder = self.kernel.slice().path().join(name);
+            let folder = self.kernel.slice().folder(name);
             let told = self.ledger.told.entry(name.clone()).or_default();
             if told.cgroup != *id {
                 *told = Told {
@@ -214,7 +223,7 @@ impl Engine {
         let Some(agent) = self.agents.get(name) else {
             return Vec::new();
         };
-        let folder = self.kernel.slice().path().join(name);
+        let folder = self.kernel.slice().folder(name);
         let none = Vec::new();
         let unmet = self.unmet.get(name).unwrap_or(&none);
         let monitored = agent.policy.mode == Mode::Monitor;

@@ -72,6 +72,7 @@ use self::{
     watch::EventCounts,
 };
 pub use engine::EngineError;
+pub use state::last_good_policy;
 
 use crate::{
     config::{Config, Metrics},
@@ -301,6 +302,8 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     engine.sandbox = config.sandbox;
     if lifetime == Lifetime::Service {
         engine.bundles = bundles::Bundles::open(&config);
+    if lifetime == Lifetime::Service && config.scopes {
+        engine.systemd = crate::systemd::Systemd::find(engine.kernel.slice());
     }
 
     let now = clock::now();

@@ -119,7 +119,7 @@ pub(super) fn walls(engine: &Engine) -> Vec<Wall> {
 
 fn agent_status(engine: &Engine, name: &str, agent: &Agent) -> AgentStatus {
     let stats = engine.kernel.stats(agent.index).unwrap_or_default();
-    let cgroup = engine.kernel.slice().path().join(name);
+    let cgroup = engine.kernel.slice().folder(name);
     let mut maps = BTreeMap::new();
     if let Some(fill) = engine.kernel.fill(agent.index) {
         maps.insert(

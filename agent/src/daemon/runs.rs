@@ -24,6 +24,20 @@ use crate::{
     policy::{Sandbox, Services, mode_str},
 };
 
+/// How often a scope is begun anew that ends at the same moment.
+const ATTEMPTS: usize = 3;
+
+/// Whether a cgroup was removed meanwhile.
+fn is_gone(error: &KernelError) -> bool {
+    match error {
+        KernelError::Path { source, .. } => {
+            source.kind() == std::io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(libc::ENODEV)
+        }
+        _ => false,
+    }
+}
+
 /// A process that is to be moved: its number, and the descriptor that proves that the
 /// number is still its own.
 pub(super) struct Candidate<'a> {
@@ -172,6 +186,23 @@ impl Engine {
     ) -> Result<RunCgroup, KernelError> {
         // A run that has ended takes what was granted to it along, before its name is used anew.
         self.tend_grants(clock::now());
+        for _ in 0..ATTEMPTS {
+            match self.place(process, name, index) {
+                // systemd has just ended the scope, whose last process is gone.
+                Err(error) if self.systemd.is_some() && is_gone(&error) && process.is_alive() => {}
+                other => return other,
+            }
+        }
+        self.place(process, name, index)
+    }
+
+    fn place(
+        &mut self,
+        process: &Candidate<'_>,
+        name: &str,
+        index: u32,
+    ) -> Result<RunCgroup, KernelError> {
+        self.begin_scope(process, name);
         let run = self.kernel.slice().create_run(name)?;
         self.apply_limits(name);
         if self.admitted.get(name) != Some(&run.agent_id) {
@@ -186,6 +217,23 @@ impl Engine {
         self.kernel.begin_run(id)?;
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
+    }
+
+    /// Where systemd runs, it makes the agent's cgroup, as a scope's. What cannot be done so is
+    /// done without: an agent is governed by its cgroup, whoever made it.
+    fn begin_scope(&mut self, process: &Candidate<'_>, name: &str) {
+        let limits = self.limits_of(name);
+        let there = self.kernel.slice().folder(name).is_dir();
+        let Some(systemd) = self.systemd.as_mut().filter(|_| !there) else {
+            return;
+        };
+        if let Err(error) = systemd.begin(name, process.pid, &limits) {
+            warn!(
+                agent = name,
+                error = chain(&error),
+                "systemd makes no scope; the agent has a cgroup without one"
+            );
+        }
     }
 
     /// Removes cgroups without a process; true if none is left.

@@ -40,6 +40,12 @@ const ISOLATED: &str = "isolated.json";
 /// Name of the file in the state folder with what people granted and denied.
 const GRANTS: &str = "grants.json";
 
+/// The last policy that was in force, as it was kept in the state folder.
+pub fn last_good_policy(state_dir: &Path) -> Option<crate::policy::PolicySet> {
+    let texts = Keeper::new(Path::new(""), state_dir).load_policy()?;
+    crate::policy::parse_all(&texts).ok()
+}
+
 /// One agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AgentState {

@@ -25,7 +25,7 @@ use crate::{
         gate::{GateEvent, GateRecord, Transport, Verdict},
     },
     flow::{BootClock, DnsQuestion, FlowRecord, FlowVerdict, GateFlow, Traffic},
-    kernel::{events::EventReader, object::Throttle},
+    kernel::{cgroup, events::EventReader, object::Throttle},
     process,
     sink::Hub,
     sockets::Connection,
@@ -131,7 +131,9 @@ pub(super) async fn events(
                 let event = told.said;
                 counts.received.fetch_add(1, Relaxed);
                 let known = directory.known(&event.flow, paths.of(&event.flow));
-                if let Some(connection) = broken_off(&event.flow, &slice.join(&known.agent)) {
+                if let Some(connection) =
+                    broken_off(&event.flow, &cgroup::agent_folder(&slice, &known.agent))
+                {
                     holding.aborter().end(connection);
                 }
                 let mut record = FlowRecord::from_event(&event, clock.get(), known);

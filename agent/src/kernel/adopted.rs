@@ -10,6 +10,7 @@ use super::{
     KernelError, cgroup,
     links::{self, ATTACHMENTS, Attachment, LinkState, Place},
     object::Kernel,
+    pins::Pins,
     sys,
     tables::absent_is_fine,
 };
@@ -23,6 +24,17 @@ fn at_slice() -> impl Iterator<Item = &'static Attachment> {
 /// Depth of a cgroup below the root, by its path below it.
 pub fn level(below_root: &Path) -> u32 {
     u32::try_from(below_root.components().count()).unwrap_or(u32::MAX)
+}
+
+/// The programs that are attached to each cgroup that is governed, as their links are called.
+pub fn programs() -> impl Iterator<Item = &'static str> {
+    at_slice().map(|attachment| attachment.program)
+}
+
+/// Whether links of every program are held at a cgroup, as the pins say.
+pub fn is_held(pins: &Pins, id: u64) -> bool {
+    let folder = pins.adopted().join(id.to_string());
+    programs().all(|program| folder.join(program).exists())
 }
 
 impl Kernel {

@@ -1,4 +1,5 @@
-//! The cgroup tree: `<cgroup2 root>/<slice>/<agent>/<run>`.
+//! The cgroup tree: `<cgroup2 root>/<slice>/<agent>/<run>`. Where systemd runs, an agent's folder
+//! is the cgroup of a scope, which has another name ([`scope_name`]).
 
 use std::{
     collections::HashSet,
@@ -51,6 +52,35 @@ pub struct RunCgroup {
     pub agent_id: u64,
 }
 
+/// What a scope's name begins with. No agent's name holds a colon, so a folder's name tells which
+/// of the two it is.
+const SCOPE: &str = "exeat:";
+/// What it ends with.
+const SCOPE_END: &str = ".scope";
+
+/// The scope of an agent, where systemd runs; its cgroup is called so too.
+pub fn scope_name(agent: &str) -> String {
+    format!("{SCOPE}{agent}{SCOPE_END}")
+}
+
+/// The agent of a folder in the slice.
+fn agent_name(folder: &str) -> &str {
+    let scope = folder.strip_prefix(SCOPE);
+    scope
+        .and_then(|rest| rest.strip_suffix(SCOPE_END))
+        .unwrap_or(folder)
+}
+
+/// The folder of an agent below the slice: that of its scope, if only that one is there.
+pub fn agent_folder(slice: &Path, agent: &str) -> PathBuf {
+    let plain = slice.join(agent);
+    let scope = slice.join(scope_name(agent));
+    match !plain.is_dir() && scope.is_dir() {
+        true => scope,
+        false => plain,
+    }
+}
+
 impl Slice {
     /// The slice `name` (one path component) below the cgroup2 root.
     pub fn new(root: impl Into<PathBuf>, name: &str) -> Self {
@@ -83,17 +113,21 @@ impl Slice {
         id(&self.path)
     }
 
-    /// Makes the cgroup of an agent if it is not there; its id.
-    pub fn create_agent(&self, agent: &str) -> Result<u64, KernelError> {
-        let path = self.path.join(agent);
-        make(&path)?;
-        id(&path)
+    /// The folder of an agent, which need not be there.
+    pub fn folder(&self, agent: &str) -> PathBuf {
+        agent_folder(&self.path, agent)
+    }
+
+    /// The folder that systemd makes for an agent.
+    pub fn scope(&self, agent: &str) -> PathBuf {
+        self.path.join(scope_name(agent))
     }
 
     /// Makes a new cgroup below the agent's for one run.
     pub fn create_run(&self, agent: &str) -> Result<RunCgroup, KernelError> {
-        let agent_id = self.create_agent(agent)?;
-        let folder = self.path.join(agent);
+        let folder = self.folder(agent);
+        make(&folder)?;
+        let agent_id = id(&folder)?;
         for number in 0_u64.. {
             let path = folder.join(format!("run-{number}"));
             match fs::create_dir(&path) {
@@ -112,7 +146,7 @@ impl Slice {
             .map(|path| {
                 let name = path
                     .file_name()
-                    .map(|name| name.to_string_lossy().into_owned())
+                    .map(|name| agent_name(&name.to_string_lossy()).to_owned())
                     .unwrap_or_default();
                 id(&path).map(|id| (name, id))
             })
@@ -121,20 +155,27 @@ impl Slice {
 
     /// Ids of the cgroups of an agent's runs.
     pub fn runs(&self, agent: &str) -> Result<HashSet<u64>, KernelError> {
-        let runs = children(&self.path.join(agent))?;
+        let runs = children(&self.folder(agent))?;
         // One that has just been removed is none any more.
         Ok(runs.iter().filter_map(|run| id(run).ok()).collect())
     }
 
     /// Number of processes below an agent's cgroup.
     pub fn processes(&self, agent: &str) -> Result<usize, KernelError> {
-        Ok(processes(&self.path.join(agent))?.len())
+        Ok(processes(&self.folder(agent))?.len())
     }
 
     /// Removes the cgroups of an agent that hold no process; true if the agent's own is
-    /// gone too.
+    /// gone too. That of a scope is left to systemd, which removes it with the scope.
     pub fn collect(&self, agent: &str) -> Result<bool, KernelError> {
-        remove_empty(&self.path.join(agent))
+        let folder = self.folder(agent);
+        if folder != self.scope(agent) {
+            return remove_empty(&folder);
+        }
+        for run in children(&folder)? {
+            remove_empty(&run)?;
+        }
+        Ok(!folder.exists())
     }
 
     /// Kills every process of every agent. They need a moment to be gone, and before kernel
@@ -324,6 +365,40 @@ mod tests {
         let mut found = processes(root.path()).expect("a tree");
         found.sort_unstable();
         assert_eq!(found, [0, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_scope_is_known_by_its_name_and_no_agent_is_called_so() {
+        let root = tempfile::tempdir().expect("a folder");
+        let slice = Slice::new(root.path(), "s.slice");
+        slice.create().expect("the slice");
+        assert_eq!(slice.folder("a-b"), slice.path().join("a-b"));
+        fs::create_dir(slice.path().join("exeat:a-b.scope")).expect("a scope");
+        assert_eq!(slice.folder("a-b"), slice.scope("a-b"));
+        let names = |slice: &Slice| {
+            let mut names: Vec<String> = slice
+                .agents()
+                .expect("agents")
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&slice), ["a-b"]);
+        let run = slice.create_run("a-b").expect("a run");
+        assert_eq!(run.path, slice.scope("a-b").join("run-0"));
+        assert_eq!(run.agent_id, id(&slice.scope("a-b")).expect("an id"));
+        // The scope's own is systemd's to remove.
+        assert!(!slice.collect("a-b").expect("collected"));
+        assert!(!run.path.exists() && slice.scope("a-b").exists());
+        // What an agent may be called is never taken for a scope.
+        fs::create_dir(slice.path().join("exeat-a.scope")).expect("an agent");
+        assert_eq!(names(&slice), ["a-b", "exeat-a.scope"]);
+        assert!("exeat:a.scope".parse::<crate::policy::AgentName>().is_err());
+        // One that is not of systemd goes on to be used.
+        fs::create_dir(slice.path().join("a-b")).expect("an agent");
+        assert_eq!(slice.folder("a-b"), slice.path().join("a-b"));
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub fn lacking(root: &Path, limits: &Limits) -> Vec<Unmet> {
 /// has no more. Tells of what does not hold.
 pub fn apply(slice: &Slice, agent: &str, limits: &Limits) -> Vec<Unmet> {
     let mut unmet = lacking(slice.root(), limits);
-    let folder = slice.path().join(agent);
+    let folder = slice.folder(agent);
     let offered = offered(slice.root());
     for setting in settings(limits) {
         if !offered.contains(setting.controller) {

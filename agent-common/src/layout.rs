@@ -2,7 +2,7 @@
 //!
 //! Every type is `repr(C)` without padding, so that the bytes that one side writes
 //! are the bytes that the other reads. A change to any of them is a change of
-//! [`LAYOUT_VERSION`].
+//! [`LAYOUT_VERSION`], and one to [`Handshake`] (with what is in it) of [`HANDSHAKE_VERSION`] too.
 
 use crate::{
     Addr,
@@ -14,6 +14,11 @@ use crate::{
 /// folder that carries it, so a daemon never opens maps of another layout: it makes
 /// new ones, fills them, and swaps the programs through their links.
 pub const LAYOUT_VERSION: u32 = 5;
+
+/// Version of [`Handshake`] alone, whose map is pinned apart: a connection says its name once,
+/// so a daemon of another layout goes on with what was read. Where it differs, connections
+/// whose name counts end with the upgrade.
+pub const HANDSHAKE_VERSION: u32 = 1;
 
 /// The most agents that one daemon governs at once.
 pub const MAX_AGENTS: u32 = 256;

@@ -42,6 +42,7 @@ pub struct Daemon {
     metrics: u16,
     child: Option<Child>,
     store: Option<FdStore>,
+    program: PathBuf,
 }
 
 impl Daemon {
@@ -75,6 +76,7 @@ impl Daemon {
             metrics: METRICS_PORT.fetch_add(1, Ordering::Relaxed),
             child: None,
             store: None,
+            program: binary,
         };
         std::fs::create_dir(&daemon.folder)?;
         open_to_all(&daemon.folder)?;
@@ -129,7 +131,7 @@ impl Daemon {
             None => self.cli(&["daemon"]),
             Some(store) => {
                 let mut command = self.ns.command_as(0, "/bin/sh");
-                command.args(WITH_LISTEN_PID).arg(program());
+                command.args(WITH_LISTEN_PID).arg(&self.program);
                 command.arg("--config").arg(self.config()).arg("daemon");
                 store.hand_over(&mut command)?;
                 command
@@ -269,7 +271,7 @@ impl Daemon {
 
     /// The same as another user.
     pub fn cli_as(&self, uid: u32, arguments: &[&str]) -> Command {
-        let mut command = self.ns.command_as(uid, program());
+        let mut command = self.ns.command_as(uid, &self.program);
         command.arg("--config").arg(self.config()).args(arguments);
         command
     }
@@ -323,6 +325,12 @@ impl Daemon {
                 Err(error.context(self.log()))
             }
         }
+    }
+
+    /// Puts another build of it in its place, as a package does: what starts from now on is
+    /// that one.
+    pub fn install(&mut self, program: impl Into<PathBuf>) {
+        self.program = program.into();
     }
 
     /// Starts it again, after a kill or a stop; returns when it is ready.

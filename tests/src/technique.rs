@@ -28,6 +28,11 @@ pub fn program() -> PathBuf {
     beside("hostile")
 }
 
+/// Exeat as a build with another layout of its maps.
+pub fn another_layout() -> PathBuf {
+    beside("another")
+}
+
 /// Any program of this crate.
 pub(crate) fn beside(name: &str) -> PathBuf {
     // Integration tests lie in target/<profile>/deps, the program in target/<profile>.

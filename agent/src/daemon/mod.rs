@@ -314,6 +314,12 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         if !taken_over {
             return Err(error.into());
         }
+        // Tables of another layout are not to be had: to attach now would refuse everything.
+        if !engine.kernel.continues() {
+            return Err(anyhow::Error::from(error).context(
+                "the policy does not load, and what is enforced is of a build with other tables; it stays in force, and this daemon does not start",
+            ));
+        }
         error!(
             error = chain(&error),
             "the policy does not load; what the last daemon enforced stays in force"

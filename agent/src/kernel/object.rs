@@ -8,7 +8,8 @@ use agent_common::{
 };
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf},
+    programs::loaded_programs,
 };
 use tracing::{debug, info};
 
@@ -25,7 +26,7 @@ use super::{
         self, Entries, Exact, Image, Leased, Names, Prefix, Tables, absent_is_fine, is_full,
         write_entries,
     },
-    walls::{LsmWall, Standing, Walls},
+    walls::{self, LsmWall, Standing, Walls},
 };
 use crate::policy::Change;
 
@@ -130,6 +131,7 @@ impl Kernel {
         for map in MAPS {
             loader.map_pin_path(map, folder.join(map));
         }
+        loader.map_pin_path("HANDSHAKES", pins.handshakes());
         let mut ebpf = loader
             .load(OBJECT)
             .map_err(|e| KernelError::Object(Box::new(e)))?;
@@ -200,8 +202,29 @@ impl Kernel {
         }
         self.walls.put(&self.ebpf, &self.pins);
         self.update_adopted()?;
+        let links: Vec<&str> = ATTACHMENTS.iter().map(|one| one.program).collect();
+        self.pins.remove_strangers(&links, &walls::programs())?;
         // No program uses maps of another layout any more.
         self.pins.remove_other_layouts()
+    }
+
+    /// Whether what is attached judges by these maps: whether a daemon of this layout was the
+    /// last one to attach. Where it was not, they hold nothing but what this daemon puts there.
+    pub fn continues(&self) -> bool {
+        let Ok(banks) = MapInfo::from_pin(self.pins.maps().join("BANKS")) else {
+            return false;
+        };
+        // The authority, which is the first to be swapped.
+        let Some(LinkState::Up { program, .. }) =
+            ATTACHMENTS.first().map(|one| links::state(&self.pins, one))
+        else {
+            return false;
+        };
+        loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| info.id() == program)
+            .and_then(|info| info.map_ids().ok().flatten())
+            .is_some_and(|maps| maps.contains(&banks.id()))
     }
 
     /// What the kernel says of every hook now.

@@ -3,18 +3,34 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use agent_common::layout::LAYOUT_VERSION;
+use agent_common::layout::{HANDSHAKE_VERSION, LAYOUT_VERSION};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
 };
+use tracing::warn;
 
 use super::KernelError;
 
 /// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The layout that this process takes for its own.
+static LAYOUT: AtomicU32 = AtomicU32::new(LAYOUT_VERSION);
+
+/// Has this process name another layout than the one that it was built with, so that one tree
+/// gives two builds for the tests of upgrades. Nothing of the product calls it.
+#[doc(hidden)]
+pub fn pretend_layout(version: u32) {
+    LAYOUT.store(version, Ordering::Relaxed);
+}
+
+fn layout() -> u32 {
+    LAYOUT.load(Ordering::Relaxed)
+}
 
 /// The folders of one instance below a bpffs.
 #[derive(Clone, Debug)]
@@ -36,7 +52,19 @@ impl Pins {
     /// Folder of the maps; the layout's version is in its name, so that maps of another
     /// layout are never opened.
     pub fn maps(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT_VERSION}")).join("maps")
+        self.root.join(format!("v{}", layout())).join("maps")
+    }
+
+    /// Folder of what outlives a change of the layout.
+    fn connections(&self) -> PathBuf {
+        self.root.join("connections")
+    }
+
+    /// What was read of the hellos of connections that are open. A daemon of another layout
+    /// goes on with it: a name is said once, and without it the connection could only end.
+    pub fn handshakes(&self) -> PathBuf {
+        self.connections()
+            .join(format!("HANDSHAKES_v{HANDSHAKE_VERSION}"))
     }
 
     /// Folder of the links.
@@ -93,6 +121,7 @@ impl Pins {
         }
         for folder in [
             self.maps(),
+            self.connections(),
             self.links(),
             self.walls(),
             self.adopted(),
@@ -105,8 +134,14 @@ impl Pins {
 
     /// Removes maps of other layouts. Call it once every link runs a program of this one.
     pub fn remove_other_layouts(&self) -> Result<(), KernelError> {
+        let kept = self.handshakes();
+        for path in list(&self.connections())? {
+            if path != kept {
+                fs::remove_file(&path).map_err(KernelError::path("remove", &path))?;
+            }
+        }
         let entries = fs::read_dir(&self.root).map_err(KernelError::path("list", &self.root))?;
-        let current = format!("v{LAYOUT_VERSION}");
+        let current = format!("v{}", layout());
         for entry in entries.filter_map(Result::ok) {
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -116,6 +151,28 @@ impl Pins {
             if layout && name != current.as_str() {
                 let path = entry.path();
                 fs::remove_dir_all(&path).map_err(KernelError::path("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes links and programs of names that this build does not have: another build left
+    /// them, and nobody keeps their tables up to date. Call it once every link of this build
+    /// runs a program of it, so that what such a link refused is refused by those.
+    pub fn remove_strangers(&self, links: &[&str], walls: &[&str]) -> Result<(), KernelError> {
+        let mut folders = vec![
+            (self.links(), links),
+            (self.programs(), links),
+            (self.walls(), walls),
+        ];
+        folders.extend(list(&self.adopted())?.into_iter().map(|folder| (folder, links)));
+        for (folder, names) in folders {
+            for path in list(&folder)? {
+                let name = path.file_name().and_then(|name| name.to_str());
+                if name.is_none_or(|name| !names.contains(&name)) {
+                    warn!(pin = %path.display(), "another build left this, and this one cannot keep it up: it is taken away");
+                    fs::remove_file(&path).map_err(KernelError::path("remove", &path))?;
+                }
             }
         }
         Ok(())
@@ -138,6 +195,11 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = fs::read_dir(folder).map_err(KernelError::path("list", folder))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
 }
 
 pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {

@@ -108,6 +108,12 @@ pub const WALLS: [LsmWall; 7] = [
 
 /// Sees that a run is set up. Without it no wall can let a launcher work, so no wall stands.
 const EXEC: Program = ("exeat_wall_exec", "bprm_committed_creds");
+/// The names of all programs that are attached.
+pub(super) fn programs() -> Vec<&'static str> {
+    let programs = WALLS.iter().flat_map(|wall| wall.programs);
+    programs.chain([&EXEC]).map(|(name, _)| *name).collect()
+}
+
 /// Sees that it is called.
 const TRIAL: Program = ("exeat_wall_trial", "bpf");
 

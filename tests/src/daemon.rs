@@ -42,6 +42,7 @@ pub struct Daemon {
     metrics: u16,
     child: Option<Child>,
     store: Option<FdStore>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Daemon {
@@ -75,6 +76,7 @@ impl Daemon {
             metrics: METRICS_PORT.fetch_add(1, Ordering::Relaxed),
             child: None,
             store: None,
+            environment: Vec::new(),
         };
         std::fs::create_dir(&daemon.folder)?;
         open_to_all(&daemon.folder)?;
@@ -143,7 +145,9 @@ impl Daemon {
         };
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(usual) };
+        let variables = self.environment.iter().map(|(name, value)| (name, value));
         let child = command
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -342,6 +346,15 @@ impl Daemon {
     /// As [`Daemon::restart`].
     pub fn with_fd_store(&mut self) -> anyhow::Result<()> {
         self.store = Some(FdStore::new(&self.folder)?);
+        self.restart()
+    }
+
+    /// Starts it again with a variable of its environment, from now on.
+    ///
+    /// # Errors
+    /// As [`Daemon::restart`].
+    pub fn with_variable(&mut self, name: &'static str, value: String) -> anyhow::Result<()> {
+        self.environment.push((name, value));
         self.restart()
     }
 

@@ -110,6 +110,13 @@ impl Hook {
         command.spawn()
     }
 
+    /// Whether who asks could write into the hook: descriptors and memory of a process are open
+    /// to its own user.
+    fn is_of_the_asker(&self, question: &Question) -> bool {
+        let process = question.process.as_ref().map(|process| process.uid);
+        [process, question.uid].contains(&Some(self.uid))
+    }
+
     async fn run(&self, question: &Question) -> Result<Option<Answer>, String> {
         let message = serde_json::to_vec(&Message::asked(question)).map_err(|e| e.to_string())?;
         let mut child = self
@@ -180,6 +187,14 @@ impl Outsider for Hook {
     }
 
     async fn ask(&self, question: &Question) -> Option<Answer> {
+        if self.is_of_the_asker(question) {
+            tracing::warn!(
+                question = question.id,
+                "the hook is not told: it runs as the user of the agent that asks, which could \
+                 answer in its place; give it a user of its own (`asking.hook.user`)"
+            );
+            return None;
+        }
         match self.run(question).await {
             Ok(answer) => answer,
             Err(why) => {
@@ -233,6 +248,21 @@ mod tests {
                 "the daemon's environment leaks: {why}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn it_is_not_told_what_its_own_user_asks() {
+        let dir = tempfile::tempdir().expect("folder");
+        let script = format!(
+            "echo > {}/ran; echo '{{\"answer\":\"allow\"}}'",
+            dir.path().display()
+        );
+        let hook = hook(&script, 20);
+        let mut own = question("q");
+        own.uid = Some(hook.uid);
+        assert_eq!(hook.ask(&own).await, None);
+        assert!(!dir.path().join("ran").exists());
+        assert!(hook.ask(&question("q")).await.is_some());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The page over the real daemon: what is refused appears while one looks.
 
-use crate::running::Running;
+use exeat_tests::ui::Running;
 use exeat_tests::browser::Browser;
 use exeat_tests::stage::{AGENT, OTHER_V4, POLICY, Stage};
 

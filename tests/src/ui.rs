@@ -1,8 +1,8 @@
 //! `exeat ui` as a person starts it.
 
-use anyhow::{Context as _, bail};
 use crate::daemon::program;
 use crate::{technique, wait};
+use anyhow::{Context as _, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::SocketAddr;

@@ -29,7 +29,9 @@ fn gone(pid: &str) {
     wait::until("the hook to end", wait::patience(), || {
         let stat = std::fs::read_to_string(&stat);
         let dead = stat.map_or(true, |text| {
-            text.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))
+            text.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim().starts_with('Z'))
         });
         dead.then_some(())
     })
@@ -57,14 +59,22 @@ fn a_hook_that_allows_lets_the_connection_go_on() {
     assert_eq!(grant["by"]["via"], "hook", "{grant}");
     assert_eq!(grant["by"]["name"], HOOK_USER, "{grant}");
     assert_eq!(grant["why"], "change 4711", "{grant}");
-    assert_eq!(grant["port"], asked::PORT, "no more than was asked: {grant}");
+    assert_eq!(
+        grant["port"],
+        asked::PORT,
+        "no more than was asked: {grant}"
+    );
     assert_eq!(grant["lasts"]["seconds"], 3600, "{grant}");
     scene.answered("allowed", "hook");
 
     // What it ran as: nobody's groups, no privileges, and nothing of the daemon's environment.
     let own = folder.read("self");
     let mut lines = own.lines();
-    assert_eq!((lines.next(), lines.next()), (Some("1"), Some("1")), "{own}");
+    assert_eq!(
+        (lines.next(), lines.next()),
+        (Some("1"), Some("1")),
+        "{own}"
+    );
     assert!(own.contains("NoNewPrivs:\t1"), "{own}");
     assert!(own.contains("CapEff:\t0000000000000000"), "{own}");
     let slice = scene.stage.daemon.slice().expect("slice");

@@ -14,9 +14,11 @@ fn browser(scene: &Scene) -> Option<Browser> {
 
 /// A question is deaf for a moment; then its buttons are there.
 fn ready(browser: &mut Browser, id: &str) -> String {
-    let card = format!("[data-question={id}]");
+    let card = format!("[data-question=\"{id}\"]");
     let can = format!("!document.querySelector('{card} button').disabled");
-    browser.until(&can).expect("a question that can be answered");
+    browser
+        .until(&can)
+        .expect("a question that can be answered");
     card
 }
 
@@ -51,7 +53,7 @@ fn the_page_answers_and_revokes_in_the_kernel() {
     scene.answered("allowed", "web");
     // Revoked by a click: the program, which waits for an answer of the host, is told.
     let grant = grant["id"].as_str().expect("an id").to_owned();
-    let revoke = format!("[data-revoke={grant}]");
+    let revoke = format!("[data-revoke=\"{grant}\"]");
     browser
         .until(&format!("!!document.querySelector('{revoke}')"))
         .expect("the grant is listed");
@@ -94,7 +96,9 @@ fn open_shows_the_page_and_tells_the_token_to_nobody_else() {
     // What desktops have as xdg-open, as far as we go: it is given one argument.
     let folder = Folder::new();
     let at = folder.0.path().display().to_string();
-    let script = format!("#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {at}/words.new\nmv {at}/words.new {at}/words\n");
+    let script = format!(
+        "#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {at}/words.new\nmv {at}/words.new {at}/words\n"
+    );
     folder.write("xdg-open", &script, 0o755);
     std::fs::create_dir(folder.path("session")).expect("folder");
     chmod(&folder.path("session"), 0o700);
@@ -111,7 +115,10 @@ fn open_shows_the_page_and_tells_the_token_to_nobody_else() {
     let mode = std::fs::metadata(&file).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "for the user alone");
     // Everybody on the machine can read what is on a command line.
-    let link = text.split("url=").nth(1).and_then(|rest| rest.split('"').next());
+    let link = text
+        .split("url=")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
     let link = link.expect("an address");
     let token = link.split('#').nth(1).expect("a token");
     assert!(token.len() > 20, "{text}");

@@ -2,8 +2,8 @@
 //! bus of the test's, with the action that we ship and a rule as an administrator writes it.
 
 use super::{Folder, Scene};
-use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::asked;
+use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::daemon::program;
 use exeat_tests::desktop::Running;
 use exeat_tests::stage::AGENT;

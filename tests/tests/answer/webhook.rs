@@ -45,7 +45,12 @@ fn host(
 /// The signature as openssl makes it.
 fn signed(post: &Post) -> String {
     let folder = Folder::new();
-    let body = [post.headers["x-exeat-timestamp"].as_bytes(), b".", &post.body].concat();
+    let body = [
+        post.headers["x-exeat-timestamp"].as_bytes(),
+        b".",
+        &post.body,
+    ]
+    .concat();
     std::fs::write(folder.path("signed"), body).expect("write");
     let output = Command::new("openssl")
         .args(["dgst", "-sha256", "-hmac", SECRET, "-r"])

@@ -4,8 +4,8 @@ use crate::double::{Double, question};
 use exeat::asking::{Breadth, Choice, Lasts, Ruling};
 use exeat::control::Request;
 use exeat::flow::ProcessRecord;
-use exeat_tests::ui::Running;
 use exeat_tests::browser::Browser;
+use exeat_tests::ui::Running;
 use std::process::Command;
 
 fn answer(request: Request) -> (String, Choice, String) {

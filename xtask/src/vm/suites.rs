@@ -51,7 +51,12 @@ pub(super) const SUITES: [Suite; 33] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 10] = [
+pub(super) const LEFT_OUT: [(&str, &str); 11] = [
+    (
+        "answer",
+        "it answers by terminals, pages, programs and polkit; what an answer does in the kernel is \
+         in `ask` and `hold`",
+    ),
     (
         "top",
         "it draws what the control socket says, which is the same on every kernel (`control`)",

@@ -43,6 +43,7 @@ pub struct Daemon {
     child: Option<Child>,
     store: Option<FdStore>,
     program: PathBuf,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Daemon {
@@ -77,6 +78,7 @@ impl Daemon {
             child: None,
             store: None,
             program: binary,
+            environment: Vec::new(),
         };
         std::fs::create_dir(&daemon.folder)?;
         open_to_all(&daemon.folder)?;
@@ -145,7 +147,9 @@ impl Daemon {
         };
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(usual) };
+        let variables = self.environment.iter().map(|(name, value)| (name, value));
         let child = command
+            .envs(variables)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -350,6 +354,15 @@ impl Daemon {
     /// As [`Daemon::restart`].
     pub fn with_fd_store(&mut self) -> anyhow::Result<()> {
         self.store = Some(FdStore::new(&self.folder)?);
+        self.restart()
+    }
+
+    /// Starts it again with a variable of its environment, from now on.
+    ///
+    /// # Errors
+    /// As [`Daemon::restart`].
+    pub fn with_variable(&mut self, name: &'static str, value: String) -> anyhow::Result<()> {
+        self.environment.push((name, value));
         self.restart()
     }
 

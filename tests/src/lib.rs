@@ -21,6 +21,7 @@
 //! | `EXEAT_POLICIES` | random policies of each half of `verdict`; 100 |
 //! | `EXEAT_SCREENSHOTS` | the folder for pictures of pages; else none are made |
 
+pub mod asked;
 pub mod attack;
 pub mod browser;
 pub mod cgroup;
@@ -45,6 +46,7 @@ pub mod sniff;
 pub mod stage;
 pub mod technique;
 pub mod traffic;
+pub mod ui;
 pub mod unique;
 pub mod wait;
 pub mod world;

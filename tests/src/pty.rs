@@ -113,6 +113,21 @@ impl Pty {
         Ok(())
     }
 
+    /// Whether a text is on the screen within a time; the pause between two tries of a test, not a
+    /// limit.
+    pub fn shows_within(&mut self, pause: std::time::Duration, text: &str) -> bool {
+        let start = Instant::now();
+        loop {
+            if self.screen.screen().contents().contains(text) {
+                return true;
+            }
+            let left = pause.saturating_sub(start.elapsed());
+            if left.is_zero() || !matches!(self.read(left), Ok(true)) {
+                return false;
+            }
+        }
+    }
+
     /// Gives the terminal another size, as a person who pulls at its window.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `asking: hook:`: a program of the administrator's that gets each question and may answer.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::Question;
@@ -78,11 +80,16 @@ impl Hook {
         })
     }
 
-    fn start(&self, id: &str) -> std::io::Result<Child> {
+    /// Starts it; what it says comes over a socket. A pipe could be opened anew below
+    /// `/proc/PID/fd` and written to by whoever may look at the process, and a socket cannot.
+    fn start(&self, id: &str) -> std::io::Result<(Child, UnixStream)> {
         let (program, arguments) = self
             .command
             .split_first()
             .ok_or(std::io::ErrorKind::NotFound)?;
+        let (said, says) = std::os::unix::net::UnixStream::pair()?;
+        said.set_nonblocking(true)?;
+        let said = UnixStream::from_std(said)?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -91,7 +98,7 @@ impl Hook {
             .env("EXEAT_QUESTION", id)
             .current_dir("/")
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(OwnedFd::from(says))
             .stderr(Stdio::null())
             .process_group(0)
             .kill_on_drop(true);
@@ -107,18 +114,25 @@ impl Hook {
                 Ok(())
             });
         }
-        command.spawn()
+        // With the command goes our copy of its end, or its end would never be seen.
+        command.spawn().map(|child| (child, said))
+    }
+
+    /// Whether who asks could write into the hook: descriptors and memory of a process are open
+    /// to its own user.
+    fn is_of_the_asker(&self, question: &Question) -> bool {
+        let process = question.process.as_ref().map(|process| process.uid);
+        [process, question.uid].contains(&Some(self.uid))
     }
 
     async fn run(&self, question: &Question) -> Result<Option<Answer>, String> {
         let message = serde_json::to_vec(&Message::asked(question)).map_err(|e| e.to_string())?;
-        let mut child = self
+        let (mut child, stdout) = self
             .start(&question.id)
             .map_err(|e| format!("it cannot be started: {e}"))?;
         // Before anything can be given up: its children go with it.
         let mut group = Group(child.id());
         let stdin = child.stdin.take();
-        let stdout = child.stdout.take();
         let work = async {
             let write = async {
                 if let Some(mut stdin) = stdin {
@@ -128,10 +142,8 @@ impl Hook {
             };
             let read = async {
                 let mut said = Vec::new();
-                if let Some(stdout) = stdout {
-                    let mut limited = stdout.take(MAX_ANSWER as u64 + 1);
-                    limited.read_to_end(&mut said).await?;
-                }
+                let mut limited = stdout.take(MAX_ANSWER as u64 + 1);
+                limited.read_to_end(&mut said).await?;
                 std::io::Result::Ok(said)
             };
             let ((), said) = tokio::join!(write, read);
@@ -180,6 +192,14 @@ impl Outsider for Hook {
     }
 
     async fn ask(&self, question: &Question) -> Option<Answer> {
+        if self.is_of_the_asker(question) {
+            tracing::warn!(
+                question = question.id,
+                "the hook is not told: it runs as the user of the agent that asks, which could \
+                 answer in its place; give it a user of its own (`asking.hook.user`)"
+            );
+            return None;
+        }
         match self.run(question).await {
             Ok(answer) => answer,
             Err(why) => {
@@ -233,6 +253,21 @@ mod tests {
                 "the daemon's environment leaks: {why}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn it_is_not_told_what_its_own_user_asks() {
+        let dir = tempfile::tempdir().expect("folder");
+        let script = format!(
+            "echo > {}/ran; echo '{{\"answer\":\"allow\"}}'",
+            dir.path().display()
+        );
+        let hook = hook(&script, 20);
+        let mut own = question("q");
+        own.uid = Some(hook.uid);
+        assert_eq!(hook.ask(&own).await, None);
+        assert!(!dir.path().join("ran").exists());
+        assert!(hook.ask(&question("q")).await.is_some());
     }
 
     #[tokio::test]

@@ -1,52 +1,26 @@
 //! Questions that agents really put, and who may answer them.
 
 use super::*;
+use exeat_tests::asked;
 
 fn asking(who: &str) -> Stage {
-    let policy = format!(
-        "version: 1\nagents:\n  worker:\n    ask: {{ who: {who}, timeout: 300s }}\n    allow:\n      - {{ host: allowed.example, ports: [443, 80] }}\n"
-    );
-    Stage::new(&policy, "").expect("stage")
+    Stage::new(&asked::policy(who), "").expect("stage")
 }
 
-/// A connection that a thread of the puppet opens; `done` is its errno, or 0.
 fn begin(puppet: &mut Puppet) {
-    puppet
-        .ask(&format!(
-            "done = None\n\
-             def go():\n\
-             \x20   global done, held\n\
-             \x20   try:\n\
-             \x20       held = socket(AF_INET, SOCK_STREAM)\n\
-             \x20       held.connect(({FAR:?}, 7000))\n\
-             \x20       held.sendall(b'a')\n\
-             \x20       done = 0\n\
-             \x20   except OSError as e:\n\
-             \x20       done = e.errno\n\
-             threading.Thread(target=go, daemon=True).start()\n"
-        ))
-        .expect("it begins");
+    asked::begin(puppet, FAR).expect("it begins");
 }
 
 fn ended(puppet: &mut Puppet) -> i64 {
-    wait::until("the connection to be decided", wait::patience(), || {
-        puppet.value("done").expect("answer").as_i64()
-    })
-    .expect("decided")
+    asked::ended(puppet).expect("decided")
 }
 
 fn questions(stage: &Stage, uid: u32) -> Vec<Value> {
-    let mut command = stage.daemon.cli_as(uid, &["ask", "--output", "json"]);
-    let all = json(command.output().expect("ask")).expect("questions");
-    all.as_array().expect("a list").clone()
+    asked::questions(stage, uid).expect("questions")
 }
 
 fn question(stage: &Stage) -> String {
-    let one = wait::until("a question", wait::patience(), || questions(stage, 0).pop());
-    one.expect("a question")["id"]
-        .as_str()
-        .expect("an id")
-        .to_owned()
+    asked::question(stage).expect("a question")
 }
 
 fn answer(stage: &Stage, uid: u32, args: &[&str]) -> Output {

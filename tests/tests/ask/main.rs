@@ -6,6 +6,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
+use exeat_tests::asked::{FAR, FAR6};
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::cgroup::{self, CgroupGuard};
 use exeat_tests::daemon::program;
@@ -14,10 +15,6 @@ use exeat_tests::sink::{TcpSink, UdpSink};
 use exeat_tests::stage::{AGENT, OTHER, OTHER_V4, POLICY, Stage};
 use exeat_tests::wait;
 use serde_json::Value;
-
-/// Hosts that no policy here allows by itself.
-const FAR: &str = "203.0.113.31";
-const FAR6: &str = "2001:db8::31";
 
 /// The limit of the issue, and what this machine may take for it.
 const AT_ONCE: Duration = Duration::from_millis(100);

@@ -2,8 +2,8 @@
 
 use crate::double::{Double, question};
 use crate::http::{Said, read, send};
-use crate::running::Running;
 use exeat_tests::browser::Browser;
+use exeat_tests::ui::Running;
 use exeat_tests::wait;
 use serde_json::{Value, json};
 use std::io::Write as _;

@@ -1,9 +1,9 @@
 //! An agent whose policy lets it reach the page's very port is refused there.
 
 use crate::http::{Said, send};
-use crate::running::Running;
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::stage::{AGENT, Stage};
+use exeat_tests::ui::Running;
 use std::net::{SocketAddr, TcpListener};
 
 const POLICY: &str = "\

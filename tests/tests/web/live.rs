@@ -1,8 +1,8 @@
 //! The page over the real daemon: what is refused appears while one looks.
 
-use crate::running::Running;
 use exeat_tests::browser::Browser;
 use exeat_tests::stage::{AGENT, OTHER_V4, POLICY, Stage};
+use exeat_tests::ui::Running;
 
 #[test]
 fn a_refusal_appears_while_one_looks() {

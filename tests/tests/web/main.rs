@@ -11,4 +11,3 @@ mod http;
 mod live;
 mod questions;
 mod report;
-mod running;

@@ -1,11 +1,11 @@
 //! A question is answered by a click.
 
 use crate::double::{Double, question};
-use crate::running::Running;
 use exeat::asking::{Breadth, Choice, Lasts, Ruling};
 use exeat::control::Request;
 use exeat::flow::ProcessRecord;
 use exeat_tests::browser::Browser;
+use exeat_tests::ui::Running;
 use std::process::Command;
 
 fn answer(request: Request) -> (String, Choice, String) {

@@ -33,6 +33,7 @@ pub(super) struct Need {
 
 /// What the live tests, the demo and the benchmarks run.
 pub(super) const TESTS: [Need; 26] = [
+pub(super) const TESTS: [Need; 25] = [
     Need {
         program: "ip",
         debian: "iproute2",
@@ -140,6 +141,13 @@ pub(super) const TESTS: [Need; 26] = [
         debian: "dbus",
         fedora: "dbus-daemon",
         why: "a bus to be filtered",
+    },
+    Need {
+        // Beside polkitd, whose program is on nobody's PATH.
+        program: "pkaction",
+        debian: "polkitd",
+        fedora: "polkit",
+        why: "who may answer for administrators",
     },
     Need {
         program: "rsyslogd",

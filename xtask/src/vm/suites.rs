@@ -56,6 +56,9 @@ pub(super) const LEFT_OUT: [(&str, &str); 11] = [
         "bundle",
         "signatures, files and HTTPS are the same on every kernel, and what is put in force goes the way \
          that `reload` tries",
+        "answer",
+        "it answers by terminals, pages, programs and polkit; what an answer does in the kernel is \
+         in `ask` and `hold`",
     ),
     (
         "top",

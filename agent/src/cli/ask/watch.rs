@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use nix::sys::signal::{SigSet, Signal};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 
@@ -25,6 +26,9 @@ use crate::control::{Client, ClientError, Request, Response};
 const LOOK: Duration = Duration::from_millis(700);
 /// How often keys are looked for.
 const BEAT: Duration = Duration::from_millis(100);
+/// For how long. crossterm's source for terminals (`use-dev-tty`) does not look at all where it
+/// may take no time.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// A terminal whose keys come one by one; as it was when dropped.
 struct Raw;
@@ -50,6 +54,19 @@ pub(super) fn run(socket: &Path, agent: Option<String>) -> Result<Exit, Failure>
     })?;
     client.wait_forever()?;
     let (sender, lines) = channel();
+    let keys = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if keys {
+        // Or they would end the process and leave the terminal as it is. Blocked before there
+        // are other threads, so that all of them have it so.
+        let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT]);
+        ends.thread_block().map_err(std::io::Error::from)?;
+        let leave = sender.clone();
+        std::thread::spawn(move || {
+            if ends.wait().is_ok() {
+                let _ = leave.send(Ok(None));
+            }
+        });
+    }
     std::thread::spawn(move || {
         loop {
             let next = client.next();
@@ -59,7 +76,7 @@ pub(super) fn run(socket: &Path, agent: Option<String>) -> Result<Exit, Failure>
             }
         }
     });
-    match std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+    match keys {
         true => by_key(socket, &lines),
         false => tell(&lines),
     }
@@ -161,14 +178,14 @@ fn by_key(socket: &Path, lines: &Receiver<Line>) -> Result<Exit, Failure> {
         if shown.is_none()
             && let Some(question) = waiting.front()
         {
-            while event::poll(Duration::ZERO)? {
+            while event::poll(GLANCE)? {
                 event::read()?;
             }
             show(&card(question, Timestamp::now()))?;
             show(KEYS)?;
             shown = Some((question.id.clone(), Instant::now()));
         }
-        while event::poll(Duration::ZERO)? {
+        while event::poll(GLANCE)? {
             let Event::Key(KeyEvent {
                 code, modifiers, ..
             }) = event::read()?

@@ -1,23 +1,27 @@
 //! `exeat ui` as a person starts it.
 
+use crate::daemon::program;
+use crate::{technique, wait};
 use anyhow::{Context as _, bail};
-use exeat_tests::daemon::program;
-use exeat_tests::{technique, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-pub(crate) struct Running {
+/// It; ended when dropped.
+pub struct Running {
     child: Child,
     /// The address that it printed, with the token.
-    pub(crate) url: String,
+    pub url: String,
 }
 
 impl Running {
     /// Starts a command that ends in `ui …`, and returns when it has printed its address.
-    pub(crate) fn start(mut command: Command) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When it prints none.
+    pub fn start(mut command: Command) -> anyhow::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -32,7 +36,10 @@ impl Running {
     }
 
     /// On this machine's own loopback, of the daemon whose socket is in `runtime_dir`.
-    pub(crate) fn of(folder: &Path) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn of(folder: &Path) -> anyhow::Result<Self> {
         let config = folder.join("config.yaml");
         std::fs::write(&config, format!("runtime_dir: {}\n", folder.display()))?;
         let mut command = Command::new(program());
@@ -41,19 +48,28 @@ impl Running {
     }
 
     /// The address without the token.
-    pub(crate) fn address(&self) -> SocketAddr {
+    ///
+    /// # Panics
+    /// When what was printed is no such address.
+    pub fn address(&self) -> SocketAddr {
         let rest = self.url.strip_prefix("http://").expect("a plain address");
         let (address, _) = rest.split_once('/').expect("a path");
         address.parse().expect("an address")
     }
 
     /// What opens a session.
-    pub(crate) fn token(&self) -> &str {
+    ///
+    /// # Panics
+    /// As [`Running::address`].
+    pub fn token(&self) -> &str {
         self.url.split_once('#').expect("a token").1
     }
 
     /// Ctrl-C.
-    pub(crate) fn interrupt(mut self) -> anyhow::Result<ExitStatus> {
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn interrupt(mut self) -> anyhow::Result<ExitStatus> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT)?;
         wait::until("the end of `exeat ui`", wait::patience(), || {
             self.child.try_wait().ok().flatten()

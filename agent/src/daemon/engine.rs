@@ -147,6 +147,8 @@ pub(super) struct Engine {
     pub(super) boot_id: String,
     /// Whether `exeat run` makes sandboxes (`sandbox` of the configuration).
     pub(super) sandbox: bool,
+    /// No daemon has enforced anything here before.
+    pub(super) nothing_pinned: bool,
     /// What people said, and are asked.
     pub(super) asking: Asking,
     /// Names whose latest attempt failed.
@@ -218,6 +220,7 @@ impl Engine {
             failing: BTreeSet::new(),
             adoption: Adoption::default(),
             sandbox: true,
+            nothing_pinned: false,
             names,
         };
         engine.recognise()?;
@@ -248,15 +251,17 @@ impl Engine {
     /// Reads the policy files and puts them in force, all or nothing.
     pub(super) fn reload(&mut self, now: Duration) -> Result<ReloadReport, EngineError> {
         let modes = evidence::modes(self);
-        let result = policy::load_with_texts(&self.paths)
-            .map_err(EngineError::from)
-            .and_then(|(set, texts)| {
-                let report = self.put_in_force(set, now)?;
-                if let Err(error) = self.keeper.save_policy(&texts) {
-                    warn!(%error, "the policy could not be kept for a later start");
-                }
-                Ok(report)
-            });
+        let loaded = match policy::load_with_texts(&self.paths) {
+            Err(_) if self.none_yet() => policy::parse_all(&[]).map(|set| (set, Vec::new())),
+            loaded => loaded,
+        };
+        let result = loaded.map_err(EngineError::from).and_then(|(set, texts)| {
+            let report = self.put_in_force(set, now)?;
+            if let Err(error) = self.keeper.save_policy(&texts) {
+                warn!(%error, "the policy could not be kept for a later start");
+            }
+            Ok(report)
+        });
         match &result {
             Ok(report) => {
                 self.last_error = None;
@@ -314,6 +319,17 @@ impl Engine {
             }
             None => Err(error),
         }
+    }
+
+    /// Whether this machine has had no policy so far: then folders without a file are no mistake
+    /// but a fresh installation. Once there was one, a folder that has become empty keeps it in
+    /// force, as any other error does.
+    fn none_yet(&self) -> bool {
+        let none_kept = match self.keeper.load_policy() {
+            Some(texts) => texts.is_empty(),
+            None => self.nothing_pinned,
+        };
+        none_kept && self.agents.is_empty() && policy::none_written(&self.paths)
     }
 
     /// An error before the first flip changes nothing that agents meet.

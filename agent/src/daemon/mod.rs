@@ -298,6 +298,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     )?;
     engine.adoption.off = lifetime == Lifetime::OneRun;
     engine.sandbox = config.sandbox;
+    engine.nothing_pinned = !taken_over;
 
     let now = clock::now();
     engine.remember_last_leases();

@@ -86,7 +86,10 @@ impl Daemon {
             std::fs::create_dir(daemon.folder.join(folder))?;
             open_to_all(&daemon.folder.join(folder))?;
         }
-        daemon.write_policy(policy)?;
+        // None at all, as a fresh installation has none.
+        if !policy.is_empty() {
+            daemon.write_policy(policy)?;
+        }
         daemon.write_config(more)?;
         daemon.launch()?;
         Ok(daemon)

@@ -444,3 +444,36 @@ fn a_reload_that_fails_half_way_leaves_no_descriptor_behind() {
     assert_eq!(errno, libc::ECONNREFUSED, "the old policy is in force");
     stage.daemon.enforce(&good).expect("enforce");
 }
+
+/// What a package installs has no policy: the daemon runs, governs nobody, and takes the first
+/// policy by a reload. From then on a folder without a file is a mistake like any other.
+#[test]
+fn without_any_policy_the_daemon_runs_and_a_lost_one_stays_in_force() {
+    let world = World::new().expect("world");
+    let mut daemon = exeat_tests::daemon::Daemon::start(&world, "").expect("a daemon");
+    let agents = |daemon: &exeat_tests::daemon::Daemon| {
+        let status = daemon.status().expect("status");
+        status["agents"].as_array().expect("agents").len()
+    };
+    let well = |daemon: &exeat_tests::daemon::Daemon| {
+        let output = daemon.cli(&["status"]).output().expect("status");
+        assert!(output.status.success(), "{output:?}");
+    };
+    well(&daemon);
+    assert_eq!(agents(&daemon), 0);
+    daemon.stop().expect("stop");
+    daemon.restart().expect("again without a policy");
+    well(&daemon);
+
+    daemon.write_policy(&policy(&[KEPT], &[])).expect("write");
+    assert!(daemon.reload().expect("reload").status.success());
+    assert_eq!(agents(&daemon), 1);
+
+    std::fs::remove_file(daemon.policy_file()).expect("remove");
+    let refused = daemon.reload().expect("reload");
+    assert!(!refused.status.success(), "{refused:?}");
+    assert_eq!(agents(&daemon), 1, "the agent is governed still");
+    daemon.stop().expect("stop");
+    daemon.restart().expect("restart");
+    assert_eq!(agents(&daemon), 1, "and after a restart");
+}

@@ -305,6 +305,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     if lifetime == Lifetime::Service && config.scopes {
         engine.systemd = crate::systemd::Systemd::find(engine.kernel.slice());
     }
+    engine.nothing_pinned = !taken_over;
 
     let now = clock::now();
     engine.remember_last_leases();

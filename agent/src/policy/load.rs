@@ -169,6 +169,28 @@ fn read_text(path: &Path) -> Result<String, Trouble> {
     })
 }
 
+/// Whether nobody has written a policy: every path is a folder, and each can be listed and holds
+/// no policy file.
+pub fn none_written(paths: &[PathBuf]) -> bool {
+    !paths.is_empty()
+        && paths.iter().all(|path| {
+            std::fs::read_dir(path)
+                .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+                .is_ok_and(|entries| policy_files(entries).is_empty())
+        })
+}
+
+fn policy_files(entries: Vec<std::fs::DirEntry>) -> Vec<PathBuf> {
+    let mut files: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml"))
+        .collect();
+    files.sort();
+    files
+}
+
 /// Every file that the paths name, each once.
 fn files(paths: &[PathBuf], report: &mut Report) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = Vec::new();
@@ -199,13 +221,7 @@ fn folder(path: &Path, report: &mut Report) -> Vec<PathBuf> {
             return Vec::new();
         }
     };
-    let mut files: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "yaml" || e == "yml"))
-        .collect();
-    files.sort();
+    let files = policy_files(entries);
     if files.is_empty() {
         report.error(Diagnostic::about_file(
             name,

@@ -54,7 +54,7 @@ pub use http::Http;
 pub use identity::Identity;
 pub use inspect::{DataPattern, Inspect, RequestRule, path_glob};
 pub use limits::{IoLimits, Limits};
-pub use load::{PolicyText, load, load_with_texts, parse, parse_all};
+pub use load::{PolicyText, load, load_with_texts, none_written, parse, parse_all};
 pub use matching::MatchBy;
 pub use model::{Origin, Policy, PolicySet, Rule, RuleProtocol, Selector, action_str, mode_str};
 pub use name::{AgentName, NameError};

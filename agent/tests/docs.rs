@@ -166,6 +166,16 @@ fn exit_codes_and_limits_are_those_of_the_code() {
 }
 
 #[test]
+fn every_check_of_health_has_its_row_in_its_place() {
+    let text = document("docs/health.md");
+    let rows = exeat::health::Check::ALL.map(|check| {
+        let (code, usual) = (check.code(), check.usual().as_str());
+        format!("| `{check}` | {code} | {usual} | {} |\n", check.about())
+    });
+    assert!(text.contains(&rows.concat()), "{}", rows.concat());
+}
+
+#[test]
 fn techniques_that_only_the_sandbox_stops_are_in_the_threat_model() {
     let source = document("tests/tests/attacks.rs");
     let (_, table) = source.split_once("const SANDBOX").expect("SANDBOX");

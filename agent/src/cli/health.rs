@@ -8,9 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use jiff::{SignedDuration, Span, Timestamp};
 
 use super::exit::{Exit, Failure};
-use super::output::{
-    Columns, Format, OutputArgs, Style, Tone, print, print_json, print_json_line,
-};
+use super::output::{Columns, Format, OutputArgs, Style, Tone, print, print_json, print_json_line};
 use super::term::printable;
 use crate::control::status::Status;
 use crate::control::{Client, ClientError, Request, Response};
@@ -150,9 +148,18 @@ fn flat(verdict: &Verdict) -> serde_json::Map<String, serde_json::Value> {
     put("healthy", verdict.healthy.into());
     put("exit", verdict.exit.into());
     put("version", facts.map_or("0.0.0", |f| &f.version).into());
-    put("policy_digest", facts.map_or("", |f| &f.policy_digest).into());
-    put("agents_enforced", facts.map_or(0, |f| f.agents_enforced).into());
-    put("agents_monitored", facts.map_or(0, |f| f.agents_monitored).into());
+    put(
+        "policy_digest",
+        facts.map_or("", |f| &f.policy_digest).into(),
+    );
+    put(
+        "agents_enforced",
+        facts.map_or(0, |f| f.agents_enforced).into(),
+    );
+    put(
+        "agents_monitored",
+        facts.map_or(0, |f| f.agents_monitored).into(),
+    );
     put("losses", facts.map_or(0, |f| f.losses).into());
     put("queued", facts.map_or(0, |f| f.queued).into());
     for one in &verdict.checks {
@@ -287,7 +294,11 @@ mod tests {
         assert_eq!(well["exeat_check_walls"], "ok");
         assert_eq!(silent["exeat_check_walls"], "unknown");
         assert_eq!(silent["exeat_version"], "0.0.0");
-        assert!(well.values().chain(silent.values()).all(|v| !v.is_object() && !v.is_array()));
+        assert!(
+            well.values()
+                .chain(silent.values())
+                .all(|v| !v.is_object() && !v.is_array())
+        );
         assert!(wanted_flat("--flat --output json").is_err());
     }
 
@@ -302,10 +313,7 @@ mod tests {
         let wanted = Wanted::default();
         let verdict = health::assess(&s, &wanted, s.daemon.started);
         let text = render(&verdict, Style::default());
-        assert!(
-            text.starts_with("NOT HEALTHY (exit code 12): "),
-            "{text}"
-        );
+        assert!(text.starts_with("NOT HEALTHY (exit code 12): "), "{text}");
         assert!(text.contains("\nfail policy_load (12)\n"), "{text}");
         assert!(text.contains("second line"), "{text}");
         assert!(!text.contains('\x1b') && !text.contains('\x07'), "{text}");

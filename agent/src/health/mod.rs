@@ -188,7 +188,11 @@ fn whole(mut checks: Vec<Outcome>, facts: Option<Facts>, wanted: &Wanted) -> Ver
         format: FORMAT,
         healthy: first.is_none(),
         exit: first.map_or(0, |one| one.code),
-        grade: checks.iter().map(|one| one.grade).max().unwrap_or(Grade::Ok),
+        grade: checks
+            .iter()
+            .map(|one| one.grade)
+            .max()
+            .unwrap_or(Grade::Ok),
         facts,
         checks,
     }
@@ -388,7 +392,11 @@ fn sinks(s: &Status, wanted: &Wanted, now: Timestamp) -> (Vec<String>, Grade) {
 }
 
 fn lost(s: &Status) -> u64 {
-    let kernel = [s.events.lost_kernel, s.events.lost_ring, s.events.lost_queue];
+    let kernel = [
+        s.events.lost_kernel,
+        s.events.lost_ring,
+        s.events.lost_queue,
+    ];
     let sinks = s.sinks.iter().flat_map(|sink| [sink.dropped, sink.failed]);
     kernel
         .into_iter()
@@ -461,7 +469,10 @@ fn facts(s: &Status) -> Facts {
         walls_missing: in_state(WallState::Missing),
         walls_failed: in_state(WallState::Failed),
         losses: lost(s),
-        queued: s.sinks.iter().fold(0, |n, sink| n.saturating_add(sink.queued)),
+        queued: s
+            .sinks
+            .iter()
+            .fold(0, |n, sink| n.saturating_add(sink.queued)),
     }
 }
 

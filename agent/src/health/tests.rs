@@ -176,7 +176,11 @@ fn each_check_is_found_alone_with_its_reason_and_its_code() {
         wanted.ignore = [check].into();
         let verdict = found(&s, &wanted);
         assert_eq!(exit(&verdict), (true, 0), "{check}");
-        assert_eq!(grade(&verdict, check), Grade::Warn, "what is ignored is still told");
+        assert_eq!(
+            grade(&verdict, check),
+            Grade::Warn,
+            "what is ignored is still told"
+        );
     }
 }
 
@@ -200,7 +204,10 @@ fn the_daemons_own_words_are_told_once() {
         .into_iter()
         .map(|one| (one.check, one.reasons))
         .collect();
-    assert_eq!(told[&Check::PolicyLoad], ["the last policy load failed: no"]);
+    assert_eq!(
+        told[&Check::PolicyLoad],
+        ["the last policy load failed: no"]
+    );
 }
 
 #[test]
@@ -208,7 +215,10 @@ fn a_reason_that_nobody_placed_fails() {
     let mut s = status();
     s.health = Health::from_reasons(vec!["something of an older daemon".into()]);
     let verdict = found(&s, &Wanted::default());
-    assert_eq!((verdict.healthy, verdict.exit), (false, Check::Other.code()));
+    assert_eq!(
+        (verdict.healthy, verdict.exit),
+        (false, Check::Other.code())
+    );
     s.health.reasons.clear();
     assert!(!found(&s, &Wanted::default()).healthy, "degraded, and mute");
     let mut s = status();

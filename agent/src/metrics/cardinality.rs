@@ -53,7 +53,9 @@ fn promised() -> (usize, usize) {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/sizing.md"))
         .expect("docs/sizing.md");
     let number = |after: &str| {
-        let (_, rest) = text.split_once(after).unwrap_or_else(|| panic!("`{after}` in sizing.md"));
+        let (_, rest) = text
+            .split_once(after)
+            .unwrap_or_else(|| panic!("`{after}` in sizing.md"));
         let digits = rest.trim_start().split(' ').next().expect("a number");
         digits.parse().expect("a number")
     };
@@ -71,7 +73,10 @@ fn a_laptop_has_no_more_series_than_the_documents_say() {
     assert!(none <= fixed, "{none} series without an agent");
     assert!(agent <= each, "{agent} series for an agent");
     // A promise far above what is true would be none.
-    assert!(none * 10 > fixed * 8 && agent * 10 > each * 8, "{none} {agent}");
+    assert!(
+        none * 10 > fixed * 8 && agent * 10 > each * 8,
+        "{none} {agent}"
+    );
 }
 
 #[test]
@@ -88,14 +93,27 @@ fn nothing_that_an_agent_does_makes_a_series() {
         agent.stats.sent_bytes = n;
         agent.stats.events_throttled = n;
         agent.incidents.iter_mut().for_each(|count| *count += n);
-        agent.gate.queries.iter_mut().flatten().for_each(|count| *count += n);
+        agent
+            .gate
+            .queries
+            .iter_mut()
+            .flatten()
+            .for_each(|count| *count += n);
         agent.gate.outcomes.iter_mut().for_each(|count| *count += n);
         agent.gate.drops.iter_mut().for_each(|count| *count += n);
-        agent.gateway.outcomes.iter_mut().for_each(|count| *count += n);
+        agent
+            .gateway
+            .outcomes
+            .iter_mut()
+            .for_each(|count| *count += n);
         agent.leases = n;
     }
     after.events_lost.iter_mut().for_each(|count| *count += 1);
-    after.approvals.iter_mut().flatten().for_each(|count| *count += 1);
+    after
+        .approvals
+        .iter_mut()
+        .flatten()
+        .for_each(|count| *count += 1);
     after.degraded = vec!["anything".into()];
     assert_eq!(series(&after), series(&before));
 }
@@ -114,7 +132,10 @@ fn of_a_hundred_thousand_laptops_only_what_is_named_tells_them_apart() {
             all.extend(page.iter().cloned());
         }
     }
-    assert_eq!(all.len(), pages.iter().map(BTreeSet::len).max().expect("one"));
+    assert_eq!(
+        all.len(),
+        pages.iter().map(BTreeSet::len).max().expect("one")
+    );
     let (fixed, each) = promised();
     assert!(sum <= FLEET * (fixed + 5 * each), "{sum}");
 }

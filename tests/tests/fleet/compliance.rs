@@ -39,7 +39,10 @@ fn each_thing_that_goes_wrong_has_its_code_and_is_in_the_json() {
     daemon.write_policy(FAILING).expect("write");
     assert!(!daemon.reload().expect("reload").status.success());
     let (code, verdict) = health(daemon, &[]);
-    assert_eq!((code, grade(&verdict, "policy_load").as_str()), (12, "fail"));
+    assert_eq!(
+        (code, grade(&verdict, "policy_load").as_str()),
+        (12, "fail")
+    );
     assert_eq!(verdict["facts"]["policy_digest"], digest);
     assert_eq!(grade(&verdict, "other"), "ok", "it is told once: {verdict}");
     let (code, verdict) = health(daemon, &["--ignore", "policy_load"]);
@@ -50,7 +53,11 @@ fn each_thing_that_goes_wrong_has_its_code_and_is_in_the_json() {
         .enforce(&POLICY.replace("mode: enforce", "mode: monitor"))
         .expect("monitor");
     let (code, verdict) = health(daemon, &[]);
-    assert_eq!((code, grade(&verdict, "mode").as_str()), (0, "warn"), "{verdict}");
+    assert_eq!(
+        (code, grade(&verdict, "mode").as_str()),
+        (0, "warn"),
+        "{verdict}"
+    );
     assert_eq!(health(daemon, &["--fail-on", "mode"]).0, 24);
     daemon.enforce(POLICY).expect("enforce");
     let isolate = run(&mut daemon.cli(&["isolate", "--agent", AGENT]));
@@ -100,7 +107,10 @@ fn met(rule: &Value, found: &Value) -> bool {
     let operand = &rule["Operand"];
     let order = match rule["DataType"].as_str().expect("a type") {
         "Boolean" => return found.as_bool().expect("a boolean") == operand.as_bool().expect("one"),
-        "String" => found.as_str().expect("a string").cmp(operand.as_str().expect("one")),
+        "String" => found
+            .as_str()
+            .expect("a string")
+            .cmp(operand.as_str().expect("one")),
         "Version" => version(found).cmp(&version(operand)),
         other => panic!("no rule here has the type {other}"),
     };
@@ -126,7 +136,10 @@ fn intunes_script_and_rules_tell_a_compliant_laptop_from_others() {
             assert!(rule[text].is_string(), "{text} of {rule}");
         }
         let strings = rule["RemediationStrings"].as_array().expect("strings");
-        assert!(strings.iter().any(|one| one["Language"] == "en_US"), "{rule}");
+        assert!(
+            strings.iter().any(|one| one["Language"] == "en_US"),
+            "{rule}"
+        );
     }
     let mut stage = stage();
     let config = stage.daemon.config();
@@ -142,7 +155,10 @@ fn intunes_script_and_rules_tell_a_compliant_laptop_from_others() {
         let missed = rules.iter().filter(|rule| {
             let name = rule["SettingName"].as_str().expect("a name");
             let value = found.get(name);
-            !met(rule, value.unwrap_or_else(|| panic!("no {name} in {found}")))
+            !met(
+                rule,
+                value.unwrap_or_else(|| panic!("no {name} in {found}")),
+            )
         });
         let names = missed.map(|rule| rule["SettingName"].as_str().expect("a name").to_owned());
         names.collect::<Vec<String>>()

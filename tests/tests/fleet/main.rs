@@ -44,8 +44,8 @@ fn run(command: &mut Command) -> Output {
 fn health(daemon: &Daemon, more: &[&str]) -> (i32, Value) {
     let arguments = [&["health", "--output", "json"], more].concat();
     let output = run(&mut daemon.cli(&arguments));
-    let verdict = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+    let verdict =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
     (output.status.code().expect("a code"), verdict)
 }
 

@@ -24,7 +24,10 @@ fn drive(mut stage: Stage, apply: impl Fn(&Stage, &str, bool) -> (End, String)) 
     };
     let digest = |stage: &Stage| {
         let (_, verdict) = health(&stage.daemon, &[]);
-        verdict["facts"]["policy_digest"].as_str().expect("digest").to_owned()
+        verdict["facts"]["policy_digest"]
+            .as_str()
+            .expect("digest")
+            .to_owned()
     };
     let before = digest(&stage);
     let policy = POLICY.replace("worker", "managed");

@@ -25,7 +25,11 @@ type Table = (Vec<String>, Vec<Vec<Cell>>);
 
 fn select(db: &Connection, query: &str) -> rusqlite::Result<Table> {
     let mut statement = db.prepare(query)?;
-    let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = statement
+        .column_names()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     let rows = statement.query_map([], |row| (0..names.len()).map(|n| row.get(n)).collect())?;
     let rows = rows.collect::<rusqlite::Result<_>>()?;
     Ok((names, rows))
@@ -54,7 +58,8 @@ fn tables_and_queries_of_osquery_show_what_agents_did_while_the_daemon_writes() 
         assert_eq!(table["platform"], "linux");
         let query = table["query"].as_str().expect("a query");
         let (names, rows) = wait::until("rows of the history", wait::patience(), || {
-            Some(of_file(&history, query)).filter(|(_, rows)| !rows.is_empty())
+            let of_agent = |row: &Vec<Cell>| row.contains(&Cell::Text(AGENT.into()));
+            Some(of_file(&history, query)).filter(|(_, rows)| rows.iter().any(of_agent))
         })
         .unwrap_or_else(|e| panic!("{name}: {e}"));
         let columns: Vec<&str> = (table["columns"].as_array().expect("columns").iter())
@@ -67,23 +72,41 @@ fn tables_and_queries_of_osquery_show_what_agents_did_while_the_daemon_writes() 
             .expect("table");
         for row in rows {
             let insert = format!("INSERT INTO {name} VALUES ({marks})");
-            osquery.execute(&insert, rusqlite::params_from_iter(row)).expect("row");
+            osquery
+                .execute(&insert, rusqlite::params_from_iter(row))
+                .expect("row");
         }
     }
     let schedule = file["schedule"].as_object().expect("schedule");
     let mut seen = 0;
     for (name, one) in schedule {
         let query = one["query"].as_str().expect("a query");
-        assert!(one["interval"].as_u64() >= Some(600), "{name} costs too much");
+        assert!(
+            one["interval"].as_u64() >= Some(600),
+            "{name} costs too much"
+        );
         if query.contains("FROM curl") {
             continue;
         }
         seen += 1;
         let (_, rows) = select(&osquery, query).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(!rows.is_empty(), "{name}");
-        assert!(rows.iter().flatten().any(|cell| *cell == Cell::Text(AGENT.into())), "{name}");
+        assert!(
+            rows.iter()
+                .flatten()
+                .any(|cell| *cell == Cell::Text(AGENT.into())),
+            "{name}"
+        );
     }
     assert_eq!(seen, 2);
+    let (_, size) = of_file(
+        &history,
+        "SELECT avg(length(record)), count(*), max(length(record)) FROM records",
+    );
+    eprintln!(
+        "bytes of a record as JSON, records, the longest: {:?}",
+        size[0]
+    );
     let refused = "SELECT destination, time FROM exeat_flows WHERE verdict = 'deny'";
     let (_, rows) = select(&osquery, refused).expect("refusals");
     let [Cell::Text(to), Cell::Integer(time)] = rows[0].as_slice() else {
@@ -132,7 +155,10 @@ fn policies_of_fleet_pass_where_the_machine_is_well_and_only_there() {
         passes.collect()
     };
     assert_eq!(passes(&stage), [true, true]);
-    stage.daemon.write_policy("version: 1\nagents: 7\n").expect("write");
+    stage
+        .daemon
+        .write_policy("version: 1\nagents: 7\n")
+        .expect("write");
     stage.daemon.reload().expect("reload");
     assert_eq!(passes(&stage), [false, true], "not well, and enforcing");
     stage.daemon.kill9().expect("kill");

@@ -51,6 +51,8 @@ pub(crate) fn write(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(beside, path)?;
     match path.parent() {
+        // A name alone has a parent without a name.
+        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }

@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod docs;
 mod fuzz;
+mod package;
 mod project;
 mod setup;
 mod step;
@@ -37,6 +38,9 @@ enum Task {
     Bench(bench::Args),
     Fuzz(fuzz::Args),
     VmTest(vm::Args),
+    Package(package::Args),
+    Repository(package::RepositoryArgs),
+    PackageTest(package::TrialArgs),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +54,9 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&project, &args),
         Task::Fuzz(args) => fuzz::run(&project, &args),
         Task::VmTest(args) => vm::run(&project, &args),
+        Task::Package(args) => package::run(&project, &args),
+        Task::Repository(args) => package::run_repository(&project, &args),
+        Task::PackageTest(args) => package::run_trial(&project, &args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

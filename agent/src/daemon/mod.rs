@@ -40,6 +40,7 @@ mod trust;
 mod wake;
 mod walls;
 mod watch;
+mod watchdog;
 
 use std::{
     sync::{Arc, Mutex, PoisonError, TryLockError},
@@ -420,6 +421,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         }));
     }
     tasks.spawn(housekeeping(Arc::clone(&shared), lifetime, cancel.clone()));
+    tasks.spawn(watchdog::feed(Arc::clone(&shared), cancel.clone()));
     outsiders::start(&config.asking, &shared.desk, &mut tasks, &cancel);
     if lifetime == Lifetime::Service {
         adopt::begin(&shared, programs, &mut tasks, &cancel)?;

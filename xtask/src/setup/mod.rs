@@ -98,6 +98,21 @@ pub(crate) fn cargo_deny(project: &Project, tell: Tell) -> Result<PathBuf> {
     tools::ensure(project, &tools::CARGO_DENY, tell)
 }
 
+/// Returns the folder that holds cargo-deb.
+pub(crate) fn cargo_deb(project: &Project, tell: Tell) -> Result<PathBuf> {
+    tools::ensure(project, &tools::CARGO_DEB, tell)
+}
+
+/// Returns the folder that holds cargo-generate-rpm.
+pub(crate) fn cargo_generate_rpm(project: &Project, tell: Tell) -> Result<PathBuf> {
+    tools::ensure(project, &tools::CARGO_GENERATE_RPM, tell)
+}
+
+/// Returns the folder that holds cargo-cyclonedx.
+pub(crate) fn cargo_cyclonedx(project: &Project, tell: Tell) -> Result<PathBuf> {
+    tools::ensure(project, &tools::CARGO_CYCLONEDX, tell)
+}
+
 /// What `cargo xtask build` needs.
 pub(crate) fn bpf(project: &Project, tell: Tell) -> Result<BpfTools> {
     let library = rust_src::ensure(project, tell)?;

@@ -43,12 +43,40 @@ pub(crate) const CARGO_DENY: Tool = Tool {
     llvm: false,
 };
 
+/// Writes .deb packages.
+pub(crate) const CARGO_DEB: Tool = Tool {
+    name: "cargo-deb",
+    version: "3.8.0",
+    about: "about a minute",
+    llvm: false,
+};
+
+/// Writes .rpm packages.
+pub(crate) const CARGO_GENERATE_RPM: Tool = Tool {
+    name: "cargo-generate-rpm",
+    version: "0.21.1",
+    about: "about two minutes",
+    llvm: false,
+};
+
+/// Lists what a program is made of.
+pub(crate) const CARGO_CYCLONEDX: Tool = Tool {
+    name: "cargo-cyclonedx",
+    version: "0.5.9",
+    about: "about a minute",
+    llvm: false,
+};
+
 /// Says that the tool is there, in its version, and starts.
 pub(crate) fn find(project: &Project, tool: &Tool) -> Result<String> {
     let path = project.tools().join("bin").join(tool.name);
     let mut command = Command::new(&path);
     // Where it is linked to it; the path stays true when the compiler moves.
     command.env("LD_LIBRARY_PATH", project.compiler.lib());
+    // It knows no options but those of its subcommand.
+    if tool.name == CARGO_CYCLONEDX.name {
+        command.arg("cyclonedx");
+    }
     let said = step::capture(command.arg("--version"))?;
     let found = version_in(&said).with_context(|| {
         format!(

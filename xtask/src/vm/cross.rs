@@ -16,7 +16,7 @@ use crate::setup::{self, BpfTools, Tell};
 const TOOLS: &str = "aarch64-linux-gnu-";
 
 /// The `strip` that knows programs of `arch`: each machine's own knows only its own.
-pub(super) fn strip(arch: Arch) -> Command {
+pub(crate) fn strip(arch: Arch) -> Command {
     Command::new(if fetch::host_arch() == Some(arch) {
         "strip".to_owned()
     } else {
@@ -26,7 +26,7 @@ pub(super) fn strip(arch: Arch) -> Command {
 
 /// Makes a cargo command that names `arch` as its target able to build for it, by tools that
 /// it installs where they are missing.
-pub(super) fn prepare(
+pub(crate) fn prepare(
     project: &Project,
     tools: &BpfTools,
     arch: Arch,

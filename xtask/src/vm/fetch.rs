@@ -178,7 +178,7 @@ fn suite(project: &Project, series: &Series) -> Result<PrivateApt> {
     Ok(apt)
 }
 
-pub(super) fn host_arch() -> Option<Arch> {
+pub(crate) fn host_arch() -> Option<Arch> {
     match std::env::consts::ARCH {
         "x86_64" => Some(Arch::X86_64),
         "aarch64" => Some(Arch::Aarch64),

@@ -10,7 +10,7 @@
 
 mod arch;
 mod args;
-mod cross;
+pub(crate) mod cross;
 mod disk;
 mod fetch;
 mod initramfs;
@@ -43,10 +43,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use arch::Arch;
+pub(crate) use arch::Arch;
 pub(crate) use args::Args;
 use args::{Lsm, choose, cores};
 use fetch::Kernel;
+pub(crate) use fetch::host_arch;
 use lines::Line;
 use machine::Machine;
 use progress::{Bar, Progress};

@@ -6,6 +6,7 @@ cd "$(dirname "$0")" || exit 1
 . lib/prove.sh
 . lib/scene.sh
 . lib/unit.sh
+. lib/tries.sh
 
 SLICE=/sys/fs/cgroup/exeat.slice
 
@@ -48,46 +49,26 @@ same "systemd-resolved, D-Bus, logind and alice's manager are the processes that
     "$before" "$(identity systemd-resolved dbus systemd-logind user@"$(id -u alice)")"
 
 # --- enforcement outlives the daemon -------------------------------------------
-# An agent that tries both hosts over and over, and writes down what came of it.
-tries=$(mktemp)
-chmod 666 "$tries"
+tries=$(tries_file)
 systemd-run --quiet --machine=alice@ --user --unit=trier -- \
-    "$EXEAT" run --agent worker -- bash -c '
-        try() { (exec 3<>"/dev/tcp/$1/80") 2>/dev/null; }
-        while sleep 0.2; do
-            try '$ALLOWED' && echo allowed || echo "allowed refused"
-            try '$OTHER' && echo OUT || echo refused
-        done >>'"$tries"
-phase() {
-    local lines
-    lines=$(wc -l <"$tries")
-    at_least() { [ "$(wc -l <"$tries")" -ge $((lines + $1)) ]; }
-    until_true 10 at_least 8 || fail "$1: the agent tries no more"
-    local since
-    since=$(tail -n +"$((lines + 3))" "$tries" | sort | uniq -c | tr -s ' \n' ' ')
-    case $since in
-    *OUT*) fail "$1: the agent reached the other host ($since)" ;;
-    *"allowed refused"*) fail "$1: the agent lost the allowed host ($since)" ;;
-    esac
-    passed "$1: the allowed host is reached, the other is not"
-}
-phase "while the daemon runs"
+    "$EXEAT" run --agent worker -- bash -c "$TRIES" - "$tries"
+phase "$tries" "while the daemon runs"
 systemctl stop exeat
-phase "after systemctl stop"
+phase "$tries" "after systemctl stop"
 systemctl start exeat
-phase "after systemctl start"
+phase "$tries" "after systemctl start"
 pid=$(systemctl show -P MainPID exeat)
 systemctl kill -s KILL exeat
-phase "after kill -9"
+phase "$tries" "after kill -9"
 another() { [ "$(systemctl show -P MainPID exeat)" != "$pid" ] && systemctl is-active exeat; }
 until_true 20 another || fail "systemd did not start the daemon anew"
-phase "after systemd started it anew"
+phase "$tries" "after systemd started it anew"
 systemctl restart exeat
-phase "after systemctl restart"
+phase "$tries" "after systemctl restart"
 systemctl daemon-reload
-phase "after systemctl daemon-reload"
+phase "$tries" "after systemctl daemon-reload"
 systemctl daemon-reexec
-phase "after systemctl daemon-reexec"
+phase "$tries" "after systemctl daemon-reexec"
 prove "status says that enforcement is up" "$EXEAT" status
 as_alice systemctl --user stop trier browser
 same "the system is as it was" "$state" "$(systemctl is-system-running)"

@@ -74,6 +74,10 @@ pub fn run(config: &Config, args: &TeardownArgs) -> Result<Exit, Failure> {
     }
     pins.remove().map_err(anyhow::Error::from)?;
     let gone = slice.remove().map_err(anyhow::Error::from)?;
+    if gone && let Some(systemd) = crate::systemd::Systemd::find(&slice) {
+        // It may know of no such unit; then there is none to end.
+        let _ = systemd.end_slice();
+    }
     for file in ["state.json", "leases.json", "leases.log", "leases.log.old"] {
         // What is not there need not be removed, and nothing rests on these.
         let _ = fs::remove_file(config.runtime_dir.join(file));

@@ -1,5 +1,6 @@
 //! What `cargo xtask vm-test` is asked for.
 
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::{Result, bail};
@@ -24,6 +25,10 @@ pub(crate) struct Args {
     /// tests/systemd instead of the suites
     #[arg(long, value_name = "RELEASE", conflicts_with_all = ["save", "core", "relock", "arch"])]
     pub(super) systemd: Option<systemd::Release>,
+    /// With --systemd: run the scripts of tests/systemd/package too, which install these packages;
+    /// two versions, the older one first (`cargo xtask package --package-version`)
+    #[arg(long, value_name = "FILE", requires = "systemd", num_args = 2)]
+    pub(super) deb: Vec<PathBuf>,
     /// Only the suite of this name, or only tests whose name contains this
     #[arg(long, value_name = "FILTER")]
     pub(super) test: Option<String>,

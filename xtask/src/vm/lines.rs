@@ -13,6 +13,8 @@ pub(super) enum Line {
     End(End),
     File { file: String, text: String },
     Done { done: bool },
+    /// After so many steps the machine boots anew.
+    Reboot { reboot: usize },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -71,6 +73,7 @@ mod tests {
             line(r#"{"file":"doctor.json","text":"{}"}"#),
             Line::File { .. }
         ));
+        assert_eq!(line(r#"{"reboot":3}"#), Line::Reboot { reboot: 3 });
         assert_eq!(line(r#"{"done":true}"#), Line::Done { done: true });
         assert!(read("[    1.0] panic").is_err());
     }

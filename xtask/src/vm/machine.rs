@@ -26,6 +26,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// Between two lines of which none is the end of a step: killing, reading files, powering off.
 const PAUSE_LIMIT: Duration = Duration::from_secs(90);
 
+/// From systemd's being told to the next boot's first line: services end in their own time.
+const REBOOT_LIMIT: Duration = Duration::from_secs(600);
+
 const CONSOLE_TAIL: usize = 30;
 
 /// How often a waiting thread looks whether it shall stop.
@@ -41,6 +44,8 @@ pub(super) struct Machine<'a> {
     /// Words for the kernel's command line besides those that every boot has.
     pub(super) append: &'a str,
     pub(super) megabytes: u32,
+    /// Whether a step may have it boot anew; the disks' snapshots stay.
+    pub(super) reboots: bool,
     /// QEMU's word: `tcg` or `kvm`.
     pub(super) accelerator: &'a str,
     /// Where console, lines and QEMU's own words are kept.
@@ -86,11 +91,13 @@ impl Machine<'_> {
             .args(cpu)
             .args(["-smp", "1", "-m", &self.megabytes.to_string()])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            // A panic reboots, and that ends QEMU.
-            .arg("-no-reboot")
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .args(["-chardev", "file,id=lines,path=/dev/stdout"]);
+        if !self.reboots {
+            // A panic reboots, and that ends QEMU.
+            command.arg("-no-reboot");
+        }
         match self.arch {
             Arch::X86_64 => command.args(["-serial", "chardev:lines"]),
             Arch::Aarch64 => command.args(["-device", "pci-serial,chardev=lines"]),
@@ -178,6 +185,7 @@ impl Running {
         });
         let mut deadline = Instant::now() + BOOT_LIMIT;
         let mut waits_for = "its first line".to_owned();
+        let mut boots = 1;
         loop {
             if stop.load(Ordering::Relaxed) {
                 bail!("interrupted");
@@ -203,7 +211,17 @@ impl Running {
                     deadline = Instant::now() + PAUSE_LIMIT;
                     waits_for = format!("what follows the step {}", end.end);
                 }
+                Line::Reboot { .. } => {
+                    boots += 1;
+                    deadline = Instant::now() + REBOOT_LIMIT;
+                    waits_for = "the next boot".to_owned();
+                }
                 Line::Boot { .. } => {
+                    // A panic, where the machine is one that reboots.
+                    if boots == 0 {
+                        bail!("the machine booted anew by itself while we waited for {waits_for}");
+                    }
+                    boots -= 1;
                     deadline = Instant::now() + PAUSE_LIMIT;
                     waits_for = "the first step".to_owned();
                 }
@@ -269,6 +287,16 @@ mod tests {
         let why = format!("{why:#}");
         assert!(why.contains("exit status: 3"), "{why}");
         assert!(why.contains("the end of the step gate"), "{why}");
+    }
+
+    #[test]
+    fn another_boot_is_a_failure_unless_it_was_asked_for() {
+        let boot = r#"echo '{"boot":{"kernel":"6.1","lsm":"","ms":1}}'"#;
+        let done = r#"echo '{"done":true}'"#;
+        let asked = format!(r#"{boot}; echo '{{"reboot":1}}'; {boot}; {done}; exec sleep 600"#);
+        assert_eq!(said(&asked).expect("done").len(), 3);
+        let why = said(&format!("{boot}; {boot}; {done}; exec sleep 600")).expect_err("a panic");
+        assert!(format!("{why:#}").contains("by itself"), "{why:#}");
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(crate) fn few(project: &Project) -> Result<()> {
             lsm: None,
             arch: Arch::X86_64,
             systemd: None,
+            deb: vec![],
             test: None,
             core: true,
             jobs: cores(),
@@ -89,7 +90,7 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     let chosen = choose(args)?;
     let filter = args.test.as_deref();
     let (suites, filter, scripts) = match args.systemd {
-        Some(_) => (vec![], None, systemd::scripts(&project.root, filter)?),
+        Some(_) => (vec![], None, systemd::scripts(&project.root, filter, !args.deb.is_empty())?),
         None => {
             let (suites, filter) = suites::choose(args.core, filter)?;
             (suites, filter, vec![])
@@ -220,7 +221,7 @@ impl Setting<'_> {
         let payload = match self.args.systemd {
             Some(_) => {
                 programs.retain(|name, _| systemd::PROGRAMS.contains(&name.as_str()));
-                systemd::payload(&self.work, &project.root, &programs)?
+                systemd::payload(&self.work, &project.root, &programs, &self.args.deb)?
             }
             None => payload::make(&self.work, arch, &programs)?,
         };
@@ -328,6 +329,7 @@ impl Setting<'_> {
             disks: &[&ground.rootfs, &ground.payload, &kernel.files.modules],
             append: &self.append(),
             megabytes: MEGABYTES,
+            reboots: self.args.systemd.is_some(),
             accelerator: &self.args.accel,
             folder,
         };

@@ -117,7 +117,7 @@ impl Results {
                 self.suites.push(outcome);
                 return Ok(self.suites.last());
             }
-            Line::Done { .. } => {}
+            Line::Done { .. } | Line::Reboot { .. } => {}
         }
         Ok(None)
     }

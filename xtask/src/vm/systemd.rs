@@ -63,7 +63,7 @@ pub(super) const APPEND: &str = "systemd.mask=serial-getty@ttyS0.service \
     systemd.mask=getty@tty1.service systemd.show_status=0 \
     modprobe.blacklist=kvm,kvm_amd,kvm_intel,powernow_k8";
 
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 18] = [
     "systemd",
     "systemd-sysv",
     "systemd-resolved",
@@ -81,6 +81,11 @@ const PACKAGES: [&str; 15] = [
     "curl",
     "procps",
     "util-linux",
+    // A container to adopt, of the root that is there already.
+    "podman",
+    "crun",
+    // The audit log's flag, for who removes the package.
+    "e2fsprogs",
     // The scripts'.
     "mawk",
 ];
@@ -94,19 +99,28 @@ const HOOKS: [&str; 5] = [
     "rm -rf \"$1/usr/share/doc\" \"$1/usr/share/locale\"",
 ];
 
+/// The folder of the scripts that install packages.
+const PACKAGE: &str = "package";
+
 /// A limit for emulation on a busy machine, not the time that a script takes.
-const SECONDS: u64 = 1200;
+const SECONDS: u64 = 1800;
 
 /// Every script of `tests/systemd` whose name contains `filter`, in the order of the names.
-/// The first one waits for the end of the boot, so it always runs.
-pub(super) fn scripts(root: &Path, filter: Option<&str>) -> Result<Vec<PathBuf>> {
+/// The first one waits for the end of the boot, so it always runs. Those of `package` need
+/// packages and come last.
+pub(super) fn scripts(root: &Path, filter: Option<&str>, packages: bool) -> Result<Vec<PathBuf>> {
     let folder = folder(root);
-    let mut found: Vec<PathBuf> = fs::read_dir(&folder)
-        .with_context(|| format!("could not list {}", folder.display()))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|end| end == "sh"))
-        .collect();
-    found.sort();
+    let mut found = Vec::new();
+    for folder in [Some(folder.clone()), packages.then(|| folder.join(PACKAGE))] {
+        let Some(folder) = folder else { continue };
+        let mut here: Vec<PathBuf> = fs::read_dir(&folder)
+            .with_context(|| format!("could not list {}", folder.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|end| end == "sh"))
+            .collect();
+        here.sort();
+        found.extend(here);
+    }
     let all = found.len();
     let mut first = true;
     found.retain(|path| {
@@ -127,7 +141,11 @@ pub(super) fn plan(lines: &str, scripts: &[PathBuf]) -> Plan {
         .iter()
         .map(|path| {
             let name = step_name(path);
-            let script = format!("/payload/systemd/{name}.sh");
+            let folder = match path.parent().is_some_and(|folder| folder.ends_with(PACKAGE)) {
+                true => format!("{PACKAGE}/"),
+                false => String::new(),
+            };
+            let script = format!("/payload/systemd/{folder}{name}.sh");
             plan::step(&name, &["bash", &script], SECONDS)
         })
         .collect();
@@ -139,7 +157,12 @@ pub(super) fn plan(lines: &str, scripts: &[PathBuf]) -> Plan {
 }
 
 /// Makes the disk with the programs and the scripts.
-pub(super) fn payload(work: &Path, root: &Path, programs: &Programs) -> Result<PathBuf> {
+pub(super) fn payload(
+    work: &Path,
+    root: &Path,
+    programs: &Programs,
+    debs: &[PathBuf],
+) -> Result<PathBuf> {
     let made = work.join("payload-systemd");
     let image = work.join("payload-systemd.img");
     // Two programs and a few scripts: made anew each time.
@@ -152,6 +175,14 @@ pub(super) fn payload(work: &Path, root: &Path, programs: &Programs) -> Result<P
     let mut copy = Command::new("cp");
     copy.arg("-r").arg(folder(root)).arg(made.join("systemd"));
     step::capture(&mut copy)?;
+    // What is installed by hand where no package is.
+    let mut copy = Command::new("cp");
+    copy.arg("-r").arg(root.join("dist")).arg(made.join("dist"));
+    step::capture(&mut copy)?;
+    for (deb, name) in debs.iter().zip(["old.deb", "new.deb"]) {
+        let into = made.join(name);
+        fs::copy(deb, into).with_context(|| format!("could not copy {}", deb.display()))?;
+    }
     disk::ext4(&made, &image)?;
     Ok(image)
 }
@@ -177,7 +208,7 @@ mod tests {
 
     fn names(filter: Option<&str>) -> Result<Vec<String>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let found = scripts(&root, filter)?;
+        let found = scripts(&root, filter, true)?;
         Ok(found.iter().map(|path| step_name(path)).collect())
     }
 
@@ -190,6 +221,17 @@ mod tests {
         assert_eq!(some[0], all[0]);
         let why = names(Some("no such")).expect_err("no script");
         assert!(format!("{why}").contains("no such"), "{why}");
+    }
+
+    #[test]
+    fn scripts_of_packages_come_last_and_only_with_packages() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let without = scripts(&root, None, false).expect("scripts");
+        let with = scripts(&root, None, true).expect("scripts");
+        assert!(with.starts_with(&without) && with.len() > without.len());
+        let made = plan("/dev/ttyS1", &with);
+        let last = &made.steps[made.steps.len() - 1].argv[1];
+        assert!(last.starts_with("/payload/systemd/package/"), "{last}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn first_process() -> anyhow::Result<()> {
     if plan.systemd {
         systemd::become_it(&lines, &plan, &text)
     } else {
-        perform(&lines, &plan, Leavings::OfAll)
+        perform(&lines, &plan, 0, Leavings::OfAll)
     }
 }
 
@@ -76,11 +76,15 @@ impl Plan {
     }
 }
 
-/// Runs the steps and powers the machine off.
-fn perform(lines: &Lines, plan: &Plan, leavings: Leavings) -> anyhow::Result<()> {
+/// Runs the steps, but for the first `done`, and powers the machine off; or boots it anew, where
+/// a step has asked for that.
+fn perform(lines: &Lines, plan: &Plan, done: usize, leavings: Leavings) -> anyhow::Result<()> {
     let mut steps = Steps::new(lines, leavings)?;
-    for step in &plan.steps {
+    for (number, step) in plan.steps.iter().enumerate().skip(done) {
         steps.run(step)?;
+        if systemd::reboot_wanted() {
+            return systemd::reboot(lines, number + 1);
+        }
     }
     lines.say(&json!({ "done": true }))?;
     lines.drain()?;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
-    Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
+    Code, HoldReport, PortalReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
     RunTicket,
 };
 use super::session::Session;
@@ -114,6 +114,15 @@ pub trait Handler: Send + Sync + 'static {
         agent: &str,
         on: bool,
     ) -> impl Future<Output = Result<RevokeReport, Problem>> + Send;
+
+    /// Opens a portal, or closes it where no time is given. The peer may administer.
+    fn portal(
+        &self,
+        peer: &Peer,
+        agent: Option<String>,
+        seconds: Option<u64>,
+        hosts: Vec<String>,
+    ) -> impl Future<Output = Result<PortalReport, Problem>> + Send;
 
     /// Recent flows and those to come.
     fn hub(&self) -> &Hub;

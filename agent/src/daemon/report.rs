@@ -60,6 +60,7 @@ pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
         resolver,
         events,
         sinks: shared.hub.sinks().into_iter().map(Into::into).collect(),
+        portal: engine.portal.as_ref().map(super::portal::Portal::status),
         health,
     }
 }

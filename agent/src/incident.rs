@@ -67,6 +67,14 @@ labels! {
         DaemonStopped = "daemon_stopped",
         /// Events were lost on their way.
         EventsLost = "events_lost",
+        /// A network's portal was opened for a time, for an agent or the daemon's resolver.
+        PortalOpened = "portal_opened",
+        /// It is closed.
+        PortalClosed = "portal_closed",
+        /// The clock was set, or the machine slept.
+        ClockJumped = "clock_jumped",
+        /// The network is another one: addresses, routes or name servers.
+        NetworkChanged = "network_changed",
     }
 }
 
@@ -87,6 +95,9 @@ impl IncidentKind {
                 | K::BundleInstalled
                 | K::DaemonStarted
                 | K::DaemonStopped
+                | K::PortalClosed
+                | K::ClockJumped
+                | K::NetworkChanged
         )
     }
 }

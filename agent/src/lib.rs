@@ -23,6 +23,7 @@ pub mod launch;
 pub mod learn;
 pub mod leases;
 pub mod metrics;
+pub mod nat64;
 pub mod notify;
 pub mod ocsf;
 pub mod policy;

@@ -110,7 +110,7 @@ impl LastsArgs {
 }
 
 /// A time in seconds, from words such as `1h 30m`.
-fn seconds(text: &str) -> Result<u64, String> {
+pub(super) fn seconds(text: &str) -> Result<u64, String> {
     let wrong = || "write a time such as 30m, 1h or 7d".to_owned();
     // A day is one of hours here: a grant knows no calendar.
     let text = match text.strip_suffix('d').map(str::parse::<u64>) {

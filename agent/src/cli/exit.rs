@@ -81,6 +81,7 @@ impl Exit {
             "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" | "ask" | "grants"
             | "grant" | "revoke" | "isolate" | "report" | "flows" | "simulate" => &[0, 1, 2, 4, 5],
             "bundle" => &[0, 1, 2, 4, 5],
+            | "grant" | "revoke" | "isolate" | "portal" | "report" | "flows" | "simulate" => &[0, 1, 2, 4, 5],
             "doctor" => &[0, 1, 2, 3],
             "notify" => &[0, 1, 2, 5],
             "daemon" | "teardown" => &[0, 1, 2, 5],

@@ -25,6 +25,7 @@ pub mod man;
 pub mod notify;
 pub mod output;
 mod past;
+pub mod portal;
 pub mod reload;
 pub mod report;
 pub mod run;
@@ -169,6 +170,9 @@ pub enum Command {
     /// Cut an agent off from the network at once and let it run on, or connect it again
     #[command(after_help = grants::AFTER_ISOLATE)]
     Isolate(grants::IsolateArgs),
+    /// Open a network's portal for a short time, for one agent or for the daemon's resolver
+    #[command(after_help = portal::AFTER_HELP)]
+    Portal(portal::PortalArgs),
     /// Try what this kernel can enforce, and say what to change
     Doctor(doctor::DoctorArgs),
     /// Enforce: load the policy, attach, resolve names, answer (runs in the foreground)
@@ -268,6 +272,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Grant(args) => grants::grant(&socket()?, args),
         Command::Revoke(args) => grants::revoke(&socket()?, args),
         Command::Isolate(args) => grants::isolate(&socket()?, args),
+        Command::Portal(args) => portal::run(&socket()?, args),
         Command::Check(args) => check::run(args, out).map_err(Failure::from)?.try_into(),
         Command::Explain(args) => explain::run(args, &config()?.policy, out)
             .map_err(Failure::from)?

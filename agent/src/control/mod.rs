@@ -33,4 +33,4 @@ pub use protocol::{
     Code, Lease, Problem, ProgramFile, ProxyAddress, ReloadReport, Request, Response, RunTicket,
 };
 pub use server::{DaemonLock, Handler, Server, ServerCounts, StartError};
-pub use status::Status;
+pub use status::{PortalStatus, Status};

@@ -168,6 +168,18 @@ pub enum Request {
         /// Whether it is to be cut off.
         on: bool,
     },
+    /// Open the portal of a network for a time, or close it. For administrators.
+    Portal {
+        /// For this agent; without it for the daemon's resolver.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<String>,
+        /// For how long; without it, it is closed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+        /// Hosts besides the network's gateways.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        hosts: Vec<String>,
+    },
     /// Flows, and incidents, of the history: the newest that are wanted. A user who does not
     /// administer sees those of own processes.
     History {
@@ -363,6 +375,8 @@ pub enum Response {
     },
     /// To `revoke` and `isolate`.
     Revoked(Box<RevokeReport>),
+    /// To `portal`.
+    Portal(Box<PortalReport>),
     /// To `dns`.
     Dns(Box<DnsReport>),
     /// To anything.
@@ -575,6 +589,25 @@ pub struct HoldReport {
     pub warnings: Vec<String>,
 }
 
+/// A portal that was opened or closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortalReport {
+    /// For which agent; none for the daemon's resolver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// When it closes; none where it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Hosts and addresses that were opened, or the servers that are asked.
+    #[serde(default)]
+    pub opened: Vec<String>,
+    /// What was done, in a sentence.
+    pub message: String,
+    /// What a person should know besides.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
 /// What was ended, and how fast.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokeReport {
@@ -722,6 +755,11 @@ mod tests {
             Request::Isolate {
                 agent: "a".into(),
                 on: true,
+            },
+            Request::Portal {
+                agent: Some("a".into()),
+                seconds: Some(300),
+                hosts: vec!["n.example".into()],
             },
         ];
         for request in all {

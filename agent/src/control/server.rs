@@ -22,6 +22,8 @@ use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
     BundleReport, Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response,
     RevokeReport, RunTicket,
+    Code, HoldReport, PortalReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
+    RunTicket,
 };
 use super::session::Session;
 use super::status::Status;
@@ -122,6 +124,15 @@ pub trait Handler: Send + Sync + 'static {
         agent: &str,
         on: bool,
     ) -> impl Future<Output = Result<RevokeReport, Problem>> + Send;
+
+    /// Opens a portal, or closes it where no time is given. The peer may administer.
+    fn portal(
+        &self,
+        peer: &Peer,
+        agent: Option<String>,
+        seconds: Option<u64>,
+        hosts: Vec<String>,
+    ) -> impl Future<Output = Result<PortalReport, Problem>> + Send;
 
     /// Recent flows and those to come.
     fn hub(&self) -> &Hub;

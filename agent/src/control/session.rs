@@ -241,6 +241,17 @@ impl Session {
                     .and_then(|r| r)
                     .map(|r| Response::Revoked(Box::new(r)))
             }
+            Request::Portal { .. } if !admin => Err(self.for_admins("open a portal")),
+            Request::Portal {
+                agent,
+                seconds,
+                hosts,
+            } => {
+                let report = within(limit, handler.portal(&self.peer, agent, seconds, hosts)).await;
+                report
+                    .and_then(|r| r)
+                    .map(|r| Response::Portal(Box::new(r)))
+            }
             Request::Run { agent, program } => {
                 let ticket = within(limit, handler.run(&self.peer, &agent, &program)).await;
                 ticket.and_then(|r| r).map(Response::Run)

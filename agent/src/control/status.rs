@@ -32,8 +32,21 @@ pub struct Status {
     /// The signed policy bundle; none where bundles are not used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleStatus>,
+    /// The portal that is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portal: Option<PortalStatus>,
     /// The summary.
     pub health: Health,
+}
+
+/// A portal that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortalStatus {
+    /// For which agent; none for the daemon's resolver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// When it closes.
+    pub until: Timestamp,
 }
 
 impl Status {

@@ -195,6 +195,16 @@ impl Handler for Fake {
         Vec::new()
     }
 
+    async fn portal(
+        &self,
+        _: &Peer,
+        _: Option<String>,
+        _: Option<u64>,
+        _: Vec<String>,
+    ) -> Result<super::protocol::PortalReport, Problem> {
+        Err(Problem::new(Code::NoAgent, "none", ""))
+    }
+
     async fn revoke(&self, _: &Peer, _: bool, _: &str) -> Result<RevokeReport, Problem> {
         Err(Problem::new(Code::NoGrant, "none", ""))
     }
@@ -850,6 +860,11 @@ async fn a_user_gets_own_questions_and_answers_no_others() {
         assert!(matches!(refused, Response::Error(p) if p.code == Code::NoQuestion));
     }
     for request in [
+        Request::Portal {
+            agent: None,
+            seconds: Some(60),
+            hosts: Vec::new(),
+        },
         Request::Isolate {
             agent: "a".into(),
             on: true,

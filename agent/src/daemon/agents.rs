@@ -112,7 +112,7 @@ impl Engine {
         now: Duration,
         authority: Option<&Arc<Authority>>,
     ) -> Result<Candidate, EngineError> {
-        let mut compiled = Compiled::new(&policy)?;
+        let mut compiled = Compiled::new(&policy)?.translated(self.nat64.clone());
         let hosts = policy.hosts();
         let names = Arc::new(policy.names());
         let mut held: BTreeMap<Addr, BTreeSet<HostName>> = BTreeMap::new();
@@ -124,7 +124,7 @@ impl Engine {
                 continue;
             };
             for view in self.leases.addresses(index, name, now) {
-                if canonical(view.addr, private).is_some() {
+                if canonical(view.addr, private).is_some() && self.may_lead_to(view.addr, private) {
                     held.entry(view.addr.into())
                         .or_default()
                         .insert(host.clone());

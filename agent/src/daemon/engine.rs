@@ -158,6 +158,10 @@ pub(super) struct Engine {
     pub(super) failing: BTreeSet<Name>,
     /// What is governed that no run began with.
     pub(super) adoption: Adoption,
+    /// Where this network translates to IPv4.
+    pub(super) nat64: crate::nat64::Nat64,
+    /// The portal that is open.
+    pub(super) portal: Option<super::portal::Portal>,
     /// The names that are to be resolved.
     pub(super) names: tokio::sync::watch::Sender<Arc<BTreeSet<Name>>>,
     /// The signed policy, if there is one.
@@ -224,6 +228,8 @@ impl Engine {
             asking,
             failing: BTreeSet::new(),
             adoption: Adoption::default(),
+            nat64: crate::nat64::Nat64::default(),
+            portal: None,
             sandbox: true,
             systemd: None,
             nothing_pinned: false,

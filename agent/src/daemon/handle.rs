@@ -8,7 +8,7 @@ use std::sync::{
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Shared, asking, cut, engine::EngineError, hold, identities, lookup, polkit, report,
+    Shared, asking, cut, engine::EngineError, hold, identities, lookup, polkit, portal, report,
     runs::Candidate,
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     control::{
         DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
         protocol::{BundleReport, Code, HoldReport, Holding, ProgramFile, RevokeReport},
+        protocol::{Code, HoldReport, Holding, PortalReport, ProgramFile, RevokeReport},
         server::{Ahead, Answer},
     },
     dns::clock,
@@ -247,6 +248,38 @@ impl Handler for Handle {
                 true => cut::isolate(&self.shared, &who, agent),
                 false => cut::rejoin(&self.shared, &who, agent),
             }
+        })
+    }
+
+    async fn portal(
+        &self,
+        peer: &Peer,
+        agent: Option<String>,
+        seconds: Option<u64>,
+        hosts: Vec<String>,
+    ) -> Result<PortalReport, Problem> {
+        tokio::task::block_in_place(|| {
+            let who = asking::who(peer, "cli");
+            let Some(seconds) = seconds else {
+                let name = crate::asking::name_of(&who);
+                let closed = portal::close(&self.shared, &format!("closed by {name}"));
+                return Ok(PortalReport {
+                    agent: None,
+                    until: None,
+                    opened: Vec::new(),
+                    message: match closed {
+                        true => "the portal is closed".to_owned(),
+                        false => "no portal was open".to_owned(),
+                    },
+                    warnings: Vec::new(),
+                });
+            };
+            let wanted = portal::Wanted {
+                agent,
+                seconds,
+                hosts,
+            };
+            portal::open(&self.shared, &who, wanted)
         })
     }
 

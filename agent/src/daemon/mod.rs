@@ -27,11 +27,13 @@ mod handle;
 mod hold;
 mod holding;
 mod identities;
+mod life;
 mod limits;
 mod lookup;
 mod names;
 mod outsiders;
 mod polkit;
+mod portal;
 mod report;
 mod runs;
 mod scrape;
@@ -326,6 +328,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
             "the policy does not load; what the last daemon enforced stays in force"
         );
     }
+    engine.close_old_portal();
     // Before what nobody takes is closed.
     let programs = adopt::Kept::open(&store);
     engine.gates.settle();
@@ -440,6 +443,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         tasks.spawn(bundles::follow(Arc::clone(&shared), cancel.clone()));
     }
     tasks.spawn(containers::watch(Arc::clone(&shared), cancel.clone()));
+    tasks.spawn(life::watch(Arc::clone(&shared), cancel.clone()));
 
     let last_stop = evidence::LastStop::begin(&shared.config.state_dir);
     shared.with(|engine| evidence::started(&shared.hub, engine, last_stop));
@@ -549,6 +553,7 @@ async fn housekeeping(shared: Arc<Shared>, lifetime: Lifetime, cancel: Cancellat
         }
         asking::tend(&shared);
         bundles::tend(&shared);
+        portal::tend(&shared);
         end_leases(&shared).await;
         save_leases(&shared, |engine| engine.unsaved(clock::now()));
         let empty = shared.with(|engine| {

@@ -151,10 +151,18 @@ impl Engine {
                 ..Granted::default()
             };
         };
-        let answered = self.leases.answered(agent, name, addresses, private, now);
+        let (addresses, translated): (Vec<_>, Vec<_>) = addresses
+            .iter()
+            .map(|(addr, ttl)| (*addr, self.believe(*ttl)))
+            .partition(|(addr, _)| self.may_lead_to(*addr, private));
+        let answered = self
+            .leases
+            .answered(agent, name, &addresses, private, now);
+        let mut rebound = answered.rebound;
+        rebound.extend(translated.into_iter().map(|(addr, _)| addr));
         let mut granted = Granted {
             refused: answered.refused,
-            rebound: answered.rebound,
+            rebound,
             ..Granted::default()
         };
         self.unsaved.prolonged = true;
@@ -174,6 +182,12 @@ impl Engine {
             .map(|view| (view.addr, view.promised.saturating_sub(now)))
             .collect();
         granted
+    }
+
+    /// Whether a name may stand for what this network's translators make of an address.
+    pub(super) fn may_lead_to(&self, addr: IpAddr, private: bool) -> bool {
+        let mut translated = self.nat64.embedded(addr);
+        translated.all(|v4| canonical(v4.into(), private).is_some())
     }
 
     /// What the refresher found, for every agent whose policy has the name exactly.

@@ -62,6 +62,7 @@ pub(super) fn status(shared: &Shared, engine: &Engine) -> Status {
         events,
         bundle: engine.bundles.status(),
         sinks: shared.hub.sinks().into_iter().map(Into::into).collect(),
+        portal: engine.portal.as_ref().map(super::portal::Portal::status),
         health,
     }
 }

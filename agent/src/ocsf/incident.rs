@@ -62,6 +62,9 @@ fn class(incident: &Incident) -> (Class, Activity) {
         }
         K::DaemonStarted => of(Class::Lifecycle, 3, "Start"),
         K::DaemonStopped => of(Class::Lifecycle, 4, "Stop"),
+        K::PortalOpened => of(Class::Entity, 1, "Create"),
+        K::PortalClosed => of(Class::Entity, 4, "Delete"),
+        K::ClockJumped | K::NetworkChanged => of(Class::ConfigState, 1, "Log"),
         K::EventsLost => of(Class::AppError, 1, "General Error"),
     }
 }
@@ -76,6 +79,7 @@ const fn severity(kind: K) -> Severity {
         | K::PolicyRefused
         | K::BundleRefused
         | K::BundleRolledBack
+        | K::PortalOpened
         | K::EventsLost => Severity::Medium,
         _ => Severity::Informational,
     }

@@ -253,6 +253,10 @@ fn known_incident(kind: &str) -> Option<&'static str> {
         "daemon_started" => "Exeat started",
         "daemon_stopped" => "Exeat was stopped",
         "events_lost" => "Records were lost",
+        "portal_opened" => "A network's portal was opened",
+        "portal_closed" => "A network's portal was closed",
+        "clock_jumped" => "The clock was set, or the machine slept",
+        "network_changed" => "The network changed",
         _ => return None,
     })
 }

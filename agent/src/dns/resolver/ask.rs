@@ -102,6 +102,12 @@ impl Resolver {
         })
     }
 
+    /// Until then (time since boot) the system's servers are asked in place of the general ones
+    /// of the configuration; `None`: not any more. Zones keep theirs.
+    pub fn ask_the_network(&self, until: Option<Duration>) {
+        self.inner.routes.ask_the_network(until);
+    }
+
     /// The general servers in force, in the order of the configuration.
     pub fn labels(&self) -> Vec<String> {
         let route = self.inner.routes.general();

@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hickory_proto::dnssec::TrustAnchors;
 use hickory_proto::rr::Name as DnsName;
@@ -36,7 +38,7 @@ struct System {
 
 enum General {
     Fixed(Arc<Route>),
-    System(Mutex<System>),
+    System,
 }
 
 pub(super) struct Routes {
@@ -44,6 +46,10 @@ pub(super) struct Routes {
     /// The longest names first.
     zones: Vec<(ZoneName, Arc<Route>)>,
     general: General,
+    system: Mutex<System>,
+    /// Until when the system's servers are asked whatever is configured: milliseconds since
+    /// boot.
+    portal: AtomicU64,
     tls: Option<Arc<ClientConfig>>,
     anchors: Arc<TrustAnchors>,
     clock: Clock,
@@ -61,10 +67,12 @@ impl Routes {
         let mut routes = Self {
             tls: tls::client(&config)?,
             zones: Vec::new(),
-            general: General::System(Mutex::new(System {
+            general: General::System,
+            system: Mutex::new(System {
                 stamp: None,
                 route: None,
-            })),
+            }),
+            portal: AtomicU64::new(0),
             anchors: Arc::new(anchors),
             config,
             clock,
@@ -87,6 +95,13 @@ impl Routes {
             routes.general = General::Fixed(route);
         }
         Ok(routes)
+    }
+
+    /// The system's servers are asked until then, whatever is configured; `None`: not any more.
+    pub(super) fn ask_the_network(&self, until: Option<Duration>) {
+        let until = until.map_or(0, |until| until.as_millis());
+        self.portal
+            .store(u64::try_from(until).unwrap_or(u64::MAX), Relaxed);
     }
 
     fn route(&self, zone: &str, upstreams: &[Upstream], insecure: bool) -> Arc<Route> {
@@ -125,11 +140,13 @@ impl Routes {
     /// The general servers. Costs a `stat` when they are the system's: a laptop's servers
     /// change with its network.
     pub(super) fn general(&self) -> Arc<Route> {
-        let system = match &self.general {
-            General::Fixed(route) => return route.clone(),
-            General::System(system) => system,
-        };
-        let mut system = system.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = Duration::from_millis(self.portal.load(Relaxed));
+        if let General::Fixed(route) = &self.general
+            && (until.is_zero() || (self.clock)() >= until)
+        {
+            return route.clone();
+        }
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
         let path = &self.config.resolv_conf;
         let stamp: Stamp = std::fs::metadata(path)
             .ok()

@@ -11,6 +11,7 @@ mod sets;
 use super::host::HostName;
 use super::model::{Policy, RuleProtocol};
 use super::name::AgentName;
+use crate::nat64::Nat64;
 use agent_common::layout::MAX_ENTRIES;
 use agent_common::verdict::{Action, Check, Entry, MAX_SET, SetRef, Tables};
 use agent_common::{Addr, Protocol};
@@ -116,6 +117,10 @@ pub struct Compiled {
     named: BTreeMap<Addr, BTreeMap<HostName, SetRef>>,
     listeners: SetRef,
     icmp: bool,
+    /// Which rules deny, by number.
+    denies: Vec<bool>,
+    /// Where an address holds an IPv4 one that its packets are sent on to.
+    nat64: Nat64,
     /// Entries that changes have told of.
     told: u16,
 }
@@ -185,8 +190,22 @@ impl Compiled {
             named: BTreeMap::new(),
             listeners,
             icmp,
+            denies: policy
+                .rules
+                .iter()
+                .map(|rule| rule.action == Action::Deny)
+                .collect(),
+            nat64: Nat64::default(),
             told,
         })
+    }
+
+    /// On a network that translates to IPv4 like this: what is denied of IPv4 is denied of
+    /// names' translated addresses too.
+    #[must_use]
+    pub fn translated(mut self, nat64: Nat64) -> Self {
+        self.nat64 = nat64;
+        self
     }
 
     /// From now on the address stands for exactly those of the hosts that the policy
@@ -217,6 +236,12 @@ impl Compiled {
         let named = self.named_sets(&addr, hosts)?;
         for node in self.nets.covering(&addr) {
             rules.extend_from_slice(self.nets.rules_of(node));
+        }
+        for v4 in self.nat64.embedded(addr.into()) {
+            for node in self.nets.covering(&Addr::from_v4(v4.octets())) {
+                let own = self.nets.rules_of(node).iter().copied();
+                rules.extend(own.filter(|rule| self.denies.get(*rule as usize) == Some(&true)));
+            }
         }
         let kept: Vec<Ruled> = self.shapes.resolve(&[], &rules);
         let destination = || IpAddr::from(addr).to_string();

@@ -56,6 +56,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
     },
+    /// What detection rules find from now on and want people told of (`then: [notify]`). A user who
+    /// does not administer gets what is of own processes.
+    Findings {},
     /// Compile the policy anew and swap it in. For administrators.
     Reload {},
     /// Put the asking process under this agent's policy. For every local user.
@@ -215,9 +218,10 @@ pub enum Request {
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 17] = [
+    pub const METHODS: [&'static str; 18] = [
         "status",
         "events",
+        "findings",
         "reload",
         "run",
         "leases",
@@ -628,6 +632,7 @@ mod tests {
                 agent: None,
                 limit: None,
             },
+            Request::Findings {},
             Request::Reload {},
             Request::Run {
                 agent: "a".into(),

@@ -3,6 +3,7 @@
 pub mod adopt;
 pub mod asking;
 pub mod audit;
+mod bounded;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -5,6 +5,7 @@ pub mod asking;
 pub mod audit;
 pub mod bundle;
 pub mod boot;
+mod bounded;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -357,11 +357,23 @@ impl Notifier {
     /// # Errors
     /// When it says no such thing.
     pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.within(wait::patience(), wanted)
+    }
+
+    /// The same, where it says nothing for so long.
+    ///
+    /// # Errors
+    /// As [`Notifier::until`].
+    pub fn within(
+        &mut self,
+        silence: std::time::Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         if let Some(at) = self.unread.iter().position(&wanted) {
             return Ok(self.unread.remove(at));
         }
         loop {
-            let said = self.said.recv_timeout(wait::patience())?;
+            let said = self.said.recv_timeout(silence)?;
             if wanted(&said) {
                 return Ok(said);
             }
@@ -557,6 +569,8 @@ fn serve(mut stream: UnixStream, shared: &Mutex<State>) {
                 via,
                 ..
             }) => answer(&mut state, question, choice, via),
+            // Its rules find nothing.
+            Ok(Request::Findings {}) => continue,
             other => panic!("{other:?}"),
         };
         drop(state);

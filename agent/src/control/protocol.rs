@@ -56,6 +56,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         limit: Option<u32>,
     },
+    /// What detection rules find from now on and want people told of (`then: [notify]`). A user who
+    /// does not administer gets what is of own processes.
+    Findings {},
     /// Compile the policy anew and swap it in. For administrators.
     Reload {},
     /// Take the policy bundle of a file, or go back to the one before. For administrators.
@@ -236,6 +239,7 @@ impl Request {
     pub const METHODS: [&'static str; 18] = [
         "status",
         "events",
+        "findings",
         "reload",
         "bundle",
         "run",
@@ -688,6 +692,7 @@ mod tests {
                 agent: None,
                 limit: None,
             },
+            Request::Findings {},
             Request::Reload {},
             Request::Run {
                 agent: "a".into(),

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::past;
@@ -22,7 +23,8 @@ use super::protocol::{
 };
 use super::server::{Ahead, Answer, Handler, Rules};
 use crate::asking::{DeskEvent, Outcome, Question, Settlement, grants::may_answer};
-use crate::sink::Filter;
+use crate::detect::is_for_people;
+use crate::sink::{Filter, Hub, Record};
 
 pub(super) struct Session {
     stream: UnixStream,
@@ -106,6 +108,11 @@ impl Session {
                 return self
                     .events(handler, filter, since_seq, limit, follow, cancel)
                     .await;
+            }
+            Request::Findings {} => {
+                let uid = (!admin).then_some(self.peer.uid());
+                let filter = Filter { agent: None, uid };
+                return self.findings(handler, &filter, cancel).await;
             }
             Request::History { .. } => {
                 let own = (!admin).then_some(self.peer.uid());
@@ -291,58 +298,46 @@ impl Session {
         if !follow {
             return self.send(&Response::End { last_seq: 0 }).await;
         }
-        let mut tick = interval(self.rules.limits.recheck);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => break,
-                end = self.receive() => {
-                    end?;
-                    let text = "a connection that follows takes no more requests";
-                    return Err(Problem::new(Code::BadRequest, text, "open another one").into());
+        let mut tick = self.recheck();
+        while let Some(next) = self.next(&mut live, &mut tick, cancel).await? {
+            match next {
+                Ok(DeskEvent::Asked(question)) => {
+                    if shown(&question) {
+                        told.insert(question.id.clone());
+                        self.send(&Response::Question(Box::new(question))).await?;
+                    }
                 }
-                // It may have been moved into an agent's cgroup since it asked.
-                _ = tick.tick() => self.rules.admit(&self.peer)?,
-                event = live.recv() => match event {
-                    Ok(DeskEvent::Asked(question)) => {
-                        if shown(&question) {
-                            told.insert(question.id.clone());
-                            self.send(&Response::Question(Box::new(question))).await?;
-                        }
+                Ok(DeskEvent::Settled(settlement)) => {
+                    if told.remove(&settlement.question) {
+                        self.send(&Response::Settled(Box::new(settlement))).await?;
                     }
-                    Ok(DeskEvent::Settled(settlement)) => {
-                        if told.remove(&settlement.question) {
-                            self.send(&Response::Settled(Box::new(settlement))).await?;
-                        }
+                }
+                // What stands is what counts: it is sent anew, and what was told and does
+                // not stand any more is over.
+                Err(_) => {
+                    let (standing, fresh) = handler.desk().subscribe();
+                    live = fresh;
+                    let standing: Vec<Question> = standing.into_iter().filter(shown).collect();
+                    let gone: Vec<String> = told
+                        .iter()
+                        .filter(|id| !standing.iter().any(|q| q.id == **id))
+                        .cloned()
+                        .collect();
+                    for question in gone {
+                        told.remove(&question);
+                        let settlement = Settlement {
+                            question,
+                            agent: String::new(),
+                            outcome: Outcome::Withdrawn,
+                            by: None,
+                        };
+                        self.send(&Response::Settled(Box::new(settlement))).await?;
                     }
-                    // What stands is what counts: it is sent anew, and what was told and does
-                    // not stand any more is over.
-                    Err(RecvError::Lagged(_)) => {
-                        let (standing, fresh) = handler.desk().subscribe();
-                        live = fresh;
-                        let standing: Vec<Question> = standing.into_iter().filter(shown).collect();
-                        let gone: Vec<String> = told
-                            .iter()
-                            .filter(|id| !standing.iter().any(|q| q.id == **id))
-                            .cloned()
-                            .collect();
-                        for question in gone {
-                            told.remove(&question);
-                            let settlement = Settlement {
-                                question,
-                                agent: String::new(),
-                                outcome: Outcome::Withdrawn,
-                                by: None,
-                            };
-                            self.send(&Response::Settled(Box::new(settlement))).await?;
-                        }
-                        for question in standing {
-                            told.insert(question.id.clone());
-                            self.send(&Response::Question(Box::new(question))).await?;
-                        }
+                    for question in standing {
+                        told.insert(question.id.clone());
+                        self.send(&Response::Question(Box::new(question))).await?;
                     }
-                    Err(RecvError::Closed) => break,
-                },
+                }
             }
         }
         self.send(&Response::End { last_seq: 0 }).await
@@ -410,12 +405,70 @@ impl Session {
             return self.send(&Response::End { last_seq }).await;
         }
         let mut live = page.live;
+        let mut tick = self.recheck();
+        while let Some(next) = self.next(&mut live, &mut tick, cancel).await? {
+            match next {
+                Ok(record) => {
+                    last_seq = record.seq();
+                    if filter.admits(&record) {
+                        self.send(&Response::from(&*record)).await?;
+                    }
+                }
+                Err(records) => self.lost(hub, records).await?,
+            }
+        }
+        self.send(&Response::End { last_seq }).await
+    }
+
+    /// What rules find and people are to be told of, from now on.
+    async fn findings<H: Handler>(
+        &mut self,
+        handler: &H,
+        filter: &Filter,
+        cancel: &CancellationToken,
+    ) -> Result<(), End> {
+        let hub = handler.hub();
+        let mut live = hub.read(filter, None, 0).live;
+        let mut tick = self.recheck();
+        while let Some(next) = self.next(&mut live, &mut tick, cancel).await? {
+            match next {
+                Ok(record) => match &*record {
+                    Record::Incident(one) if is_for_people(one) && filter.admits(&record) => {
+                        self.send(&Response::from(&*record)).await?;
+                    }
+                    _ => {}
+                },
+                Err(records) => self.lost(hub, records).await?,
+            }
+        }
+        self.send(&Response::End { last_seq: 0 }).await
+    }
+
+    /// This follower was too slow for some records.
+    async fn lost(&mut self, hub: &Hub, records: u64) -> Result<(), End> {
+        hub.count_follower_loss(records);
+        let cause = LossCause::SlowReader;
+        self.send(&Response::Lost { records, cause }).await
+    }
+
+    /// When a follower's standing is looked at again.
+    fn recheck(&self) -> Interval {
         let mut tick = interval(self.rules.limits.recheck);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick
+    }
+
+    /// What happens next, for a follower, or how much was lost; none when the daemon ends.
+    /// Nothing is expected from a follower but its end.
+    async fn next<T: Clone>(
+        &mut self,
+        live: &mut Receiver<T>,
+        tick: &mut Interval,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Result<T, u64>>, End> {
         loop {
             tokio::select! {
-                () = cancel.cancelled() => break,
-                // Nothing is expected from a follower but its end.
+                () = cancel.cancelled() => return Ok(None),
                 end = self.receive() => {
                     end?;
                     let text = "a connection that follows takes no more requests";
@@ -423,23 +476,13 @@ impl Session {
                 }
                 // It may have been moved into an agent's cgroup since it asked.
                 _ = tick.tick() => self.rules.admit(&self.peer)?,
-                record = live.recv() => match record {
-                    Ok(record) => {
-                        last_seq = record.seq();
-                        if filter.admits(&record) {
-                            self.send(&Response::from(&*record)).await?;
-                        }
-                    }
-                    Err(RecvError::Lagged(records)) => {
-                        hub.count_follower_loss(records);
-                        let cause = LossCause::SlowReader;
-                        self.send(&Response::Lost { records, cause }).await?;
-                    }
-                    Err(RecvError::Closed) => break,
-                },
+                next = live.recv() => return Ok(match next {
+                    Ok(next) => Some(Ok(next)),
+                    Err(RecvError::Lagged(lost)) => Some(Err(lost)),
+                    Err(RecvError::Closed) => None,
+                }),
             }
         }
-        self.send(&Response::End { last_seq }).await
     }
 
     /// The next whole line, without its end.

@@ -66,6 +66,13 @@ impl Detection {
     }
 }
 
+/// Whether an incident is a finding that its rule wants people told of.
+pub fn is_for_people(incident: &Incident) -> bool {
+    let actions = incident.facts.get("actions").map_or("", String::as_str);
+    incident.kind == IncidentKind::Detected
+        && actions.split(',').any(|one| one == Action::Notify.as_str())
+}
+
 /// Absolute counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EngineCounts {

@@ -14,7 +14,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Detection, Engine, EngineCounts};
+pub use engine::{Detection, Engine, EngineCounts, is_for_people};
 pub use file::{Action, LoadError, Severity, load};
 pub use rule::Rule;
 pub use seen::Seen;

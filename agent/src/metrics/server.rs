@@ -4,23 +4,17 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Sleep, sleep};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Snapshot, encode};
+use crate::bounded::BoundedListener;
 
 /// Connections at once. The rest waits in the kernel's backlog.
 const CONNECTIONS: usize = 16;
@@ -42,10 +36,8 @@ pub struct PageError {
 
 /// The metrics page, bound to its address.
 pub struct Page {
-    listener: TcpListener,
+    listener: BoundedListener,
     addr: SocketAddr,
-    life: Duration,
-    places: Arc<Semaphore>,
 }
 
 impl Page {
@@ -63,9 +55,7 @@ impl Page {
         let listener = TcpListener::bind(addr).await.map_err(fail)?;
         Ok(Self {
             addr: listener.local_addr().map_err(fail)?,
-            listener,
-            life,
-            places: Arc::new(Semaphore::new(connections)),
+            listener: BoundedListener::new(listener, connections, life),
         })
     }
 
@@ -85,7 +75,8 @@ impl Page {
             .route("/metrics", get(move || metrics(snapshot.clone())))
             .route("/healthz", get(move || healthz(health.clone())))
             .fallback(|| async { page(StatusCode::NOT_FOUND, "see /metrics and /healthz\n") });
-        let served = axum::serve(self, router).with_graceful_shutdown(cancel.cancelled_owned());
+        let served =
+            axum::serve(self.listener, router).with_graceful_shutdown(cancel.cancelled_owned());
         if let Err(e) = served.await {
             tracing::error!(error = %e, "the metrics page ended");
         }
@@ -121,85 +112,4 @@ async fn healthz<F: Fn() -> Fut, Fut: Future<Output = Snapshot>>(snapshot: F) ->
 
 fn page(status: StatusCode, text: impl Into<String>) -> Response {
     (status, [(header::CONNECTION, "close")], text.into()).into_response()
-}
-
-impl Listener for Page {
-    type Io = Bounded;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Bounded, SocketAddr) {
-        loop {
-            let place = Arc::clone(&self.places).acquire_owned().await;
-            match (place, self.listener.accept().await) {
-                (Ok(place), Ok((stream, addr))) => {
-                    let bounded = Bounded {
-                        stream,
-                        end: Box::pin(sleep(self.life)),
-                        _place: place,
-                    };
-                    return (bounded, addr);
-                }
-                (_, Err(e)) => {
-                    tracing::warn!(error = %e, "cannot accept a metrics connection");
-                    // Out of descriptors: without a pause this would spin.
-                    sleep(Duration::from_millis(100)).await;
-                }
-                // The semaphore is never closed.
-                (Err(_), _) => std::future::pending().await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.addr)
-    }
-}
-
-/// A connection that ends in time and gives its place back: neither half a request nor an
-/// answer that nobody reads can hold it.
-pub struct Bounded {
-    stream: TcpStream,
-    end: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Bounded {
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.end.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Bounded {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Bounded {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check(cx)?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

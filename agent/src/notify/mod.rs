@@ -11,6 +11,7 @@
 
 mod board;
 mod bus;
+mod findings;
 mod follow;
 mod run;
 pub mod text;

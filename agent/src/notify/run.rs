@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 
 use super::board::{Board, Click, Shown};
 use super::bus::{Bus, Heard, Server};
-use super::follow::{Told, follow};
+use super::findings::{self, Findings};
+use super::follow::{Told, follow, follow_findings};
 use super::text::{Button, Can, Text, clean, text};
 use super::trust::Governed;
 use crate::asking::Question;
@@ -55,11 +56,14 @@ enum End {
 pub async fn run(options: Options) -> Result<(), Problem> {
     let (tell, mut told) = mpsc::channel(64);
     let socket = options.socket.clone();
-    // It ends with the process: what it waits for cannot be called off.
+    // They end with the process: what they wait for cannot be called off.
+    let (also, tell_also) = (socket.clone(), tell.clone());
     std::thread::spawn(move || follow(socket, tell));
+    std::thread::spawn(move || follow_findings(also, tell_also));
     let mut desk = Desk {
         options,
         board: Board::default(),
+        findings: Findings::default(),
         daemon: false,
         said: BTreeMap::new(),
     };
@@ -100,6 +104,7 @@ pub async fn run(options: Options) -> Result<(), Problem> {
 struct Desk {
     options: Options,
     board: Board,
+    findings: Findings,
     daemon: bool,
     /// The last that was said of each matter: it is not said twice.
     said: BTreeMap<&'static str, String>,
@@ -128,6 +133,10 @@ impl Desk {
             }
             Some(Told::Settled(settlement)) => {
                 Ok(self.board.take(&settlement.question).into_iter().collect())
+            }
+            Some(Told::Finding(incident)) => {
+                self.findings.put(*incident);
+                Ok(Vec::new())
             }
             Some(Told::Lost(why)) => {
                 self.daemon = false;
@@ -193,7 +202,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 one = told.recv() => {
-                    let new = matches!(one, Some(Told::Question(_)));
+                    let new = matches!(one, Some(Told::Question(_) | Told::Finding(_)));
                     match self.desk.hear(one) {
                         Ok(closed) => self.close(closed).await,
                         Err(end) => {
@@ -205,6 +214,7 @@ impl<'a> Session<'a> {
                     // What joins a question waits for the next round.
                     if new {
                         self.show(false).await;
+                        self.show_findings().await;
                     }
                 }
                 _ = tick.tick() => {
@@ -214,6 +224,7 @@ impl<'a> Session<'a> {
                     }
                     self.look_in = self.look_in.saturating_sub(1);
                     self.show(true).await;
+                    self.show_findings().await;
                 }
             }
         }
@@ -313,26 +324,58 @@ impl<'a> Session<'a> {
         if ids.is_empty() && hidden == rest {
             return;
         }
-        if !self.find().await {
+        let Some(governed) = self.screen().await else {
             return;
+        };
+        let closed = self.closed_because(&governed);
+        for id in ids {
+            self.show_one(&id, closed.as_deref()).await;
+        }
+        self.show_rest(hidden).await;
+    }
+
+    /// Who is governed, where there is a server that may be shown something.
+    async fn screen(&mut self) -> Option<Governed> {
+        if !self.find().await {
+            return None;
         }
         let governed = match governed(&self.desk.options.socket).await {
             Ok(governed) => governed,
             // The follower will notice, and clear the board.
-            Err(error) => return self.desk.say("status", error.to_string()),
+            Err(error) => {
+                self.desk.say("status", error.to_string());
+                return None;
+            }
         };
         // What a governed program is shown no person sees.
         if let Some(why) = self.distrust(&governed) {
             self.desk.say("server", why);
             self.server = None;
             self.look_in = LOOK_AGAIN;
-            return;
+            return None;
         }
-        let closed = self.closed_because(&governed);
-        for id in ids {
-            self.show_one(&id, closed.as_deref()).await;
+        Some(governed)
+    }
+
+    /// What rules found, without buttons: it is told, and asks nothing.
+    async fn show_findings(&mut self) {
+        while let Some(next) = self.desk.findings.due(Instant::now()) {
+            if self.screen().await.is_none() {
+                return;
+            }
+            let Some(server) = &self.server else { return };
+            let text = findings::text(&next, server.can);
+            match self.bus.notify(server, 0, &text, &[]).await {
+                Ok(_) => self.desk.findings.is_shown(Instant::now()),
+                Err(error) => {
+                    let what = format!("the notification server: {error}");
+                    self.desk.say("server", what);
+                    self.server = None;
+                    self.look_in = LOOK_AGAIN;
+                    return;
+                }
+            }
         }
-        self.show_rest(hidden).await;
     }
 
     async fn show_one(&mut self, id: &str, closed: Option<&str>) {

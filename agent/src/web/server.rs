@@ -27,7 +27,7 @@ use super::guard::Guard;
 use super::live::{Live, News};
 use super::page::{self, CSP};
 use super::session::Sessions;
-use super::wire::{Ends, Wire};
+use super::wire::{Ends, wire};
 use crate::asking::Choice;
 use crate::control::protocol::Code;
 use crate::control::{Client, ClientError, Request, Response as Answer};
@@ -101,7 +101,7 @@ impl Ui {
     pub async fn serve(self) -> std::io::Result<()> {
         let cancel = self.app.cancel.clone();
         let router = router(self.app).into_make_service_with_connect_info::<Ends>();
-        let served = axum::serve(Wire::new(self.listener), router)
+        let served = axum::serve(wire(self.listener), router)
             .with_graceful_shutdown(cancel.clone().cancelled_owned());
         tokio::select! {
             served = served => served,

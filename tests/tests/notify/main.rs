@@ -1,7 +1,8 @@
 //! Questions on a desktop: a person's click answers, and nothing else on the bus does. The bus,
 //! the display and the notification servers are real; the daemon's end of the control socket is
-//! a double, but in `whole`.
+//! a double, but in `whole` and `detected`.
 
+mod detected;
 mod whole;
 
 use exeat::asking::{Breadth, Lasts, Outcome, Ruling};

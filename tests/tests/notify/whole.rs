@@ -95,7 +95,7 @@ fn a_program_asks_a_person_clicks_and_it_goes_on() {
 }
 
 /// A program of the agent, of the user that the desktop is of, with its variables.
-fn governed(desktop: &Desktop, stage: &Stage, program: &str, words: &[&str]) -> Command {
+pub(super) fn governed(desktop: &Desktop, stage: &Stage, program: &str, words: &[&str]) -> Command {
     let argv: Vec<String> = [program]
         .iter()
         .chain(words)

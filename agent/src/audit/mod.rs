@@ -154,6 +154,10 @@ impl Sink for AuditSink {
         }
     }
 
+    fn crowded(&self) -> Option<u64> {
+        crate::sink::crowd(self.counts.queued.load(Ordering::Relaxed), QUEUE)
+    }
+
     fn close(&self) {
         drop(
             self.queue

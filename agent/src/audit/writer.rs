@@ -17,6 +17,8 @@ use crate::sink::Record;
 const BATCH: usize = 256;
 /// The longest time that a record is not on the disk.
 const SYNC: Duration = Duration::from_secs(1);
+/// How long nothing is looked at while nothing comes: whether somebody else changed the files.
+const LOOK: Duration = Duration::from_secs(10);
 /// Records between two checkpoints.
 const CHECKPOINT: u64 = 1000;
 
@@ -62,7 +64,7 @@ impl Writer {
     pub(super) fn run(mut self, records: &Receiver<Arc<Record>>) {
         self.ready();
         loop {
-            match records.recv_timeout(SYNC) {
+            match records.recv_timeout(self.patience()) {
                 Ok(record) => {
                     let mut batch = vec![record];
                     batch.extend(records.try_iter().take(BATCH - 1));
@@ -75,6 +77,21 @@ impl Writer {
             self.tend();
         }
         self.end();
+    }
+
+    /// How long until something is due, whether or not a record comes.
+    fn patience(&self) -> Duration {
+        match &self.log {
+            Some(log) if !log.is_unsynced() && !self.failing => {
+                let due = self.options.checkpoint;
+                let due = due.saturating_sub(self.checkpointed.elapsed());
+                match log.since_checkpoint() {
+                    0 => LOOK,
+                    _ => due.clamp(SYNC, LOOK),
+                }
+            }
+            _ => SYNC,
+        }
     }
 
     fn write(&mut self, batch: &[Arc<Record>]) {

@@ -91,6 +91,13 @@ impl Holding {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a connection is held that the event is about, or has to be.
+    pub(super) fn waits_for(&self, event: &FlowEvent) -> bool {
+        let key = (event.agent, event.socket_cookie);
+        event.reason() == Reason::Asked
+            || event.hook() == Hook::Egress && self.held().contains_key(&key)
+    }
+
     /// Looks at an event; false if nobody is to be told of it. Call it within a runtime.
     pub(super) fn seen(self: &Arc<Self>, event: &FlowEvent, record: &FlowRecord) -> bool {
         let key = (event.agent, event.socket_cookie);

@@ -12,6 +12,7 @@ mod agents;
 mod arrest;
 mod asking;
 mod bundles;
+mod backlog;
 mod containers;
 mod cut;
 mod detecting;
@@ -385,15 +386,10 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     means.ask_by(Arc::clone(&holding));
 
     let reader = EventReader::new(ring).context("cannot watch the event ring")?;
-    tasks.spawn(watch::events(
-        reader,
-        directory,
-        Arc::clone(&shared.hub),
-        Arc::clone(&shared.events),
-        slice,
-        holding,
-        cancel.clone(),
-    ));
+    let (hub, counts) = (Arc::clone(&shared.hub), Arc::clone(&shared.events));
+    let events = watch::Events::new(directory, hub, counts, slice, holding)
+        .context("no boot clock: events cannot be read")?;
+    tasks.spawn(events.run(reader, cancel.clone()));
 
     if let Some(findings) = findings {
         tasks.spawn(detecting::act(

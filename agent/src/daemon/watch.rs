@@ -12,12 +12,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_common::{FlowEvent, Hook, Reason, event::COMM_BYTES, layout::Counted};
+use agent_common::{
+    FlowEvent, Hook, Reason,
+    event::{COMM_BYTES, DecodeError, Told},
+    layout::Counted,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{directory::Directory, holding::Holding, serving::next};
+use super::{
+    backlog::{Backlog, Room, Waiting},
+    directory::Directory,
+    holding::Holding,
+    serving::next,
+};
 use crate::{
     dns::{
         budget::Exceeded,
@@ -35,6 +44,10 @@ use crate::{
 /// How often the relation of boot time to the calendar is read anew: the wall clock may be
 /// set at any time.
 const CLOCK_AGE: Duration = Duration::from_secs(1);
+/// Events of the backlog that are told between two looks at the ring.
+const PART: usize = 1024;
+/// How long what waits is told at the sinks' pace after the daemon was told to stop.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the event task counts.
 #[derive(Debug, Default)]
@@ -74,7 +87,7 @@ impl Clock {
 /// reading four files of `/proc` an event would make the reader the bottleneck.
 #[derive(Default)]
 struct PathCache {
-    known: HashMap<(u32, [u8; COMM_BYTES]), (Instant, process::Paths)>,
+    known: HashMap<(u32, [u8; COMM_BYTES]), (Instant, Arc<process::Paths>)>,
 }
 
 impl PathCache {
@@ -84,16 +97,16 @@ impl PathCache {
     /// Processes that are remembered.
     const ROOM: usize = 1024;
 
-    fn of(&mut self, event: &FlowEvent) -> process::Paths {
+    fn of(&mut self, event: &FlowEvent) -> Arc<process::Paths> {
         if !event.has_task() {
-            return process::Paths::default();
+            return Arc::default();
         }
         let now = Instant::now();
         let key = (event.tgid, event.comm);
         if let Some((read, paths)) = self.known.get(&key)
             && now.duration_since(*read) < Self::AGE
         {
-            return paths.clone();
+            return Arc::clone(paths);
         }
         if self.known.len() >= Self::ROOM {
             self.known
@@ -103,16 +116,16 @@ impl PathCache {
             }
         }
         let paths = process::paths(event.tgid, event.boot_ns, !event.has_user());
+        let paths = Arc::new(paths);
         if paths.exe.is_some() {
-            self.known.insert(key, (now, paths.clone()));
+            self.known.insert(key, (now, Arc::clone(&paths)));
         }
         paths
     }
 }
 
-/// Reads the ring until cancelled.
-pub(super) async fn events(
-    mut reader: EventReader,
+/// What becomes of the kernel's events.
+pub(super) struct Events {
     directory: Arc<Directory>,
     hub: Arc<Hub>,
     counts: Arc<EventCounts>,
@@ -142,19 +155,113 @@ pub(super) async fn events(
                     .map(|counted| traffic(&counted, event.flow.boot_ns));
                 if holding.seen(&event.flow, &record) {
                     hub.publish(record);
+    paths: PathCache,
+    clock: Clock,
+    backlog: Backlog,
+    room: Room,
+}
+
+impl Events {
+    pub(super) fn new(
+        directory: Arc<Directory>,
+        hub: Arc<Hub>,
+        counts: Arc<EventCounts>,
+        slice: PathBuf,
+        holding: Arc<Holding>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            directory,
+            hub,
+            counts,
+            slice,
+            holding,
+            paths: PathCache::default(),
+            clock: Clock::new()?,
+            backlog: Backlog::default(),
+            room: Room::default(),
+        })
+    }
+
+    /// Reads the ring until cancelled, and then tells what waits.
+    pub(super) async fn run(mut self, mut reader: EventReader, cancel: CancellationToken) {
+        loop {
+            if !self.backlog.is_empty() {
+                reader.hurry();
+            }
+            let read = reader.read(|told| self.take(told));
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                result = read => if let Err(error) = result {
+                    error!(%error, "the event ring cannot be read");
+                    break;
                 }
             }
-            Err(error) => {
-                counts.unreadable.fetch_add(1, Relaxed);
-                warn!(%error, "the ring held something else than an event");
+            // A bounded part of it, so that the ring is looked at in between.
+            for _ in 0..PART {
+                if self.backlog.is_empty() || !self.room.there_is(&self.hub) {
+                    break;
+                }
+                self.tell_oldest();
             }
-        });
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            result = read => if let Err(error) = result {
-                error!(%error, "the event ring cannot be read");
+        }
+        let until = Instant::now() + LAST_WORDS;
+        while !self.backlog.is_empty() {
+            match self.room.there_is(&self.hub) || Instant::now() > until {
+                true => self.tell_oldest(),
+                false => tokio::time::sleep(LAST_WORDS / 1000).await,
+            }
+        }
+    }
+
+    fn take(&mut self, told: Result<Told, DecodeError>) {
+        let told = match told {
+            Ok(told) => told,
+            Err(error) => {
+                self.counts.unreadable.fetch_add(1, Relaxed);
+                warn!(%error, "the ring held something else than an event");
                 return;
             }
+        };
+        self.counts.received.fetch_add(1, Relaxed);
+        let flow = &told.said.flow;
+        if is_broken_off(flow) {
+            let (agent, _) = self.directory.agent(flow.agent);
+            let connection = connection(flow, &self.slice.join(agent));
+            self.holding.aborter().end(connection);
+        }
+        let event = Waiting::new(told, self.paths.of(flow));
+        // Somebody waits for what is held: no burst of others keeps it back.
+        let direct = self.backlog.is_empty() && self.room.there_is(&self.hub);
+        if direct || self.holding.waits_for(event.flow()) {
+            return self.tell(event);
+        }
+        self.backlog.push(event);
+        // Twice what comes, where there is room, so that it gets shorter in a flood too.
+        for _ in 0..2 {
+            if self.backlog.is_full() || self.room.there_is(&self.hub) {
+                self.tell_oldest();
+            }
+        }
+    }
+
+    fn tell_oldest(&mut self) {
+        if let Some(event) = self.backlog.pop() {
+            self.tell(event);
+        }
+    }
+
+    fn tell(&mut self, event: Waiting) {
+        let (told, paths) = event.into_parts();
+        let event = &told.said;
+        let known = self
+            .directory
+            .known(&event.flow, Arc::unwrap_or_clone(paths));
+        let mut record = FlowRecord::from_event(event, self.clock.get(), known);
+        record.traffic = told
+            .counted
+            .map(|counted| traffic(&counted, event.flow.boot_ns));
+        if self.holding.seen(&event.flow, &record) {
+            self.hub.publish(record);
         }
     }
 }
@@ -170,13 +277,16 @@ fn traffic(counted: &Counted, end: u64) -> Traffic {
     }
 }
 
-/// The connection of an event, where its data was refused after it had been let open: its
-/// program would wait for a time-out.
-fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
-    let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
+/// Whether data was refused after its connection had been let open: its program would wait for
+/// a time-out.
+fn is_broken_off(event: &FlowEvent) -> bool {
     let of_data = event.reason().is_of_tls() || event.reason() == Reason::Unsteered;
-    let refused = of_data && event.hook() == Hook::Egress && !event.monitored() && !event.allowed();
-    refused.then(|| Connection {
+    of_data && event.hook() == Hook::Egress && !event.monitored() && !event.allowed()
+}
+
+fn connection(event: &FlowEvent, cgroup: &Path) -> Connection {
+    let end = |addr, port| SocketAddr::new(IpAddr::from(addr), port);
+    Connection {
         ends: (
             end(event.source, event.source_port),
             end(event.dest, event.dest_port),
@@ -184,7 +294,7 @@ fn broken_off(event: &FlowEvent, cgroup: &Path) -> Option<Connection> {
         cookie: event.socket_cookie,
         cgroup: cgroup.to_owned(),
         unless_open: false,
-    })
+    }
 }
 
 /// The throttles of one gate or gateway, at the rate that the kernel keeps for an agent and a reason:

@@ -124,6 +124,10 @@ impl Sink for DetectSink {
         }
     }
 
+    fn crowded(&self) -> Option<u64> {
+        crate::sink::crowd(self.shared.queued.load(Ordering::Relaxed), QUEUE)
+    }
+
     fn close(&self) {
         let take =
             |queue: &Mutex<Option<_>>| queue.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -28,6 +28,11 @@ impl EventReader {
         Ok(Self { ring, wait: POLL })
     }
 
+    /// Does not rest before the next look: there is more to do.
+    pub fn hurry(&mut self) {
+        self.wait = POLL;
+    }
+
     /// Waits for events and hands each to `take`; returns how many came. Cancel-safe: an
     /// event is taken from the ring only when it is handed over.
     pub async fn read(

@@ -168,6 +168,10 @@ impl Sink for Shipper {
         }
     }
 
+    fn crowded(&self) -> Option<u64> {
+        crate::sink::crowd(lock(&self.lane.counts.tally).in_memory, MEMORY)
+    }
+
     fn close(&self) {
         self.fleet.close();
     }

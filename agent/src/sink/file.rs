@@ -47,6 +47,7 @@ struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
+    queued: AtomicU64,
 }
 
 /// The queue's end and the thread that writes.
@@ -74,6 +75,7 @@ impl FileSink {
         let counts = Arc::clone(&shared);
         let run = move || {
             for record in records {
+                counts.queued.fetch_sub(1, Ordering::Relaxed);
                 match writer.append(&record) {
                     Ok(()) => counts.written.fetch_add(1, Ordering::Relaxed),
                     Err(_) => counts.failed.fetch_add(1, Ordering::Relaxed),
@@ -91,9 +93,16 @@ impl FileSink {
     }
 
     pub(super) fn offer(&self, record: Arc<Record>) {
+        // Before it is sent, or the thread could take off what was not yet put on.
+        self.shared.queued.fetch_add(1, Ordering::Relaxed);
         if self.queue.try_send(record).is_err() {
+            self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    pub(super) fn crowded(&self) -> Option<u64> {
+        super::crowd(self.shared.queued.load(Ordering::Relaxed), QUEUE)
     }
 
     /// Absolute counts since the start.

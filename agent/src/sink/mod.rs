@@ -77,6 +77,11 @@ impl Record {
     }
 }
 
+/// `queued` where that is three quarters of a queue's room.
+pub(crate) fn crowd(queued: u64, room: usize) -> Option<u64> {
+    (queued >= room as u64 / 4 * 3).then_some(queued)
+}
+
 /// Somewhere that records go, beside the memory and the followers.
 pub trait Sink: Send + Sync {
     /// Takes a record, or counts that it could not. It is called under the hub's lock, so it
@@ -85,6 +90,12 @@ pub trait Sink: Send + Sync {
 
     /// How it is.
     fn state(&self) -> SinkState;
+
+    /// How many records wait in memory, where there is room for few more: who has a place to
+    /// keep others does so, until there is room again. Like [`Sink::offer`] it waits for nothing.
+    fn crowded(&self) -> Option<u64> {
+        None
+    }
 
     /// Writes out what waits, within a few seconds, and ends what it started.
     fn close(&self);
@@ -249,6 +260,13 @@ impl Hub {
     /// How the sinks are, in the order that they were given.
     pub fn sinks(&self) -> Vec<SinkState> {
         self.sinks.iter().map(|sink| sink.state()).collect()
+    }
+
+    /// How many records wait at sinks that have room for few more; none where all have room.
+    pub fn crowded(&self) -> Option<u64> {
+        let file = self.file.as_ref().and_then(FileSink::crowded);
+        let sinks = self.sinks.iter().filter_map(|sink| sink.crowded());
+        sinks.chain(file).reduce(u64::saturating_add)
     }
 
     /// Gives a flow its number and hands it on. Never waits.

@@ -11,7 +11,7 @@ mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -52,7 +52,6 @@ pub struct Bounds {
 /// What the thread and its owner share.
 #[derive(Default)]
 struct Shared {
-    closing: AtomicBool,
     delivered: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicU64,
@@ -91,7 +90,8 @@ impl Shared {
 /// The history.
 pub struct Store {
     path: PathBuf,
-    queue: SyncSender<Arc<Record>>,
+    /// None once it is closed: the thread ends when it has written what waits.
+    queue: Mutex<Option<SyncSender<Arc<Record>>>>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     of_users: Arc<Semaphore>,
@@ -131,7 +131,7 @@ impl Store {
             .spawn(move || writer.run(&receiver))?;
         Ok(Self {
             path: path.to_owned(),
-            queue: sender,
+            queue: Mutex::new(Some(sender)),
             shared,
             thread: Mutex::new(Some(thread)),
             of_users: Arc::new(Semaphore::new(QUESTIONS)),
@@ -206,8 +206,10 @@ impl Store {
 
 impl Sink for Store {
     fn offer(&self, record: &Arc<Record>) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(queue) = &*queue else { return };
         self.shared.queued.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Arc::clone(record)).is_err() {
+        if queue.try_send(Arc::clone(record)).is_err() {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -228,8 +230,13 @@ impl Sink for Store {
         }
     }
 
+    fn crowded(&self) -> Option<u64> {
+        crate::sink::crowd(self.shared.queued.load(Ordering::Relaxed), QUEUE)
+    }
+
     fn close(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        let queue = self.queue.lock();
+        drop(queue.unwrap_or_else(PoisonError::into_inner).take());
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = thread.take()
             && thread.join().is_err()

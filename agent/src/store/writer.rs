@@ -20,8 +20,6 @@ const BATCH: u64 = 2000;
 const ROOM: u64 = 16 << 10;
 /// How long a batch gathers: one transaction for what comes together, on a quiet day too.
 const GATHER: Duration = Duration::from_millis(50);
-/// How often the closing of the store is looked for, and what is too old.
-const IDLE: Duration = Duration::from_millis(250);
 /// How often what is too old is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long a file that cannot be opened is let alone.
@@ -56,33 +54,24 @@ impl Writer {
         }
     }
 
-    /// Writes until the store is closed and the queue empty.
+    /// Writes until the store is closed and the queue empty. Sleeps while nothing comes.
     pub(super) fn run(mut self, queue: &Receiver<Arc<Record>>) {
         self.open();
         self.sweep();
         let most = self.batch as usize;
         let mut batch = Vec::with_capacity(most);
         loop {
-            match queue.recv_timeout(IDLE) {
+            match queue.recv_timeout(SWEEP.saturating_sub(self.swept.elapsed())) {
                 Ok(record) => batch.push(record),
-                Err(RecvTimeoutError::Timeout) if self.shared.closing.load(Ordering::Acquire) => {
-                    break;
-                }
                 Err(RecvTimeoutError::Timeout) => {
-                    if self.swept.elapsed() > SWEEP {
-                        self.sweep();
-                    }
+                    self.sweep();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let until = Instant::now() + GATHER;
             while batch.len() < most {
-                let closing = self.shared.closing.load(Ordering::Acquire);
-                let left = match closing {
-                    true => Duration::ZERO,
-                    false => until.saturating_duration_since(Instant::now()),
-                };
+                let left = until.saturating_duration_since(Instant::now());
                 match queue.recv_timeout(left) {
                     Ok(record) => batch.push(record),
                     Err(_) => break,

@@ -79,9 +79,8 @@ impl Exit {
             "run" => &[125, 126, 127],
             "status" => &[0, 1, 2, 3, 4, 5],
             "events" | "leases" | "reload" | "freeze" | "thaw" | "kill" | "ask" | "grants"
-            | "grant" | "revoke" | "isolate" | "report" | "flows" | "simulate" => &[0, 1, 2, 4, 5],
-            "bundle" => &[0, 1, 2, 4, 5],
-            | "grant" | "revoke" | "isolate" | "portal" | "report" | "flows" | "simulate" => &[0, 1, 2, 4, 5],
+            | "grant" | "revoke" | "isolate" | "portal" | "bundle" | "report" | "flows"
+            | "simulate" => &[0, 1, 2, 4, 5],
             "doctor" => &[0, 1, 2, 3],
             "notify" => &[0, 1, 2, 5],
             "daemon" | "teardown" => &[0, 1, 2, 5],

@@ -291,8 +291,7 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Run(_) | Command::Top(_) | Command::Health(_) => Ok(Exit::Usage),
-        Command::Run(_) | Command::Top(_) | Command::Boot(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) | Command::Health(_) | Command::Boot(_) => Ok(Exit::Usage),
     }
 }
 

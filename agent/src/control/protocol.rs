@@ -236,7 +236,7 @@ pub enum Request {
 
 impl Request {
     /// The words that `method` can be.
-    pub const METHODS: [&'static str; 18] = [
+    pub const METHODS: [&'static str; 20] = [
         "status",
         "events",
         "findings",
@@ -254,6 +254,7 @@ impl Request {
         "grant",
         "revoke",
         "isolate",
+        "portal",
         "history",
         "summary",
     ];

@@ -21,9 +21,7 @@ use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
     BundleReport, Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response,
-    RevokeReport, RunTicket,
-    Code, HoldReport, PortalReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response, RevokeReport,
-    RunTicket,
+    PortalReport, RevokeReport, RunTicket,
 };
 use super::session::Session;
 use super::status::Status;

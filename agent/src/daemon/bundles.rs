@@ -230,7 +230,7 @@ impl Engine {
     ) -> Result<(PolicySet, Vec<PolicyText>), EngineError> {
         let Some(loaded) = &self.bundles.current else {
             self.bundles.left_out.clear();
-            if self.begins_empty() {
+            if self.none_yet() {
                 return Ok((PolicySet::new(Policies::new(), Vec::new()), Vec::new()));
             }
             return Ok(policy::load_with_texts(&self.paths)?);
@@ -273,18 +273,6 @@ impl Engine {
         left_out.extend(more);
         self.bundles.left_out = left_out;
         Ok((set, texts))
-    }
-
-    /// A laptop on which nothing was ever in force, and that has no policy file yet, starts with
-    /// no agent: a package that was just installed, or one whose bundle is on its way.
-    fn begins_empty(&self) -> bool {
-        self.agents.is_empty()
-            && self.retired.is_empty()
-            && self.paths.iter().all(|path| is_empty(path))
-            && self
-                .keeper
-                .load_policy()
-                .is_none_or(|texts| texts.is_empty())
     }
 
     /// Whether a bundle is in force.

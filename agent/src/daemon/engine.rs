@@ -265,11 +265,6 @@ impl Engine {
     pub(super) fn reload(&mut self, now: Duration) -> Result<ReloadReport, EngineError> {
         let modes = evidence::modes(self);
         let result = self.compose(true).and_then(|(set, texts)| {
-        let loaded = match policy::load_with_texts(&self.paths) {
-            Err(_) if self.none_yet() => policy::parse_all(&[]).map(|set| (set, Vec::new())),
-            loaded => loaded,
-        };
-        let result = loaded.map_err(EngineError::from).and_then(|(set, texts)| {
             let report = self.put_in_force(set, now)?;
             if let Err(error) = self.keeper.save_policy(&texts) {
                 warn!(%error, "the policy could not be kept for a later start");
@@ -338,7 +333,7 @@ impl Engine {
     /// Whether this machine has had no policy so far: then folders without a file are no mistake
     /// but a fresh installation. Once there was one, a folder that has become empty keeps it in
     /// force, as any other error does.
-    fn none_yet(&self) -> bool {
+    pub(super) fn none_yet(&self) -> bool {
         let none_kept = match self.keeper.load_policy() {
             Some(texts) => texts.is_empty(),
             None => self.nothing_pinned,

@@ -18,8 +18,9 @@ use crate::{
     },
     control::{
         DnsReport, Handler, Lease, Peer, Problem, ReloadReport, RunTicket, Status,
-        protocol::{BundleReport, Code, HoldReport, Holding, ProgramFile, RevokeReport},
-        protocol::{Code, HoldReport, Holding, PortalReport, ProgramFile, RevokeReport},
+        protocol::{
+            BundleReport, Code, HoldReport, Holding, PortalReport, ProgramFile, RevokeReport,
+        },
         server::{Ahead, Answer},
     },
     dns::clock,

@@ -305,6 +305,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
     engine.sandbox = config.sandbox;
     if lifetime == Lifetime::Service {
         engine.bundles = bundles::Bundles::open(&config);
+    }
     if lifetime == Lifetime::Service && config.scopes {
         engine.systemd = crate::systemd::Systemd::find(engine.kernel.slice());
     }

@@ -20,7 +20,7 @@ use crate::{
     dns::{gate::Granted, resolver::Resolution},
     error::chain,
     kernel::tables::Leased,
-    leases::{Change, ChangeKind, FailKind, LeaseView, Name, Snapshot, journal_head},
+    leases::{Change, ChangeKind, FailKind, LeaseView, Name, Snapshot, canonical, journal_head},
     policy::HostName,
     sockets::{InUse, Sockets, Subject},
 };

@@ -131,30 +131,6 @@ pub(super) struct Events {
     counts: Arc<EventCounts>,
     slice: PathBuf,
     holding: Arc<Holding>,
-    cancel: CancellationToken,
-) {
-    let mut paths = PathCache::default();
-    let Ok(mut clock) = Clock::new() else {
-        error!("no boot clock: events are not read");
-        return;
-    };
-    loop {
-        let read = reader.read(|told| match told {
-            Ok(told) => {
-                let event = told.said;
-                counts.received.fetch_add(1, Relaxed);
-                let known = directory.known(&event.flow, paths.of(&event.flow));
-                if let Some(connection) =
-                    broken_off(&event.flow, &cgroup::agent_folder(&slice, &known.agent))
-                {
-                    holding.aborter().end(connection);
-                }
-                let mut record = FlowRecord::from_event(&event, clock.get(), known);
-                record.traffic = told
-                    .counted
-                    .map(|counted| traffic(&counted, event.flow.boot_ns));
-                if holding.seen(&event.flow, &record) {
-                    hub.publish(record);
     paths: PathCache,
     clock: Clock,
     backlog: Backlog,
@@ -226,7 +202,7 @@ impl Events {
         let flow = &told.said.flow;
         if is_broken_off(flow) {
             let (agent, _) = self.directory.agent(flow.agent);
-            let connection = connection(flow, &self.slice.join(agent));
+            let connection = connection(flow, &cgroup::agent_folder(&self.slice, &agent));
             self.holding.aborter().end(connection);
         }
         let event = Waiting::new(told, self.paths.of(flow));

@@ -169,14 +169,15 @@ fn read_text(path: &Path) -> Result<String, Trouble> {
     })
 }
 
-/// Whether nobody has written a policy: every path is a folder, and each can be listed and holds
-/// no policy file.
+/// Whether nobody has written a policy: every path is a folder that can be listed and holds no
+/// policy file, or is not there.
 pub fn none_written(paths: &[PathBuf]) -> bool {
     !paths.is_empty()
         && paths.iter().all(|path| {
-            std::fs::read_dir(path)
-                .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-                .is_ok_and(|entries| policy_files(entries).is_empty())
+            match std::fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+                Ok(entries) => policy_files(entries).is_empty(),
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+            }
         })
 }
 

@@ -32,8 +32,7 @@ pub(super) struct Need {
 }
 
 /// What the live tests, the demo and the benchmarks run.
-pub(super) const TESTS: [Need; 26] = [
-pub(super) const TESTS: [Need; 25] = [
+pub(super) const TESTS: [Need; 27] = [
     Need {
         program: "ip",
         debian: "iproute2",

@@ -51,11 +51,13 @@ pub(super) const SUITES: [Suite; 33] = [
 ];
 
 /// Suites that no guest runs, and why.
-pub(super) const LEFT_OUT: [(&str, &str); 11] = [
+pub(super) const LEFT_OUT: [(&str, &str); 13] = [
     (
         "bundle",
         "signatures, files and HTTPS are the same on every kernel, and what is put in force goes the way \
          that `reload` tries",
+    ),
+    (
         "answer",
         "it answers by terminals, pages, programs and polkit; what an answer does in the kernel is \
          in `ask` and `hold`",

@@ -3,9 +3,9 @@
 pub mod adopt;
 pub mod asking;
 pub mod audit;
-pub mod bundle;
 pub mod boot;
 mod bounded;
+pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod control;

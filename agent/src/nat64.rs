@@ -145,26 +145,55 @@ mod tests {
     fn each_length_of_prefix_is_found_by_the_known_addresses() {
         for (known, prefix, other) in [
             ("2001:db8:c000:aa::", "2001:db8::/32", "2001:db8:c000:221::"),
-            ("2001:db8:1c0:0:aa::", "2001:db8:100::/40", "2001:db8:1c0:2:21::"),
-            ("2001:db8:122:c000:0:aa00::", "2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
-            ("2001:db8:122:3c0:0:aa::", "2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
-            ("2001:db8:122:344:c0:0:aa00:0", "2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100:0"),
-            ("2001:db8:122:344::192.0.0.171", "2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
+            (
+                "2001:db8:1c0:0:aa::",
+                "2001:db8:100::/40",
+                "2001:db8:1c0:2:21::",
+            ),
+            (
+                "2001:db8:122:c000:0:aa00::",
+                "2001:db8:122::/48",
+                "2001:db8:122:c000:2:2100::",
+            ),
+            (
+                "2001:db8:122:3c0:0:aa::",
+                "2001:db8:122:300::/56",
+                "2001:db8:122:3c0:0:221::",
+            ),
+            (
+                "2001:db8:122:344:c0:0:aa00:0",
+                "2001:db8:122:344::/64",
+                "2001:db8:122:344:c0:2:2100:0",
+            ),
+            (
+                "2001:db8:122:344::192.0.0.171",
+                "2001:db8:122:344::/96",
+                "2001:db8:122:344::192.0.2.33",
+            ),
         ] {
             let found = discovered(&[known]);
-            assert!(found.prefixes().contains(&prefix.to_owned()), "{known}: {found:?}");
+            assert!(
+                found.prefixes().contains(&prefix.to_owned()),
+                "{known}: {found:?}"
+            );
             assert_eq!(embedded(&found, other), ["192.0.2.33"], "{prefix}");
         }
     }
 
     #[test]
     fn what_a_server_makes_up_is_no_prefix_and_many_are_not_all_kept() {
-        assert_eq!(discovered(&["2001:db8::1", "192.0.0.170"]), Nat64::default());
+        assert_eq!(
+            discovered(&["2001:db8::1", "192.0.0.170"]),
+            Nat64::default()
+        );
         let many: Vec<String> = (0..100)
             .map(|n| format!("2001:db8:{n:x}::192.0.0.170"))
             .collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(discovered(&many).prefixes().len(), MOST);
-        assert_eq!(embedded(&discovered(&many), "64:ff9b::1.2.3.4"), ["1.2.3.4"]);
+        assert_eq!(
+            embedded(&discovered(&many), "64:ff9b::1.2.3.4"),
+            ["1.2.3.4"]
+        );
     }
 }

@@ -80,9 +80,8 @@ PLAIN = tcp('203.0.113.31', 4433)
 
     /// The connections from before carry one more byte each, and it arrives.
     fn go_on(&mut self, what: &str) {
-        let bytes = |sink: &TcpSink| -> usize {
-            sink.arrivals().iter().map(|one| one.bytes.len()).sum()
-        };
+        let bytes =
+            |sink: &TcpSink| -> usize { sink.arrivals().iter().map(|one| one.bytes.len()).sum() };
         let before = bytes(&self.named);
         self.agent
             .value("NAMED.sendall(data('x'))\nPLAIN.sendall(b'x')")
@@ -187,7 +186,9 @@ fn a_build_with_other_tables_leaves_what_is_enforced_where_its_policy_does_not_l
     scene.stage.daemon.kill9().expect("kill");
     let daemon = &mut scene.stage.daemon;
     std::fs::remove_file(daemon.state_dir().join("last-good-policy.json")).expect("remove");
-    daemon.write_policy("version: 1\nagents: [\n").expect("write");
+    daemon
+        .write_policy("version: 1\nagents: [\n")
+        .expect("write");
     daemon.install(another_layout());
     for _ in 0..2 {
         // Also where its maps are there, and empty, from the first attempt.
@@ -226,7 +227,12 @@ fn an_agent_that_is_cut_off_stays_so_in_every_build() {
         scene.stage.daemon.install(&build);
         scene.stage.daemon.restart().expect("upgrade");
         let refused = scene.agent.errno("tcp('203.0.113.31', 4433)");
-        assert_eq!(refused.expect("connect"), libc::EPERM, "{}", build.display());
+        assert_eq!(
+            refused.expect("connect"),
+            libc::EPERM,
+            "{}",
+            build.display()
+        );
     }
     let back = scene
         .stage

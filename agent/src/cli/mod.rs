@@ -2,8 +2,8 @@
 
 pub mod ask;
 pub mod audit;
-pub mod bundle;
 pub mod boot;
+pub mod bundle;
 pub mod check;
 pub mod completions;
 pub mod daemon;
@@ -291,7 +291,9 @@ fn run_command(cli: &Cli) -> Result<Exit, Failure> {
         Command::Workspace(args) => workspace::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
-        Command::Run(_) | Command::Top(_) | Command::Health(_) | Command::Boot(_) => Ok(Exit::Usage),
+        Command::Run(_) | Command::Top(_) | Command::Health(_) | Command::Boot(_) => {
+            Ok(Exit::Usage)
+        }
     }
 }
 

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use super::dns::DnsReport;
 use super::peer::{CgroupReader, Peer, Standing, proc_cgroup};
 use super::protocol::{
-    BundleReport, Code, HoldReport, Holding, Lease, Problem, ProgramFile, ReloadReport, Response,
-    PortalReport, RevokeReport, RunTicket,
+    BundleReport, Code, HoldReport, Holding, Lease, PortalReport, Problem, ProgramFile,
+    ReloadReport, Response, RevokeReport, RunTicket,
 };
 use super::session::Session;
 use super::status::Status;

@@ -535,6 +535,7 @@ pub(crate) mod tests {
             },
             sinks: Vec::new(),
             bundle: None,
+            portal: None,
             health: Health::from_reasons(vec![]),
         }
     }

@@ -110,7 +110,10 @@ impl Jump {
         let seconds = |millis: i128| millis as f64 / 1000.0;
         let mut said = Vec::new();
         if self.slept != 0 {
-            said.push(format!("the machine slept for {:.0} s", seconds(self.slept)));
+            said.push(format!(
+                "the machine slept for {:.0} s",
+                seconds(self.slept)
+            ));
         }
         if self.set.abs() >= STEADY.as_millis().cast_signed() {
             let way = if self.set < 0 { "back" } else { "forward" };
@@ -199,10 +202,14 @@ impl Network {
                 continue;
             }
             let address = one.address.as_ref();
-            let v4 = address.and_then(|a| a.as_sockaddr_in()).map(|a| a.ip().to_string());
+            let v4 = address
+                .and_then(|a| a.as_sockaddr_in())
+                .map(|a| a.ip().to_string());
             let v6 = address.and_then(|a| a.as_sockaddr_in6()).map(|a| a.ip());
             // Every link has one of those, and temporary links come and go.
-            let v6 = v6.filter(|ip| !ip.is_unicast_link_local()).map(|ip| ip.to_string());
+            let v6 = v6
+                .filter(|ip| !ip.is_unicast_link_local())
+                .map(|ip| ip.to_string());
             addresses.extend(v4.or(v6).map(|ip| format!("{} {ip}", one.interface_name)));
         }
         Self {
@@ -219,7 +226,12 @@ fn routes() -> BTreeSet<String> {
     let mut all: BTreeSet<String> = procfs::net::route()
         .unwrap_or_default()
         .into_iter()
-        .map(|one| format!("{}/{} {} {}", one.destination, one.mask, one.gateway, one.iface))
+        .map(|one| {
+            format!(
+                "{}/{} {} {}",
+                one.destination, one.mask, one.gateway, one.iface
+            )
+        })
         .collect();
     let text = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
     for line in text.lines() {
@@ -336,7 +348,11 @@ impl Engine {
             .collect();
         for (name, policy) in policies {
             if let Err(error) = self.put_policy(&name, policy, clock::now()) {
-                warn!(agent = name, error = chain(&error), "what its policy denies is not known in its translated form yet");
+                warn!(
+                    agent = name,
+                    error = chain(&error),
+                    "what its policy denies is not known in its translated form yet"
+                );
             }
         }
     }
@@ -344,9 +360,7 @@ impl Engine {
 
 /// When a time from now is, by the calendar.
 pub(super) fn in_time(span: Duration) -> Timestamp {
-    Timestamp::now()
-        .checked_add(span)
-        .unwrap_or(Timestamp::MAX)
+    Timestamp::now().checked_add(span).unwrap_or(Timestamp::MAX)
 }
 
 #[cfg(test)]

@@ -155,9 +155,7 @@ impl Engine {
             .iter()
             .map(|(addr, ttl)| (*addr, self.believe(*ttl)))
             .partition(|(addr, _)| self.may_lead_to(*addr, private));
-        let answered = self
-            .leases
-            .answered(agent, name, &addresses, private, now);
+        let answered = self.leases.answered(agent, name, &addresses, private, now);
         let mut rebound = answered.rebound;
         rebound.extend(translated.into_iter().map(|(addr, _)| addr));
         let mut granted = Granted {

@@ -62,7 +62,11 @@ pub(super) struct Wanted {
 impl Engine {
     /// The longest that an answer counts: while a network's own servers are asked, that is short.
     pub(super) fn believe(&self, ttl: u32) -> u32 {
-        match self.portal.as_ref().is_some_and(|portal| portal.agent.is_none()) {
+        match self
+            .portal
+            .as_ref()
+            .is_some_and(|portal| portal.agent.is_none())
+        {
             true => ttl.min(ANSWERS),
             false => ttl,
         }
@@ -82,7 +86,10 @@ pub(super) fn open(shared: &Shared, by: &Who, wanted: Wanted) -> Result<PortalRe
     if span.is_zero() || span > LONGEST {
         return Err(Problem::new(
             Code::BadRequest,
-            format!("a portal is open for 1 second to {} minutes", LONGEST.as_secs() / 60),
+            format!(
+                "a portal is open for 1 second to {} minutes",
+                LONGEST.as_secs() / 60
+            ),
             "say for how long with `--for 5m`",
         ));
     }
@@ -124,9 +131,9 @@ pub(super) fn open(shared: &Shared, by: &Who, wanted: Wanted) -> Result<PortalRe
             let named = wanted.hosts.iter().map(|name| GrantSubject::Name {
                 name: name.to_ascii_lowercase(),
             });
-            let nearby = life::gateways().into_iter().map(|ip| GrantSubject::Address {
-                address: ip.into(),
-            });
+            let nearby = life::gateways()
+                .into_iter()
+                .map(|ip| GrantSubject::Address { address: ip.into() });
             for subject in named.chain(nearby) {
                 match open_one(shared, agent, &by, &subject, wanted.seconds) {
                     Ok(()) => opened.push(text_of(&subject)),
@@ -206,7 +213,12 @@ fn open_one(
 /// Ends the portal's grants, in the kernel first. False where that is not possible now.
 fn end(engine: &mut Engine, why: &str) -> bool {
     engine.end_grants(clock::now(), why, |grant| grant.by.via == VIA);
-    !engine.asking.grants.all().iter().any(|grant| grant.by.via == VIA)
+    !engine
+        .asking
+        .grants
+        .all()
+        .iter()
+        .any(|grant| grant.by.via == VIA)
 }
 
 /// Closes what is open; says whether something was.
@@ -229,7 +241,10 @@ pub(super) fn close(shared: &Shared, why: &str) -> bool {
         // What the network's servers said is asked anew of those that are configured.
         shared.refresh.refresh_now();
     }
-    let message = format!("the portal for {} is closed: {why}", whom(portal.agent.as_deref()));
+    let message = format!(
+        "the portal for {} is closed: {why}",
+        whom(portal.agent.as_deref())
+    );
     let name = portal.agent.unwrap_or_else(|| DAEMON.to_owned());
     let incident = Incident::new(IncidentKind::PortalClosed, name, message)
         .with("because", why)

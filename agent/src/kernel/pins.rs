@@ -165,7 +165,11 @@ impl Pins {
             (self.programs(), links),
             (self.walls(), walls),
         ];
-        folders.extend(list(&self.adopted())?.into_iter().map(|folder| (folder, links)));
+        folders.extend(
+            list(&self.adopted())?
+                .into_iter()
+                .map(|folder| (folder, links)),
+        );
         for (folder, names) in folders {
             for path in list(&folder)? {
                 let name = path.file_name().and_then(|name| name.to_str());
@@ -199,7 +203,9 @@ impl Pins {
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
     let entries = fs::read_dir(folder).map_err(KernelError::path("list", folder))?;
-    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+    Ok(entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect())
 }
 
 pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {

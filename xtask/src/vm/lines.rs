@@ -7,14 +7,28 @@ use serde::Deserialize;
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Line {
-    Boot { boot: Boot },
-    Start { start: String, seconds: u64 },
-    Out { out: String },
+    Boot {
+        boot: Boot,
+    },
+    Start {
+        start: String,
+        seconds: u64,
+    },
+    Out {
+        out: String,
+    },
     End(End),
-    File { file: String, text: String },
-    Done { done: bool },
+    File {
+        file: String,
+        text: String,
+    },
+    Done {
+        done: bool,
+    },
     /// After so many steps the machine boots anew.
-    Reboot { reboot: usize },
+    Reboot {
+        reboot: usize,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -90,7 +90,11 @@ pub(crate) fn run(project: &Project, args: &Args) -> Result<()> {
     let chosen = choose(args)?;
     let filter = args.test.as_deref();
     let (suites, filter, scripts) = match args.systemd {
-        Some(_) => (vec![], None, systemd::scripts(&project.root, filter, !args.deb.is_empty())?),
+        Some(_) => (
+            vec![],
+            None,
+            systemd::scripts(&project.root, filter, !args.deb.is_empty())?,
+        ),
         None => {
             let (suites, filter) = suites::choose(args.core, filter)?;
             (suites, filter, vec![])

@@ -141,7 +141,10 @@ pub(super) fn plan(lines: &str, scripts: &[PathBuf]) -> Plan {
         .iter()
         .map(|path| {
             let name = step_name(path);
-            let folder = match path.parent().is_some_and(|folder| folder.ends_with(PACKAGE)) {
+            let folder = match path
+                .parent()
+                .is_some_and(|folder| folder.ends_with(PACKAGE))
+            {
                 true => format!("{PACKAGE}/"),
                 false => String::new(),
             };

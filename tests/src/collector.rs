@@ -1,4 +1,4 @@
-//! A host that takes what is posted to it and answers as a test says.
+//! A host that takes what is posted to it, or is asked of it, and answers as a test says.
 
 use crate::ns::Ns;
 use crate::service::Service;
@@ -189,9 +189,11 @@ fn read(reader: &mut impl BufRead, from: SocketAddr) -> anyhow::Result<Option<Po
         return Ok(None);
     }
     let mut words = line.split_whitespace();
-    if words.next() != Some("POST") {
-        bail!("no POST: {line:?}");
-    }
+    let asked = match words.next() {
+        Some("POST") => false,
+        Some("GET") => true,
+        _ => bail!("neither POST nor GET: {line:?}"),
+    };
     let path = words.next().context("no path")?.to_owned();
     let mut headers = BTreeMap::new();
     loop {
@@ -202,8 +204,11 @@ fn read(reader: &mut impl BufRead, from: SocketAddr) -> anyhow::Result<Option<Po
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers.get("content-length").context("no length")?;
-    let length: usize = length.parse()?;
+    let length: usize = match headers.get("content-length") {
+        Some(length) => length.parse()?,
+        None if asked => 0,
+        None => bail!("no length"),
+    };
     if length > MAX_BODY {
         bail!("a body of {length} bytes");
     }

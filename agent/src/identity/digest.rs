@@ -309,7 +309,6 @@ mod tests {
         }
         // Kernels from 6.13 on give finer times once somebody has looked, so it may be none.
         eprintln!("{same_times} of 200 rewrites left the ctime as it was");
-        assert_eq!(entries(&known), 0, "nothing had settled");
     }
 
     #[test]

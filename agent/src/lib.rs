@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod launch;
 pub mod learn;
 pub mod leases;
+mod markup;
 pub mod metrics;
 pub mod nat64;
 pub mod notify;

@@ -236,6 +236,32 @@ impl Desktop {
         Ok(std::fs::write(self.path("choice"), label)?)
     }
 
+    /// A person sees dunst's window, of which a picture `name` is taken, and clicks it until
+    /// `answered`: by its menu, `label` is chosen.
+    ///
+    /// # Errors
+    /// When there is no window, or no answer.
+    pub fn click_dunst(
+        &self,
+        name: &str,
+        label: &str,
+        answered: impl Fn() -> bool,
+    ) -> anyhow::Result<()> {
+        wait::until("the window", wait::patience(), || {
+            let shown = self
+                .xdotool(&["search", "--onlyvisible", "--class", "dunst"])
+                .ok()?;
+            (!shown.trim().is_empty()).then_some(())
+        })?;
+        self.screenshot(name)?;
+        self.choose(label)?;
+        wait::until("the answer", wait::patience(), || {
+            self.xdotool(&["mousemove", "820", "60", "click", "1"])
+                .ok()?;
+            answered().then_some(())
+        })
+    }
+
     /// Runs `xdotool`, and gives what it says.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::asking::{Grant, GrantSubject, Lasts, Ruling};
 use crate::cli::output::bytes;
 use crate::control::status::WallState;
 use crate::incident::Incident;
+use crate::markup::heads;
 
 fn section(id: &str, title: &str, body: Markup) -> Markup {
     let label = format!("{id}-title");
@@ -59,13 +60,7 @@ pub(super) fn when(report: &Report, bars: &Bars, zone: &TimeZone) -> Markup {
                 summary { "The numbers, hour by hour" }
                 table {
                     caption { "Hours in which nothing happened are left out." }
-                    thead { tr {
-                        th scope="col" { "Hour" }
-                        th.num scope="col" { "Let out" }
-                        th.num scope="col" { "Refused" }
-                        th.num scope="col" { "Sent" }
-                        th.num scope="col" { "Received" }
-                    } }
+                    (heads(&["Hour"], &["Let out", "Refused", "Sent", "Received"]))
                     tbody {
                         @for hour in &report.hours {
                             tr {
@@ -222,15 +217,7 @@ pub(super) fn new(report: &Report, zone: &TimeZone) -> Markup {
             (nothing("None."))
         } @else {
             table {
-                thead { tr {
-                    th scope="col" { "First seen" }
-                    th scope="col" { "Agent" }
-                    th scope="col" { "Destination" }
-                    th.num scope="col" { "Let out" }
-                    th.num scope="col" { "Refused" }
-                    th.num scope="col" { "Sent" }
-                    th.num scope="col" { "Received" }
-                } }
+                (heads(&["First seen", "Agent", "Destination"], &["Let out", "Refused", "Sent", "Received"]))
                 tbody {
                     @for one in &report.new {
                         tr {
@@ -257,14 +244,7 @@ pub(super) fn questions(report: &Report, zone: &TimeZone) -> Markup {
         @if report.grants.is_empty() { (nothing("None.")) }
         @else {
             table {
-                thead { tr {
-                    th scope="col" { "Agent" }
-                    th scope="col" { "Answer" }
-                    th scope="col" { "Destination" }
-                    th scope="col" { "Until" }
-                    th scope="col" { "By" }
-                    th scope="col" { "Why" }
-                } }
+                (heads(&["Agent", "Answer", "Destination", "Until", "By", "Why"], &[]))
                 tbody { @for grant in &report.grants { (granted(grant, zone)) } }
             }
         }
@@ -309,12 +289,7 @@ pub(super) fn incidents(report: &Report, zone: &TimeZone) -> Markup {
 fn told(incidents: &[Incident], zone: &TimeZone) -> Markup {
     html! {
         table {
-            thead { tr {
-                th scope="col" { "When" }
-                th scope="col" { "Agent" }
-                th scope="col" { "What" }
-                th scope="col" { "In detail" }
-            } }
+            (heads(&["When", "Agent", "What", "In detail"], &[]))
             tbody {
                 @for one in incidents {
                     tr {
@@ -337,12 +312,7 @@ pub(super) fn walls(report: &Report) -> Markup {
             p { "Protections that do not stand at the time of this report. A protection that a policy \
                  requires starts nothing while it is missing; the others are a second line." }
             table {
-                thead { tr {
-                    th scope="col" { "Protection" }
-                    th scope="col" { "Of" }
-                    th scope="col" { "State" }
-                    th scope="col" { "Why" }
-                } }
+                (heads(&["Protection", "Of", "State", "Why"], &[]))
                 tbody {
                     @for missing in &report.walls {
                         tr {

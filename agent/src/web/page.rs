@@ -2,6 +2,8 @@
 
 use maud::{DOCTYPE, html};
 
+use crate::markup::heads;
+
 /// The script, which the policy of the page allows by where it is from.
 pub(super) const SCRIPT: &str = include_str!("app.js");
 /// The style.
@@ -46,14 +48,7 @@ pub(super) fn page() -> String {
                     section aria-labelledby="agents-title" {
                         h2 #agents-title { "Agents" }
                         div .scroll { table {
-                            thead { tr {
-                                th scope="col" { "Agent" }
-                                th scope="col" { "State" }
-                                th .num scope="col" { "Processes" }
-                                th .num scope="col" { "Let out" }
-                                th .num scope="col" { "Refused" }
-                                th .num scope="col" { "Sent" }
-                            } }
+                            (heads(&["Agent", "State"], &["Processes", "Let out", "Refused", "Sent"]))
                             tbody #agents {}
                         } }
                     }
@@ -65,14 +60,7 @@ pub(super) fn page() -> String {
                             button type="button" data-show="incident" aria-pressed="false" { "Incidents" }
                         }
                         div .scroll { table {
-                            thead { tr {
-                                th scope="col" { "Time" }
-                                th scope="col" { "Agent" }
-                                th scope="col" { "What" }
-                                th scope="col" { "Where to" }
-                                th scope="col" { "Program" }
-                                th scope="col" { "Why" }
-                            } }
+                            (heads(&["Time", "Agent", "What", "Where to", "Program", "Why"], &[]))
                             tbody #records {}
                         } }
                     }
@@ -80,14 +68,7 @@ pub(super) fn page() -> String {
                         h2 #grants-title { "Answers that hold" }
                         p #grants-note .soft {}
                         div .scroll { table {
-                            thead { tr {
-                                th scope="col" { "Agent" }
-                                th scope="col" { "Answer" }
-                                th scope="col" { "Destination" }
-                                th scope="col" { "Until" }
-                                th scope="col" { "By" }
-                                th scope="col" { "" }
-                            } }
+                            (heads(&["Agent", "Answer", "Destination", "Until", "By", ""], &[]))
                             tbody #grants {}
                         } }
                     }

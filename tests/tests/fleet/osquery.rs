@@ -25,11 +25,7 @@ type Table = (Vec<String>, Vec<Vec<Cell>>);
 
 fn select(db: &Connection, query: &str) -> rusqlite::Result<Table> {
     let mut statement = db.prepare(query)?;
-    let names: Vec<String> = statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| (0..names.len()).map(|n| row.get(n)).collect())?;
     let rows = rows.collect::<rusqlite::Result<_>>()?;
     Ok((names, rows))

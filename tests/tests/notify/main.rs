@@ -43,6 +43,7 @@ impl Seen {
     }
 }
 
+#[track_caller]
 fn seen(server: &mut Notifier, about: &str) -> Seen {
     let wanted = |said: &Value| {
         let text = |n: usize| said[n].as_str().unwrap_or_default().contains(about);
@@ -169,23 +170,9 @@ fn dunst_shows_it_and_its_menu_answers() {
         parent_exe: None,
     });
     control.ask(&asked);
-    let is_there = || {
-        let shown = desktop
-            .xdotool(&["search", "--onlyvisible", "--class", "dunst"])
-            .ok()?;
-        (!shown.trim().is_empty()).then_some(())
-    };
-    wait::until("the window", wait::patience(), is_there)
+    desktop
+        .click_dunst("dunst", "Always", || !control.answers().is_empty())
         .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
-    desktop.screenshot("dunst").expect("picture");
-    desktop.choose("Always").expect("choice");
-    wait::until("the answer", wait::patience(), || {
-        desktop
-            .xdotool(&["mousemove", "820", "60", "click", "1"])
-            .ok()?;
-        (!control.answers().is_empty()).then_some(())
-    })
-    .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
     let answer = control.answer().expect("an answer");
     assert_eq!(answer.choice.ruling, Ruling::Allow);
     assert_eq!(answer.choice.lasts, Lasts::Always);

@@ -58,23 +58,9 @@ fn a_program_asks_a_person_clicks_and_it_goes_on() {
     let first = curl(&stage);
     let asked = standing(&stage);
     assert_eq!(asked.agent, AGENT);
-    let is_there = || {
-        let shown = desktop
-            .xdotool(&["search", "--onlyvisible", "--class", "dunst"])
-            .ok()?;
-        (!shown.trim().is_empty()).then_some(())
-    };
-    wait::until("the window", wait::patience(), is_there)
+    desktop
+        .click_dunst("end-to-end", "1 hour", || questions(&stage).is_empty())
         .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
-    desktop.screenshot("end-to-end").expect("picture");
-    desktop.choose("1 hour").expect("choice");
-    wait::until("the answer", wait::patience(), || {
-        desktop
-            .xdotool(&["mousemove", "820", "60", "click", "1"])
-            .ok()?;
-        questions(&stage).is_empty().then_some(())
-    })
-    .unwrap_or_else(|error| panic!("{error}: {}", notify.log()));
     drop(first);
     let reached = || {
         let code = stage.curl_as(AGENT, &format!("http://{OTHER}/")).ok()?;

@@ -318,6 +318,14 @@ impl Notify {
     }
 }
 
+impl Drop for Notify {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("exeat notify said:\n{}", self.log());
+        }
+    }
+}
+
 /// A connection to the bus that does as a test says: `tests/src/bin/notifier.rs`.
 pub struct Notifier {
     process: Running,

@@ -19,6 +19,8 @@ const PATH: &str = "/org/freedesktop/Notifications";
 const BUS: &str = "org.freedesktop.DBus";
 /// How long a server may take.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long the bus may take to greet.
+const GREETING: Duration = Duration::from_secs(3);
 /// Shown until somebody closes it: the question has a time of its own.
 const NEVER: i32 = 0;
 /// The specification's "critical": others vanish after seconds, and a program waits.
@@ -57,12 +59,15 @@ pub(super) struct Server {
 }
 
 impl Bus {
-    /// Connects to the user's session bus.
+    /// Connects to the user's session bus. One that has just begun may let a connection wait for
+    /// its greeting for ever, which zbus's own limit is not for.
     pub(super) async fn connect() -> zbus::Result<Self> {
         let connection = zbus::connection::Builder::session()
             .method_timeout(LIMIT)
-            .build()
-            .await?;
+            .build();
+        let connection = tokio::time::timeout(GREETING, connection)
+            .await
+            .map_err(|_| zbus::Error::Failure("it does not greet".to_owned()))??;
         let credentials = connection.peer_creds().await?;
         let pidfd = credentials.process_fd().map(duplicate).transpose()?;
         let process = trust::hold(credentials.process_id(), pidfd)?;

@@ -478,11 +478,12 @@ impl<'a> Session<'a> {
     async fn answer(&mut self, question: Question, button: Button) {
         let id = question.id.clone();
         let refused = match governed(&self.desk.options.socket).await {
-            Err(error) => Some(error.to_string()),
+            Err(error) => return self.not_taken(&id, &error.to_string()).await,
             Ok(governed) => self
                 .distrust(&governed)
                 .or_else(|| self.closed_because(&governed)),
         };
+        // Not shown: by whom is what is wrong.
         if let Some(why) = refused {
             self.desk
                 .say("answer", format!("the answer to {id} was not taken: {why}"));
@@ -512,16 +513,22 @@ impl<'a> Session<'a> {
             Ok(_) => "the daemon's answer cannot be read".to_owned(),
             Err(error) => error.to_string(),
         };
-        // Another button may do.
-        self.desk.board.again(&id);
+        self.not_taken(&id, &problem).await;
+    }
+
+    /// Tells the person, whom another button may help.
+    async fn not_taken(&mut self, id: &str, problem: &str) {
+        self.desk.board.again(id);
+        if self.find().await
+            && let Some(server) = &self.server
+        {
+            let text = failure(id, problem, server.can);
+            let _ = self.bus.notify(server, 0, &text, &[]).await;
+        }
         self.desk.say(
             "answer",
             format!("the answer to {id} was not taken: {problem}"),
         );
-        if let Some(server) = &self.server {
-            let text = failure(&id, &problem, server.can);
-            let _ = self.bus.notify(server, 0, &text, &[]).await;
-        }
     }
 }
 

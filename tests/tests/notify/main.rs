@@ -445,10 +445,11 @@ fn it_follows_what_happens_to_a_question_and_to_everybody_else() {
         "{}",
         told.body
     );
-    control.refuse(None);
     // The bus goes, and everybody on it.
     desktop.stop_bus();
     notify.says("the session bus: it has ended").expect("said");
+    // Not before: one more of the clicks above would be taken.
+    control.refuse(None);
     drop(second);
     desktop.start_bus().expect("bus");
     let mut third = server(&desktop, &ALL);

@@ -182,6 +182,17 @@ impl Sniffer {
         packets.iter().filter(|p| wanted(p)).count()
     }
 
+    /// Makes room: packets that are `known` to be in order are not kept.
+    ///
+    /// # Errors
+    /// When there was no room any more, so that some were lost.
+    pub fn forget(&self, mut known: impl FnMut(&Packet) -> bool) -> anyhow::Result<()> {
+        let mut packets = self.packets.lock().expect("sniffer lock");
+        anyhow::ensure!(packets.len() < MAX_PACKETS, "packets were lost");
+        packets.retain(|packet| !known(packet));
+        Ok(())
+    }
+
     /// Packets that the kernel or this fixture had no room for since the last call. A
     /// test that says "none arrived" must also see 0 here.
     ///

@@ -91,6 +91,12 @@ PLAIN = tcp('203.0.113.31', 4433)
             (bytes(&self.named) >= before + 6 && bytes(&self.plain) >= self.sent).then_some(())
         })
         .unwrap_or_else(|e| panic!("{what}: {e:#}"));
+        // The traffic of many turns is more than is kept.
+        let forget = self
+            .stage
+            .sniffer
+            .forget(|packet| !packet.is_to(TARGET.into()));
+        forget.expect(what);
     }
 }
 

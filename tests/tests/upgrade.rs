@@ -108,23 +108,21 @@ fn upgrades_downgrades_and_interrupted_ones_under_traffic_let_nothing_out_and_cu
     let links = scene.stage.daemon.links().expect("links");
     let builds = builds();
 
-    // To the same build anew, to the next one, and so on; both ways between any two.
+    // Five rounds of four upgrades (to the same build anew, to the other ones, and so on) and a
+    // downgrade.
     let mut slowest = Duration::ZERO;
-    for turn in 0..count("EXEAT_UPGRADES", 20) {
-        let build = &builds[turn / 2 % builds.len()];
-        scene.stage.daemon.install(build);
-        let begun = Instant::now();
-        scene.stage.daemon.restart().expect("upgrade");
-        slowest = slowest.max(begun.elapsed());
-        scene.go_on(&format!("upgrade {turn} to {}", build.display()));
-    }
-    for turn in 0..5 {
-        for build in builds[..2].iter().rev() {
+    let last = builds.len() - 1;
+    for round in 0..count("EXEAT_UPGRADES", 20).div_ceil(4) {
+        for (step, which) in [0, last, 1, 1, 0].into_iter().enumerate() {
+            let build = &builds[which];
             scene.stage.daemon.install(build);
-            scene.stage.daemon.restart().expect("downgrade");
+            let begun = Instant::now();
+            scene.stage.daemon.restart().expect("upgrade");
+            slowest = slowest.max(begun.elapsed());
+            scene.go_on(&format!("round {round}, step {step} to {}", build.display()));
         }
-        scene.go_on(&format!("downgrade {turn}"));
     }
+    println!("the slowest start took {slowest:?}");
     for turn in 0..5u32 {
         let (new, old) = (&builds[1], &builds[0]);
         scene.stage.daemon.kill9().expect("kill");
@@ -195,6 +193,9 @@ fn a_build_with_other_tables_leaves_what_is_enforced_where_its_policy_does_not_l
         let refused = scene.stage.daemon.restart().expect_err("no policy");
         let text = format!("{refused:#}");
         assert!(text.contains("stays in force"), "{text}");
+        // What to do next.
+        assert!(text.contains("exeat check"), "{text}");
+        assert!(text.contains("install the build before"), "{text}");
         let _ = scene.stage.daemon.kill9();
         assert_eq!(programs(&scene), before);
     }

@@ -220,9 +220,15 @@ mod tests {
         );
         // Around the byte that is left out.
         let found = translated("2001:db8:122:c000:0:aa00::", "192.0.2.0/24");
-        assert!(found.contains(&"2001:db8:122:c000:2::/80".to_owned()), "{found:?}");
+        assert!(
+            found.contains(&"2001:db8:122:c000:2::/80".to_owned()),
+            "{found:?}"
+        );
         let found = translated("2001:db8:122:c000:0:aa00::", "192.0.0.0/16");
-        assert!(found.contains(&"2001:db8:122:c000::/64".to_owned()), "{found:?}");
+        assert!(
+            found.contains(&"2001:db8:122:c000::/64".to_owned()),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -119,7 +119,10 @@ fn upgrades_downgrades_and_interrupted_ones_under_traffic_let_nothing_out_and_cu
             let begun = Instant::now();
             scene.stage.daemon.restart().expect("upgrade");
             slowest = slowest.max(begun.elapsed());
-            scene.go_on(&format!("round {round}, step {step} to {}", build.display()));
+            scene.go_on(&format!(
+                "round {round}, step {step} to {}",
+                build.display()
+            ));
         }
     }
     println!("the slowest start took {slowest:?}");

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
 
 /// The file: seconds for the calendar, and seconds asleep.
 static SHIFTS: OnceLock<&'static [AtomicI64; 2]> = OnceLock::new();
@@ -58,8 +58,14 @@ pub unsafe extern "C" fn timerfd_settime(
 /// Has the timer end now, as it does when the clock is set.
 fn cancel() {
     let soon = libc::itimerspec {
-        it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },
-        it_value: libc::timespec { tv_sec: 0, tv_nsec: 1 },
+        it_interval: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 1,
+        },
     };
     let timer = CANCELLED.load(Ordering::SeqCst);
     // SAFETY: `soon` outlives the call, which writes nothing; a wrong descriptor is an error.
@@ -75,18 +81,31 @@ fn cancel() {
 }
 
 fn follow(path: PathBuf) {
-    let file = File::options().read(true).write(true).open(&path).expect("the clock's file");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .expect("the clock's file");
     // SAFETY: a new mapping of a file of 16 bytes, which nothing unmaps or cuts shorter; both
     // numbers are read and written whole.
     let shifts = unsafe {
         let (protection, flags) = (libc::PROT_READ, libc::MAP_SHARED);
-        let at = libc::mmap(std::ptr::null_mut(), 16, protection, flags, file.as_raw_fd(), 0);
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            16,
+            protection,
+            flags,
+            file.as_raw_fd(),
+            0,
+        );
         assert_ne!(at, libc::MAP_FAILED, "mmap");
         &*at.cast::<[AtomicI64; 2]>()
     };
     SHIFTS.set(shifts).expect("once");
     let notes = Inotify::init(InitFlags::IN_CLOEXEC).expect("inotify");
-    notes.add_watch(&path, AddWatchFlags::IN_CLOSE_WRITE).expect("watch");
+    notes
+        .add_watch(&path, AddWatchFlags::IN_CLOSE_WRITE)
+        .expect("watch");
     std::thread::spawn(move || {
         while notes.read_events().is_ok() {
             cancel();

@@ -2,7 +2,7 @@
 //! holds for longer.
 
 use crate::{HERE, NOWHERE, POLICY, connect, incident, until_connect};
-use exeat_tests::stage::{AGENT, Stage};
+use exeat_tests::stage::{AGENT, ALLOWED, Stage};
 use exeat_tests::technique::shifted_clock;
 use exeat_tests::world::open_to_all;
 use serde_json::Value;
@@ -64,6 +64,7 @@ fn grants_and_leases_end_by_time_asleep_and_by_the_calendar_and_are_never_prolon
         let sink = stage.world.tcp_sink(&format!("{host}:7000"));
         sink.expect("sink")
     });
+    stage.dns.set(ALLOWED, &[HERE], 60);
     let clocks = Clocks::of(&mut stage);
     let mut agent = stage.daemon.puppet(AGENT).expect("puppet");
     until_connect(&mut agent, HERE, 7000, 0);
@@ -74,13 +75,19 @@ fn grants_and_leases_end_by_time_asleep_and_by_the_calendar_and_are_never_prolon
     assert_eq!(connect(&mut agent, NOWHERE, 7000), 0);
     clocks.set(-86_400, 0);
     let told = incident(&stage, "clock_jumped", 0);
-    assert!((seconds(&told, "set_seconds") + 86_400.0).abs() < 5.0, "{told}");
+    assert!(
+        (seconds(&told, "set_seconds") + 86_400.0).abs() < 5.0,
+        "{told}"
+    );
     assert_eq!(connect(&mut agent, NOWHERE, 7000), 0);
     assert_eq!(connect(&mut agent, HERE, 7000), 0);
     // Twenty minutes asleep, which the calendar that was set back does not show.
     clocks.set(-86_400, 1200);
     let told = incident(&stage, "clock_jumped", 1);
-    assert!((seconds(&told, "slept_seconds") - 1200.0).abs() < 5.0, "{told}");
+    assert!(
+        (seconds(&told, "slept_seconds") - 1200.0).abs() < 5.0,
+        "{told}"
+    );
     until_connect(&mut agent, NOWHERE, 7000, libc::EPERM);
     // Names were asked anew: what is allowed goes on.
     until_connect(&mut agent, HERE, 7000, 0);
@@ -105,7 +112,9 @@ fn grants_and_leases_end_by_time_asleep_and_by_the_calendar_and_are_never_prolon
     until_connect(&mut agent, NOWHERE, 7000, libc::EPERM);
     until_connect(&mut agent, HERE, 7000, 0);
     let escaped = stage
-        .forbidden(|packet| packet.is_to(HERE.parse().expect("v4")) || packet.is_to(NOWHERE.parse().expect("v4")))
+        .forbidden(|packet| {
+            packet.is_to(HERE.parse().expect("v4")) || packet.is_to(NOWHERE.parse().expect("v4"))
+        })
         .expect("settle");
     assert!(escaped.is_empty(), "{escaped:?}");
 }

@@ -7,7 +7,7 @@ mod portal;
 
 use exeat_tests::dns::DnsHost;
 use exeat_tests::puppet::Puppet;
-use exeat_tests::stage::{AGENT, Stage};
+use exeat_tests::stage::{AGENT, ALLOWED, Stage};
 use exeat_tests::wait;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ agents:
 ";
 
 /// Where `allowed.example` is on the first network, and on others.
-const HERE: &str = "203.0.113.10";
+const HERE: &str = "203.0.113.11";
 const THERE: &str = "203.0.113.77";
 /// Where nobody may go.
 const NOWHERE: &str = "203.0.113.66";
@@ -67,6 +67,13 @@ fn leases(stage: &Stage) -> Vec<Value> {
         .output()
         .expect("exeat leases");
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// From now on `allowed.example` is at [`HERE`], for seconds only: what it stood for before had
+/// a minute to live.
+fn here_for_seconds(stage: &Stage) {
+    stage.dns.set(ALLOWED, &[HERE], 1);
+    stage.daemon.enforce(POLICY).expect("reload");
 }
 
 /// Until the agent holds an address, or does not any more.

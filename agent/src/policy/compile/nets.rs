@@ -2,13 +2,13 @@
 //! those that hold it, so covering networks are found by following parents.
 
 use super::sets::Ruled;
-use crate::policy::model::{Policy, Selector};
 use crate::nat64::Nat64;
+use crate::policy::model::{Policy, Selector};
 use crate::policy::net::fold;
 use agent_common::Addr;
 use agent_common::addr::V4_PREFIX_BITS;
-use agent_common::verdict::SetRef;
 use agent_common::verdict::Action;
+use agent_common::verdict::SetRef;
 use ipnet::IpNet;
 
 /// `::ffff:0:0`: where IPv4 lies among the 128-bit addresses.
@@ -69,7 +69,10 @@ fn position(net: IpNet) -> (u128, u8) {
 /// The networks that lead to denied IPv4 networks from within an allowed IPv6 one.
 fn translated(policy: &Policy, nat64: &Nat64) -> Vec<(u128, u8, u32)> {
     let nets = |action| {
-        let rules = policy.rules.iter().filter(move |rule| rule.action == action);
+        let rules = policy
+            .rules
+            .iter()
+            .filter(move |rule| rule.action == action);
         rules.filter_map(|rule| match &rule.selector {
             Selector::Net(net) => Some((fold(*net), rule.number)),
             Selector::Host(_) => None,
@@ -86,7 +89,10 @@ fn translated(policy: &Policy, nat64: &Nat64) -> Vec<(u128, u8, u32)> {
     for (net, rule) in nets(Action::Deny) {
         let IpNet::V4(net) = net else { continue };
         for net in nat64.translated(net).map(IpNet::V6) {
-            if open.iter().any(|one| one.contains(&net) || net.contains(one)) {
+            if open
+                .iter()
+                .any(|one| one.contains(&net) || net.contains(one))
+            {
                 let (start, bits) = position(net);
                 items.push((start, bits, rule));
             }

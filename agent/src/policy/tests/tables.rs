@@ -80,7 +80,13 @@ fn what_is_denied_of_v4_is_denied_of_its_translated_form_wherever_that_is_allowe
     );
     let (denied, free) = ("2001:db8:64::198.51.100.7", "2001:db8:64::203.0.113.7");
     let is_denied = |compiled: &Compiled, dest| {
-        matches!(tcp(compiled, dest, 443), Verdict::Deny { reason: Reason::DenyRule, .. })
+        matches!(
+            tcp(compiled, dest, 443),
+            Verdict::Deny {
+                reason: Reason::DenyRule,
+                ..
+            }
+        )
     };
     let nowhere = Compiled::new(&policy).expect("compiles");
     assert!(is_denied(&nowhere, "64:ff9b::198.51.100.7"));

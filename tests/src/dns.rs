@@ -172,7 +172,10 @@ impl DnsHost {
     /// translators (RFC 7050).
     pub fn names(&self) -> Vec<String> {
         let state = self.lock();
-        let names = state.asked.keys().filter(|name| *name != exeat::nat64::PROBE);
+        let names = state
+            .asked
+            .keys()
+            .filter(|name| *name != exeat::nat64::PROBE);
         names.cloned().collect()
     }
 

@@ -98,7 +98,7 @@ fn what_is_denied_of_v4_is_denied_of_its_translated_form_wherever_that_is_allowe
     assert!(is_denied(&here, denied));
     assert!(tcp(&here, free, 443).is_allow());
     // By a name too, also where no network reaches there.
-    let hosts = BTreeSet::from([host("a.example")]);
+    let hosts = BTreeSet::from(["a.example".parse().expect("a name")]);
     here.lease(addr(denied), &hosts).expect("lease");
     assert!(is_denied(&here, denied));
     let named = agent(

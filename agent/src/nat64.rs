@@ -9,6 +9,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::{Ipv4Net, Ipv6Net};
+
 /// The name whose IPv4 addresses everybody knows, and that has no others but where somebody
 /// synthesizes them.
 pub const PROBE: &str = "ipv4only.arpa";
@@ -46,6 +48,23 @@ impl Prefix {
     fn places(self) -> Option<[usize; 4]> {
         let found = LENGTHS.iter().find(|(bytes, _)| *bytes == self.bytes);
         found.map(|(_, places)| *places)
+    }
+
+    /// Where the addresses of an IPv4 network are behind this prefix.
+    fn around(self, net: Ipv4Net) -> Option<Ipv6Net> {
+        let mut octets = [0; 16];
+        octets[..self.bytes].copy_from_slice(&self.start[..self.bytes]);
+        let places = self.places()?;
+        for (place, octet) in places.into_iter().zip(net.network().octets()) {
+            octets[place] = octet;
+        }
+        let bits = net.prefix_len();
+        // As many bits as lie before the last one that counts; the byte that is left out, too.
+        let length = match bits.checked_sub(1) {
+            None => self.bytes * 8,
+            Some(last) => places[usize::from(last / 8)] * 8 + usize::from(last % 8) + 1,
+        };
+        Ipv6Net::new(octets.into(), u8::try_from(length).ok()?).ok()
     }
 
     fn embedded(self, addr: Ipv6Addr) -> Option<Ipv4Addr> {
@@ -105,6 +124,11 @@ impl Nat64 {
         };
         let found = self.0.iter().filter_map(move |prefix| prefix.embedded(v6?));
         found.collect::<Vec<_>>().into_iter()
+    }
+
+    /// The networks that lead to an IPv4 network.
+    pub fn translated(&self, net: Ipv4Net) -> impl Iterator<Item = Ipv6Net> {
+        self.0.iter().filter_map(move |prefix| prefix.around(net))
     }
 
     /// The prefixes as people write them.
@@ -178,6 +202,33 @@ mod tests {
             );
             assert_eq!(embedded(&found, other), ["192.0.2.33"], "{prefix}");
         }
+    }
+
+    #[test]
+    fn a_network_is_translated_where_its_addresses_are() {
+        let translated = |known: &str, net: &str| -> Vec<String> {
+            let net = net.parse().expect("network");
+            let found = discovered(&[known]);
+            found.translated(net).map(|one| one.to_string()).collect()
+        };
+        let well_known = "64:ff9b::192.0.0.170";
+        assert_eq!(translated(well_known, "10.0.0.0/8"), ["64:ff9b::a00:0/104"]);
+        assert_eq!(translated(well_known, "0.0.0.0/0"), ["64:ff9b::/96"]);
+        assert_eq!(
+            translated(well_known, "192.0.2.33/32"),
+            ["64:ff9b::c000:221/128"]
+        );
+        // Around the byte that is left out.
+        let found = translated("2001:db8:122:c000:0:aa00::", "192.0.2.0/24");
+        assert!(
+            found.contains(&"2001:db8:122:c000:2::/80".to_owned()),
+            "{found:?}"
+        );
+        let found = translated("2001:db8:122:c000:0:aa00::", "192.0.0.0/16");
+        assert!(
+            found.contains(&"2001:db8:122:c000::/64".to_owned()),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -168,9 +168,15 @@ impl DnsHost {
         self.lock().log.clone()
     }
 
-    /// Every name that was asked for.
+    /// Every name that was asked for, but the one by which the daemon itself looks for
+    /// translators (RFC 7050).
     pub fn names(&self) -> Vec<String> {
-        self.lock().asked.keys().cloned().collect()
+        let state = self.lock();
+        let names = state
+            .asked
+            .keys()
+            .filter(|name| *name != exeat::nat64::PROBE);
+        names.cloned().collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

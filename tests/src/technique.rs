@@ -33,6 +33,11 @@ pub fn another_layout() -> PathBuf {
     beside("another")
 }
 
+/// Exeat as it would be where the clock is set and the machine sleeps.
+pub fn shifted_clock() -> PathBuf {
+    beside("shifted")
+}
+
 /// Any program of this crate.
 pub(crate) fn beside(name: &str) -> PathBuf {
     // Integration tests lie in target/<profile>/deps, the program in target/<profile>.

@@ -470,6 +470,11 @@ fn rest(out: &mut String, s: &Status, style: Style) {
         e.throttled,
     );
     sinks(out, s, style);
+    if let Some(portal) = &s.portal {
+        let whom = portal.agent.as_deref().unwrap_or("the daemon's resolver");
+        let open = format!("open for {} until {}", printable(whom), portal.until);
+        let _ = writeln!(out, "portal     {}", style.paint(Tone::Warn, &open));
+    }
 }
 
 fn sinks(out: &mut String, s: &Status, style: Style) {
@@ -536,12 +541,17 @@ events     7 received, 0 lost (kernel 0, ring 0, queue 0), 0 throttled
         });
         s.enforcement.walls[0].leaves_out = vec!["which process it was".into()];
         s.health = Health::from_reasons(vec!["wall egress failed".into(), "a\nb".into()]);
+        s.portal = Some(crate::control::PortalStatus {
+            agent: Some("browser\x07".into()),
+            until: "2026-03-04T12:05:00Z".parse().expect("time"),
+        });
         s.policy.last_error = Some("a.yaml:1:2: unknown field\n  | x".into());
         s.events.lost_ring = 4;
         let text = render(&s, Style::default());
         for part in [
             "health     DEGRADED\n           - wall egress failed\n           - a\n             b\n",
             "enforcing  NO; walls: 1 up, 0 missing, 1 failed\n",
+            "portal     open for browser\\u{7} until 2026-03-04T12:05:00Z\n",
             "           connect4: this kernel does not tell it which process it was\n",
             "failed egress (cgroup_skb/egress): the link is gone\n",
             "the last reload changed nothing:\n           a.yaml:1:2: unknown field\n",

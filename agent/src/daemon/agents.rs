@@ -112,7 +112,7 @@ impl Engine {
         now: Duration,
         authority: Option<&Arc<Authority>>,
     ) -> Result<Candidate, EngineError> {
-        let mut compiled = Compiled::new(&policy)?.translated(self.nat64.clone());
+        let mut compiled = Compiled::translated(&policy, self.nat64.clone())?;
         let hosts = policy.hosts();
         let names = Arc::new(policy.names());
         let mut held: BTreeMap<Addr, BTreeSet<HostName>> = BTreeMap::new();

@@ -26,7 +26,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Shared, asking, engine::Engine};
+use super::{Shared, asking, engine::Engine, portal};
 use crate::{
     dns::{
         clock,
@@ -170,6 +170,7 @@ fn tell_of_jump(shared: &Shared, before: &mut Reading) -> io::Result<()> {
         shared.hub.incident(jump.incident());
         // Those whose time is over by either clock, before anything else.
         asking::tend(shared);
+        portal::tend(shared);
         shared.refresh.refresh_now();
     }
     Ok(())
@@ -267,7 +268,11 @@ async fn network(shared: &Shared, cancel: &CancellationToken) -> io::Result<()> 
     let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
         .map_err(io::Error::from)?;
     let mut known = Network::now(shared);
-    look_for_translators(shared).await;
+    // A server that is silent must not keep the daemon from its end.
+    tokio::select! {
+        () = cancel.cancelled() => return Ok(()),
+        () = look_for_translators(shared) => {}
+    }
     loop {
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
@@ -286,7 +291,10 @@ async fn network(shared: &Shared, cancel: &CancellationToken) -> io::Result<()> 
             tell_of_network(shared, &known, &now);
             known = now;
             shared.refresh.refresh_now();
-            look_for_translators(shared).await;
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = look_for_translators(shared) => {}
+            }
         }
     }
 }

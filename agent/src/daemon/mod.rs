@@ -322,7 +322,7 @@ async fn serve(config: Config, lifetime: Lifetime, store: FdStore) -> anyhow::Re
         // Tables of another layout are not to be had: to attach now would refuse everything.
         if !engine.kernel.continues() {
             return Err(anyhow::Error::from(error).context(
-                "the policy does not load, and what is enforced is of a build with other tables; it stays in force, and this daemon does not start",
+                "the policy does not load, and what is enforced is of a build with other tables: it stays in force, and this daemon does not start. Mend the policy (`exeat check` says what is wrong) and start the daemon again, or install the build before and start that",
             ));
         }
         error!(

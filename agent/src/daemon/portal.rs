@@ -74,9 +74,26 @@ impl Engine {
 
     /// Ends what a daemon before had opened.
     pub(super) fn close_old_portal(&mut self) {
-        self.end_grants(clock::now(), "the daemon was started anew", |grant| {
-            grant.by.via == VIA
-        });
+        const WHY: &str = "the daemon was started anew";
+        let ended = self.end_grants(clock::now(), WHY, |grant| grant.by.via == VIA);
+        let of_grants = || ended.first().map(|grant| grant.agent.clone());
+        let Some(name) = self.keeper.load_portal().or_else(of_grants) else {
+            return;
+        };
+        let whom = match name == DAEMON {
+            true => None,
+            false => Some(name.as_str()),
+        };
+        let message = format!("the portal for {} is closed: {WHY}", self::whom(whom));
+        let incident = Incident::new(IncidentKind::PortalClosed, name.clone(), message);
+        self.incident(incident.with("because", WHY));
+        self.remember_portal(None);
+    }
+
+    fn remember_portal(&self, open: Option<&str>) {
+        if let Err(error) = self.keeper.save_portal(open) {
+            warn!(%error, "that a portal is open, or is not any more, could not be written down");
+        }
     }
 }
 
@@ -122,12 +139,16 @@ pub(super) fn open(shared: &Shared, by: &Who, wanted: Wanted) -> Result<PortalRe
     let mut warnings = Vec::new();
     match &wanted.agent {
         None => {
-            shared.with(|engine| engine.portal = Some(portal));
+            shared.with(|engine| {
+                engine.remember_portal(Some(DAEMON));
+                engine.portal = Some(portal);
+            });
             shared.resolver.ask_the_network(Some(clock::now() + span));
             opened.extend(shared.resolver.labels());
             shared.refresh.refresh_now();
         }
         Some(agent) => {
+            shared.with(|engine| engine.remember_portal(Some(agent)));
             let named = wanted.hosts.iter().map(|name| GrantSubject::Name {
                 name: name.to_ascii_lowercase(),
             });
@@ -141,7 +162,10 @@ pub(super) fn open(shared: &Shared, by: &Who, wanted: Wanted) -> Result<PortalRe
                 }
             }
             if opened.is_empty() {
-                shared.with(|engine| end(engine, "nothing could be opened"));
+                shared.with(|engine| {
+                    end(engine, "nothing could be opened");
+                    engine.remember_portal(None);
+                });
                 return Err(Problem::new(
                     Code::Forbidden,
                     format!("nothing could be opened: {}", warnings.join("; ")),
@@ -230,6 +254,7 @@ pub(super) fn close(shared: &Shared, why: &str) -> bool {
             return None;
         }
         engine.portal = None;
+        engine.remember_portal(None);
         Some(portal)
     });
     let Some(portal) = closed else {

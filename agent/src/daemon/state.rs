@@ -39,6 +39,8 @@ const HELD: &str = "frozen.json";
 const ISOLATED: &str = "isolated.json";
 /// Name of the file in the state folder with what people granted and denied.
 const GRANTS: &str = "grants.json";
+/// Name of the file in the state folder that says for whom a portal is open.
+const PORTAL: &str = "portal.json";
 
 /// The last policy that was in force, as it was kept in the state folder.
 pub fn last_good_policy(state_dir: &Path) -> Option<crate::policy::PolicySet> {
@@ -154,6 +156,24 @@ impl Keeper {
     pub(super) fn save_isolated(&self, isolated: &Held) -> io::Result<()> {
         self.keep_for_good(ISOLATED, &serde_json::to_vec(isolated)?)?;
         File::open(&self.lasting)?.sync_all()
+    }
+
+    /// Keeps for whom a portal is open, so that a daemon that is killed leaves word of it.
+    pub(super) fn save_portal(&self, open: Option<&str>) -> io::Result<()> {
+        match open {
+            Some(name) => self.keep_for_good(PORTAL, &serde_json::to_vec(name)?)?,
+            None => match fs::remove_file(self.lasting.join(PORTAL)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => return Ok(()),
+            },
+        }
+        File::open(&self.lasting)?.sync_all()
+    }
+
+    /// For whom the daemon before had opened a portal. What cannot be read was one, too.
+    pub(super) fn load_portal(&self) -> Option<String> {
+        let bytes = fs::read(self.lasting.join(PORTAL)).ok()?;
+        Some(serde_json::from_slice(&bytes).unwrap_or_else(|_| crate::incident::DAEMON.to_owned()))
     }
 
     /// Which agents are isolated.
@@ -355,6 +375,20 @@ mod tests {
         assert_eq!(keeper.load_held().expect("held"), held);
         fs::write(state.join(HELD), b"{").expect("write");
         keeper.load_held().expect_err("rubbish");
+    }
+
+    #[test]
+    fn a_portal_that_was_open_is_remembered_until_it_is_closed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let keeper = Keeper::new(folder.path(), &folder.path().join("state"));
+        assert_eq!(keeper.load_portal(), None);
+        keeper.save_portal(None).expect("nothing to forget");
+        keeper.save_portal(Some("browser")).expect("save");
+        assert_eq!(keeper.load_portal().as_deref(), Some("browser"));
+        fs::write(folder.path().join("state").join(PORTAL), b"{").expect("write");
+        assert!(keeper.load_portal().is_some());
+        keeper.save_portal(None).expect("forget");
+        assert_eq!(keeper.load_portal(), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(super) struct Suite {
 }
 
 /// In the order in which they run: what tells most comes first.
-pub(super) const SUITES: [Suite; 34] = [
+pub(super) const SUITES: [Suite; 35] = [
     suite("rejected", true, 120),
     suite("hello", true, 300),
     suite("verdict", true, 600),
@@ -40,7 +40,8 @@ pub(super) const SUITES: [Suite; 34] = [
     suite("reload", false, 1200),
     suite("standalone", false, 600),
     suite("survive", false, 900),
-    suite("upgrade", false, 1200),
+    suite("upgrade", false, 1800),
+    suite("desktop", false, 900),
     suite("limits", false, 900),
     suite("detect", false, 300),
     suite("ask", false, 900),

@@ -86,7 +86,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     pem: String,
     ends: SystemTime,
-    leaves: Cache<String, Arc<CertifiedKey>>,
+    leaves: Cache<String, (SystemTime, Arc<CertifiedKey>)>,
 }
 
 impl fmt::Debug for Authority {
@@ -214,11 +214,21 @@ impl Authority {
 
     /// A certificate for a name, with its key: one that is kept, or a new one.
     pub(in crate::gateway) fn leaf(&self, name: &str) -> Result<Arc<CertifiedKey>, AuthorityError> {
-        if let Some(kept) = self.leaves.get(name) {
+        self.leaf_at(name, SystemTime::now())
+    }
+
+    fn leaf_at(&self, name: &str, now: SystemTime) -> Result<Arc<CertifiedKey>, AuthorityError> {
+        // By the calendar, which clients go by: it is set, and goes on while the machine sleeps.
+        // One from the future is from before the clock was set back.
+        let fits = |made: SystemTime| now.duration_since(made).is_ok_and(|age| age < KEPT);
+        if let Some((made, kept)) = self.leaves.get(name)
+            && fits(made)
+        {
             return Ok(kept);
         }
-        let made = Arc::new(self.issue(name, SystemTime::now())?);
-        self.leaves.insert(name.to_owned(), Arc::clone(&made));
+        let made = Arc::new(self.issue(name, now)?);
+        self.leaves
+            .insert(name.to_owned(), (now, Arc::clone(&made)));
         Ok(made)
     }
 
@@ -324,6 +334,30 @@ mod tests {
         // Nobody else's authority says it.
         let other = Authority::open(self::folder().path()).expect("made");
         assert!(!verifies(&other, &leaf, &long, now));
+    }
+
+    #[test]
+    fn a_kept_certificate_is_shown_for_as_long_as_the_calendar_says() {
+        let folder = folder();
+        let authority = Authority::open(folder.path()).expect("made");
+        let now = SystemTime::now();
+        let first = authority.leaf_at("a.example", now).expect("leaf");
+        let same = authority.leaf_at("a.example", now + 2 * DAY);
+        assert!(Arc::ptr_eq(&first, &same.expect("kept")));
+        // The machine slept for eight days, or its clock was set; and then set back.
+        for later in [now + 8 * DAY, now - 2 * DAY] {
+            let leaf = authority.leaf_at("a.example", later).expect("leaf");
+            assert!(!verifies(&authority, &first, "a.example", later));
+            assert!(!Arc::ptr_eq(&first, &leaf));
+            let shown = leaf.end_entity_cert().expect("certificate").clone();
+            let (_, read) = X509Certificate::from_der(&shown).expect("X.509");
+            let at = later
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .expect("after 1970");
+            let at =
+                x509_parser::time::ASN1Time::from_timestamp(at.as_secs() as i64).expect("time");
+            assert!(read.validity().is_valid_at(at));
+        }
     }
 
     #[test]

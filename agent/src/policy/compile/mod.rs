@@ -129,10 +129,16 @@ impl Compiled {
     /// Compiles a policy; no host has an address yet. The work grows with the number of
     /// rules times the logarithm of it.
     pub fn new(policy: &Policy) -> Result<Self, CompileError> {
+        Self::translated(policy, Nat64::default())
+    }
+
+    /// The same on a network that translates to IPv4 like this: what is denied of IPv4 is denied
+    /// of its translated form too, whether a name or a network allows it.
+    pub fn translated(policy: &Policy, nat64: Nat64) -> Result<Self, CompileError> {
         let agent = &policy.name;
         let shapes = Shapes::new(policy);
         let mut pool = Pool::default();
-        let nets = Nets::new(policy, |inherited, own, selector| {
+        let nets = Nets::new(policy, &nat64, |inherited, own, selector| {
             if let (true, [rule]) = (inherited.is_empty(), own) {
                 let shape = shapes.of(*rule);
                 check_size(agent, shape.len(), || selector.to_string(), *rule)?;
@@ -195,17 +201,9 @@ impl Compiled {
                 .iter()
                 .map(|rule| rule.action == Action::Deny)
                 .collect(),
-            nat64: Nat64::default(),
+            nat64,
             told,
         })
-    }
-
-    /// On a network that translates to IPv4 like this: what is denied of IPv4 is denied of
-    /// names' translated addresses too.
-    #[must_use]
-    pub fn translated(mut self, nat64: Nat64) -> Self {
-        self.nat64 = nat64;
-        self
     }
 
     /// From now on the address stands for exactly those of the hosts that the policy
@@ -240,7 +238,9 @@ impl Compiled {
         for v4 in self.nat64.embedded(addr.into()) {
             for node in self.nets.covering(&Addr::from_v4(v4.octets())) {
                 let own = self.nets.rules_of(node).iter().copied();
-                rules.extend(own.filter(|rule| self.denies.get(*rule as usize) == Some(&true)));
+                let denied = own.filter(|rule| self.denies.get(*rule as usize) == Some(&true));
+                let new: Vec<u32> = denied.filter(|rule| !rules.contains(rule)).collect();
+                rules.extend(new);
             }
         }
         let kept: Vec<Ruled> = self.shapes.resolve(&[], &rules);

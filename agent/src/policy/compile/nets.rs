@@ -2,10 +2,12 @@
 //! those that hold it, so covering networks are found by following parents.
 
 use super::sets::Ruled;
+use crate::nat64::Nat64;
 use crate::policy::model::{Policy, Selector};
 use crate::policy::net::fold;
 use agent_common::Addr;
 use agent_common::addr::V4_PREFIX_BITS;
+use agent_common::verdict::Action;
 use agent_common::verdict::SetRef;
 use ipnet::IpNet;
 
@@ -64,12 +66,49 @@ fn position(net: IpNet) -> (u128, u8) {
     (key(&Addr::from(net.network())), bits)
 }
 
+/// The networks that lead to denied IPv4 networks from within an allowed IPv6 one.
+fn translated(policy: &Policy, nat64: &Nat64) -> Vec<(u128, u8, u32)> {
+    let nets = |action| {
+        let rules = policy
+            .rules
+            .iter()
+            .filter(move |rule| rule.action == action);
+        rules.filter_map(|rule| match &rule.selector {
+            Selector::Net(net) => Some((fold(*net), rule.number)),
+            Selector::Host(_) => None,
+        })
+    };
+    let open: Vec<IpNet> = nets(Action::Allow)
+        .map(|(net, _)| net)
+        .filter(|net| matches!(net, IpNet::V6(_)))
+        .collect();
+    if open.is_empty() {
+        return Vec::new();
+    }
+    let mut items = Vec::new();
+    for (net, rule) in nets(Action::Deny) {
+        let IpNet::V4(net) = net else { continue };
+        for net in nat64.translated(net).map(IpNet::V6) {
+            if open
+                .iter()
+                .any(|one| one.contains(&net) || net.contains(one))
+            {
+                let (start, bits) = position(net);
+                items.push((start, bits, rule));
+            }
+        }
+    }
+    items
+}
+
 impl Nets {
     /// The networks of every rule that names one. `make` turns what a network comes to
     /// (given what its parent came to, and its own rules) into what is kept for its
-    /// children, and into the set.
+    /// children, and into the set. What is denied of IPv4 is denied of its translated form too,
+    /// where a network is allowed that reaches there.
     pub(super) fn new<E>(
         policy: &Policy,
+        nat64: &Nat64,
         mut make: impl FnMut(&[Ruled], &[u32], &Selector) -> Result<(Vec<Ruled>, SetRef), E>,
     ) -> Result<Self, E> {
         let mut items: Vec<(u128, u8, u32)> = policy
@@ -83,6 +122,7 @@ impl Nets {
                 Selector::Host(_) => None,
             })
             .collect();
+        items.extend(translated(policy, nat64));
         items.sort_unstable();
         let mut nets = Self {
             nodes: Vec::with_capacity(items.len() + 1),

@@ -74,6 +74,44 @@ fn a_wide_v6_network_does_not_mean_v4() {
 }
 
 #[test]
+fn what_is_denied_of_v4_is_denied_of_its_translated_form_wherever_that_is_allowed() {
+    let policy = agent(
+        "    allow:\n      - { cidr: '::/0', ports: [443] }\n      - { host: a.example, ports: [443], tls: none }\n    deny:\n      - { cidr: 198.51.100.0/24 }\n",
+    );
+    let (denied, free) = ("2001:db8:64::198.51.100.7", "2001:db8:64::203.0.113.7");
+    let is_denied = |compiled: &Compiled, dest| {
+        matches!(
+            tcp(compiled, dest, 443),
+            Verdict::Deny {
+                reason: Reason::DenyRule,
+                ..
+            }
+        )
+    };
+    let nowhere = Compiled::new(&policy).expect("compiles");
+    assert!(is_denied(&nowhere, "64:ff9b::198.51.100.7"));
+    assert!(!is_denied(&nowhere, denied));
+    let found = ["2001:db8:64::192.0.0.170".parse().expect("address")];
+    let nat64 = crate::nat64::Nat64::discovered(found);
+    let mut here = Compiled::translated(&policy, nat64.clone()).expect("compiles");
+    assert!(is_denied(&here, "64:ff9b::198.51.100.7"));
+    assert!(is_denied(&here, denied));
+    assert!(tcp(&here, free, 443).is_allow());
+    // By a name too, also where no network reaches there.
+    let hosts = BTreeSet::from(["a.example".parse().expect("a name")]);
+    here.lease(addr(denied), &hosts).expect("lease");
+    assert!(is_denied(&here, denied));
+    let named = agent(
+        "    allow:\n      - { host: a.example, ports: [443], tls: none }\n    deny:\n      - { cidr: 198.51.100.0/24 }\n",
+    );
+    let mut here = Compiled::translated(&named, nat64).expect("compiles");
+    for (dest, refused) in [(denied, true), (free, false)] {
+        here.lease(addr(dest), &hosts).expect("lease");
+        assert_eq!(is_denied(&here, dest), refused, "{dest}");
+    }
+}
+
+#[test]
 fn v4_prefixes_are_held_in_the_mapped_space() {
     let compiled = Compiled::new(&agent("    allow:\n    - {cidr: 10.0.0.0/8, ports: [1]}\n    - {cidr: 0.0.0.0/0, ports: [2]}\n    - {cidr: 1.2.3.4, ports: [3]}\n")).expect("compiles");
     let prefixes: Vec<_> = compiled

@@ -95,6 +95,7 @@ struct Group {
 /// The rules and what they remember.
 pub struct Engine {
     env: Arc<Env>,
+    no_lists: Value,
     rules: Vec<Rule>,
     groups: Vec<HashMap<Vec<String>, Group>>,
     /// What was seen before.
@@ -110,6 +111,7 @@ impl Engine {
         let groups = rules.iter().map(|_| HashMap::new()).collect();
         Self {
             env: Arc::new(Env::stdlib()),
+            no_lists: Value::from(HashMap::<String, Vec<String>>::new()),
             rules,
             groups,
             seen,
@@ -174,8 +176,9 @@ impl Engine {
         record: &Record,
     ) -> Result<Option<Detection>, String> {
         let rule = &self.rules[index];
-        let lists: HashMap<String, Vec<String>> = rule.lists.clone().into_iter().collect();
-        context.add_variable_from_value(LISTS, lists);
+        // One rule's are not the next one's.
+        let lists = rule.lists.as_ref().unwrap_or(&self.no_lists);
+        context.add_variable_from_value(LISTS, lists.clone());
         if !truth(&rule.when, context)? {
             return Ok(None);
         }
@@ -208,15 +211,15 @@ impl Engine {
         }
         let state = groups.entry(group.clone()).or_default();
         state.window.push(at, value, rule.within);
+        if at < state.quiet_until {
+            return Ok(None);
+        }
         if let Some(having) = &rule.having {
             let mut inner = context.new_inner_scope();
-            state.window.put(&mut inner, is_new, known_for);
+            (state.window).put(&mut inner, is_new, known_for, rule.of_intervals);
             if !truth(having, &inner)? {
                 return Ok(None);
             }
-        }
-        if at < state.quiet_until {
-            return Ok(None);
         }
         let count = state.window.count() as u64;
         state.quiet_until = at + rule.quiet as f64;

@@ -1,9 +1,9 @@
 //! One rule, compiled.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use cel::Program;
+use cel::{Program, Value};
 
 use super::file::{Action, RuleText, Severity};
 use super::{facts, window};
@@ -31,9 +31,12 @@ pub struct Rule {
     pub(super) by: Vec<Program>,
     pub(super) value: Option<Program>,
     pub(super) having: Option<Program>,
-    pub(super) lists: BTreeMap<String, Vec<String>>,
+    /// None where no expression could name one.
+    pub(super) lists: Option<Value>,
     /// Whether it asks what was seen before: [`window::NEW`] or [`window::KNOWN_FOR`].
     pub(super) remembers: bool,
+    /// Whether it asks for the times between records.
+    pub(super) of_intervals: bool,
 }
 
 impl fmt::Debug for Rule {
@@ -82,6 +85,8 @@ impl Rule {
             }
         }
         let remembers = asks(window::NEW) || asks(window::KNOWN_FOR);
+        let of_intervals = window::OF_INTERVALS.into_iter().any(asks);
+        let lists: HashMap<String, Vec<String>> = text.lists.clone().into_iter().collect();
         let (within, quiet, actions) = (text.within()?, text.quiet()?, text.actions());
         Ok(Self {
             id: text.id,
@@ -95,8 +100,9 @@ impl Rule {
             by,
             value,
             having,
-            lists: text.lists,
+            lists: (!lists.is_empty()).then(|| Value::from(lists)),
             remembers,
+            of_intervals,
         })
     }
 }

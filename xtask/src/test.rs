@@ -259,7 +259,8 @@ fn sudo_runner(host: &str, path: &str) -> String {
 }
 
 fn tests(mut cargo: Command, args: &Args, count: &mut Count) -> Result<()> {
-    cargo.args(&args.filter);
+    // One run tells of every suite that fails.
+    cargo.arg("--no-fail-fast").args(&args.filter);
     let mut here = Count::default();
     let outcome = step::watched(&mut cargo, |line| here.add(line));
     count.passed += here.passed;

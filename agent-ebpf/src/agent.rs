@@ -48,10 +48,8 @@ impl Owner {
     /// The owner of the task that runs now.
     #[inline(always)]
     pub(crate) fn of_task() -> Self {
-        // SAFETY: helpers without pointers.
-        let slice = unsafe { bpf_get_current_ancestor_cgroup_id(SLICE_LEVEL) };
-        if SLICE.get(0) == Some(&slice) {
-            // SAFETY: as above.
+        if is_launched() {
+            // SAFETY: a helper without pointers.
             return Self::of_cgroup(unsafe { bpf_get_current_ancestor_cgroup_id(AGENT_LEVEL) });
         }
         // SAFETY: as above.
@@ -123,6 +121,15 @@ impl Owner {
 pub(crate) fn is_agent(id: u64) -> bool {
     // SAFETY: nothing is read of the value.
     unsafe { AGENTS.get(id) }.is_some()
+}
+
+/// Whether the task that runs now is below the slice: it was started by the launcher, or moved
+/// there by its program's name.
+#[inline(always)]
+pub(crate) fn is_launched() -> bool {
+    // SAFETY: a helper without pointers.
+    let slice = unsafe { bpf_get_current_ancestor_cgroup_id(SLICE_LEVEL) };
+    SLICE.get(0) == Some(&slice)
 }
 
 /// The agent of the outermost cgroup that is governed where it is, of those that `above` tells

@@ -63,6 +63,9 @@ static INODE_SB: u64 = 0;
 /// `inode.i_ino`.
 #[unsafe(no_mangle)]
 static INODE_INO: u64 = 0;
+/// `inode.i_private`: in cgroupfs, the `kernfs_node` of the file.
+#[unsafe(no_mangle)]
+static INODE_PRIVATE: u64 = 0;
 /// `super_block.s_magic`.
 #[unsafe(no_mangle)]
 static SB_MAGIC: u64 = 0;
@@ -99,6 +102,12 @@ static CGROUP_KN: u64 = 0;
 /// `kernfs_node.id`: the cgroup's id.
 #[unsafe(no_mangle)]
 static KN_ID: u64 = 0;
+/// `kernfs_node.parent`, `__parent` since Linux 6.15: the folder's.
+#[unsafe(no_mangle)]
+static KN_PARENT: u64 = 0;
+/// `kernfs_node.name`.
+#[unsafe(no_mangle)]
+static KN_NAME: u64 = 0;
 /// `task_struct.cgroups`.
 #[unsafe(no_mangle)]
 static TASK_CGROUPS: u64 = 0;
@@ -133,6 +142,7 @@ getter!(file_private, FILE_PRIVATE);
 getter!(inode_mode, INODE_MODE);
 getter!(inode_sb, INODE_SB);
 getter!(inode_ino, INODE_INO);
+getter!(inode_private, INODE_PRIVATE);
 getter!(sb_magic, SB_MAGIC);
 getter!(sb_dev, SB_DEV);
 getter!(socket_sk, SOCKET_SK);
@@ -145,6 +155,8 @@ getter!(cgroup_self, CGROUP_SELF);
 getter!(css_parent, CSS_PARENT);
 getter!(cgroup_kn, CGROUP_KN);
 getter!(kn_id, KN_ID);
+getter!(kn_name, KN_NAME);
+getter!(kn_parent, KN_PARENT);
 getter!(task_cgroups, TASK_CGROUPS);
 getter!(set_cgroup, SET_CGROUP);
 getter!(task_tgid, TASK_TGID);

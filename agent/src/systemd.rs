@@ -2,15 +2,16 @@
 //! cgroup is and leaves it to the daemon (`Delegate`), and the agent's limits, which it would
 //! else take back.
 //!
-//! It is asked at its own socket, as `systemctl` does: that is there before the bus is, and no
-//! other program lies between. A connection is opened for each question, because systemd tells
-//! whoever stays connected of everything that happens on the machine.
+//! It is asked over the system's bus, and not at its own socket, where it calls itself by a name
+//! that zbus takes for none of a sender ("Invalid unique name"). A connection is opened for each
+//! question: nothing of it is left to be mended when the bus starts anew.
 
 use std::{
     collections::BTreeMap,
     fs,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -23,8 +24,8 @@ use crate::{
     policy::Limits,
 };
 
-/// systemd's own socket, for root alone.
-const SOCKET: &str = "/run/systemd/private";
+/// The system's bus.
+const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// Where it says that it runs (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 const NAME: &str = "org.freedesktop.systemd1";
@@ -32,9 +33,10 @@ const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 /// A scope of the name is still about to go.
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
-/// How long a question may take. What waits meanwhile is one launch, and who else wants the
-/// engine.
+/// How long a question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a scope may take. One launch waits meanwhile, and nobody else.
+const SCOPE_PATIENCE: Duration = Duration::from_secs(20);
 /// The pause between two looks.
 const LOOK: Duration = Duration::from_millis(1);
 /// How long agents that are told to end may take, before systemd ends them at shutdown.
@@ -62,43 +64,61 @@ impl From<zbus::Error> for SystemdError {
 /// The systemd of this machine.
 #[derive(Debug)]
 pub struct Systemd {
-    socket: PathBuf,
-    slice: Slice,
+    scopes: Scopes,
     /// What it was told of the limits of each scope, by the name of the agent: the id of the
     /// scope's cgroup, and what holds.
     told: BTreeMap<String, (u64, Limits)>,
 }
 
-impl Systemd {
-    /// If it runs here and the slice is one that it can make.
-    pub fn find(slice: &Slice) -> Option<Self> {
-        let booted = Path::new(BOOTED).is_dir();
-        (booted && is_fit(slice.name()) && is_ours(slice.root())).then(|| Self {
-            socket: SOCKET.into(),
-            slice: slice.clone(),
-            told: BTreeMap::new(),
-        })
-    }
+/// Who asks it for scopes, without anybody's lock.
+#[derive(Clone, Debug)]
+pub struct Scopes {
+    socket: PathBuf,
+    slice: Slice,
+    /// The program of [`Keeper`], with its arguments.
+    keeper: (PathBuf, &'static [&'static str]),
+}
 
-    /// Has it make the scope of an agent, with this process as its first. When this returns the
-    /// process is in it.
+/// The first process of a scope: it waits until this is dropped, or the daemon is gone, and does
+/// nothing. A scope without a process ends, so it keeps the scope for the process that is about to
+/// be moved below it.
+///
+/// systemd is given this process and not that one: a job that it gets to late would else move an
+/// agent's process back out of its run.
+#[derive(Debug)]
+pub struct Keeper(Child);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Scopes {
+    /// Has the scope of an agent be there, for as long as what it gives is kept.
     ///
     /// # Errors
     /// Where it is not there when its time is up.
-    pub fn begin(&mut self, agent: &str, pid: u32, limits: &Limits) -> Result<(), SystemdError> {
-        let until = Instant::now() + PATIENCE;
+    pub fn keep(&self, agent: &str, limits: &Limits) -> Result<Keeper, SystemdError> {
+        let until = Instant::now() + SCOPE_PATIENCE;
+        let (program, arguments) = &self.keeper;
+        let child = Command::new(program)
+            .args(*arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn();
+        let keeper = Keeper(child.map_err(|error| {
+            SystemdError::Refused(format!("no process keeps the scope: {error}"))
+        })?);
+        let pid = keeper.0.id();
+        let scope = self.slice.scope(agent);
         loop {
-            let mut properties: Vec<Property> = vec![
-                ("Description", format!("Agent {agent} (exeat)").into()),
-                ("Slice", self.slice.name().to_owned().into()),
-                ("PIDs", vec![pid].into()),
-                // What is below it is the daemon's.
-                ("Delegate", true.into()),
-                ("CollectMode", "inactive-or-failed".into()),
-                ("TimeoutStopUSec", micros(STOP).into()),
-            ];
-            properties.extend(limit_properties(limits));
-            match self.call(Question::Start(cgroup::scope_name(agent), properties)) {
+            // One that is there, if it is not about to go.
+            if scope.is_dir() && cgroup::move_process(&scope, pid).is_ok() {
+                return Ok(keeper);
+            }
+            match self.start(agent, pid, limits) {
                 Ok(()) => break,
                 // One that has just ended: it is gone in a moment.
                 Err(SystemdError::Refused(why))
@@ -110,44 +130,27 @@ impl Systemd {
                 Err(error) => return Err(error),
             }
         }
-        let scope = self.slice.scope(agent);
         while !is_in(pid, &self.slice, &scope) {
             if Instant::now() > until {
                 return Err(SystemdError::Late);
             }
             std::thread::sleep(LOOK);
         }
-        if let Ok(id) = cgroup::id(&scope) {
-            self.told.insert(agent.to_owned(), (id, limits.clone()));
-        }
-        Ok(())
+        Ok(keeper)
     }
 
-    /// Tells it the limits of an agent, if the agent has a scope and they are news. Else it would
-    /// write down those of before whenever it looks at the scope anew.
-    ///
-    /// # Errors
-    /// Where it does not take them.
-    pub fn limit(&mut self, agent: &str, limits: &Limits) -> Result<(), SystemdError> {
-        let Ok(id) = cgroup::id(&self.slice.scope(agent)) else {
-            self.told.remove(agent);
-            return Ok(());
-        };
-        if self.told.get(agent) == Some(&(id, limits.clone())) {
-            return Ok(());
-        }
-        let name = cgroup::scope_name(agent);
-        self.call(Question::Set(name, limit_properties(limits)))?;
-        self.told.insert(agent.to_owned(), (id, limits.clone()));
-        Ok(())
-    }
-
-    /// Ends the slice with all scopes in it.
-    ///
-    /// # Errors
-    /// Where it does not.
-    pub fn end_slice(&self) -> Result<(), SystemdError> {
-        self.call(Question::Stop(self.slice.name().to_owned()))
+    fn start(&self, agent: &str, pid: u32, limits: &Limits) -> Result<(), SystemdError> {
+        let mut properties: Vec<Property> = vec![
+            ("Description", format!("Agent {agent} (exeat)").into()),
+            ("Slice", self.slice.name().to_owned().into()),
+            ("PIDs", vec![pid].into()),
+            // What is below it is the daemon's.
+            ("Delegate", true.into()),
+            ("CollectMode", "inactive-or-failed".into()),
+            ("TimeoutStopUSec", micros(STOP).into()),
+        ];
+        properties.extend(limit_properties(limits));
+        self.call(Question::Start(cgroup::scope_name(agent), properties))
     }
 
     /// On a thread and a runtime of its own: who asks may be a part of another one.
@@ -179,6 +182,56 @@ impl Systemd {
     }
 }
 
+impl Systemd {
+    /// If it runs here and the slice is one that it can make.
+    pub fn find(slice: &Slice) -> Option<Self> {
+        let booted = Path::new(BOOTED).is_dir();
+        let program = std::env::current_exe().ok()?;
+        (booted && is_fit(slice.name()) && is_ours(slice.root())).then(|| Self {
+            scopes: Scopes {
+                socket: SOCKET.into(),
+                slice: slice.clone(),
+                keeper: (program, &["boot", "keep"]),
+            },
+            told: BTreeMap::new(),
+        })
+    }
+
+    /// Who asks for scopes.
+    pub fn scopes(&self) -> Scopes {
+        self.scopes.clone()
+    }
+
+    /// Tells it the limits of an agent, if the agent has a scope and they are news. Else it would
+    /// write down those of before whenever it looks at the scope anew.
+    ///
+    /// # Errors
+    /// Where it does not take them.
+    pub fn limit(&mut self, agent: &str, limits: &Limits) -> Result<(), SystemdError> {
+        let Ok(id) = cgroup::id(&self.scopes.slice.scope(agent)) else {
+            self.told.remove(agent);
+            return Ok(());
+        };
+        if self.told.get(agent) == Some(&(id, limits.clone())) {
+            return Ok(());
+        }
+        let name = cgroup::scope_name(agent);
+        self.scopes
+            .call(Question::Set(name, limit_properties(limits)))?;
+        self.told.insert(agent.to_owned(), (id, limits.clone()));
+        Ok(())
+    }
+
+    /// Ends the slice with all scopes in it.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn end_slice(&self) -> Result<(), SystemdError> {
+        let slice = self.scopes.slice.name().to_owned();
+        self.scopes.call(Question::Stop(slice))
+    }
+}
+
 enum Question {
     Start(String, Vec<Property>),
     Set(String, Vec<Property>),
@@ -189,7 +242,6 @@ async fn ask(socket: &Path, question: Question) -> Result<(), SystemdError> {
     let stream =
         UnixStream::connect(socket).map_err(|error| SystemdError::Refused(error.to_string()))?;
     let bus = zbus::connection::Builder::unix_stream(stream)
-        .p2p()
         .build()
         .await?;
     let to = Some(MANAGER);
@@ -289,8 +341,8 @@ mod tests {
     /// What was asked: the method, the name of the unit, and what was said of it.
     type Asked = Arc<Mutex<Vec<String>>>;
 
-    /// Answers each who connects, as systemd does at its socket: it starts nothing, and takes
-    /// every limit.
+    /// Answers each who connects, as a bus and as systemd: it starts nothing, and takes every
+    /// limit.
     fn serve(listener: UnixListener, asked: Asked) {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -316,6 +368,10 @@ mod tests {
             let message = message?;
             let header = message.header();
             let method = header.member().map(ToString::to_string).unwrap_or_default();
+            if method == "Hello" {
+                bus.reply(&header, &":1.7").await?;
+                continue;
+            }
             let note = |what: String| asked.lock().expect("asked").push(what);
             if method == "StartTransientUnit" {
                 type Body<'m> = (
@@ -354,8 +410,11 @@ mod tests {
         let slice = Slice::new(folder, "exeat.slice");
         slice.create().expect("the slice");
         let systemd = Systemd {
-            socket,
-            slice,
+            scopes: Scopes {
+                socket,
+                slice,
+                keeper: ("/bin/cat".into(), &[]),
+            },
             told: BTreeMap::new(),
         };
         (systemd, asked)
@@ -371,7 +430,7 @@ mod tests {
         };
         systemd.limit("a", &few).expect("no scope is fine");
         assert!(asked.lock().expect("asked").is_empty());
-        fs::create_dir(systemd.slice.scope("a")).expect("a scope");
+        fs::create_dir(systemd.scopes.slice.scope("a")).expect("a scope");
         for limits in [&few, &few, &Limits::default()] {
             systemd.limit("a", limits).expect("told");
         }
@@ -383,14 +442,14 @@ mod tests {
     fn what_it_refuses_is_said_and_one_that_is_not_there_is_no_scope() {
         let folder = tempfile::tempdir().expect("a folder");
         let (mut systemd, asked) = double(folder.path());
-        let refused = systemd.begin("a", std::process::id(), &Limits::default());
+        let refused = systemd.scopes().keep("a", &Limits::default());
         let why = refused.expect_err("refused").to_string();
         assert!(why.contains("no scopes here"), "{why}");
         let first = asked.lock().expect("asked")[0].clone();
         for word in ["start exeat:a.scope fail", "PIDs", "Delegate", "TasksMax"] {
             assert!(first.contains(word), "{first}");
         }
-        systemd.socket = folder.path().join("gone");
-        assert!(systemd.begin("a", 1, &Limits::default()).is_err());
+        systemd.scopes.socket = folder.path().join("gone");
+        assert!(systemd.scopes().keep("a", &Limits::default()).is_err());
     }
 }

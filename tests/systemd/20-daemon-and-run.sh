@@ -38,10 +38,20 @@ prove "alice's agent reaches the allowed host, by its name" alice_agent $(page a
 refuted "alice's agent does not resolve the other host's name" alice_agent $(page other.example)
 refuted "alice's agent does not reach the other host by address" alice_agent $(page $OTHER)
 same "alice's agent is alice" "alice" "$(alice_agent id -un)"
-same "alice's agent is in the slice" "0::/exeat.slice/exeat:worker.scope" \
-    "$(alice_agent cat /proc/self/cgroup | sed 's,/run-[0-9]*$,,')"
-same "an agent from a login shell (su) is in the slice too" "0::/exeat.slice/exeat:worker.scope" \
-    "$(su - alice -c "$EXEAT run --agent worker -- cat /proc/self/cgroup" | sed 's,/run-[0-9]*$,,')"
+# Agents see a tree of cgroups of their own, so it is looked at from outside.
+place() { cut -d: -f3- "/proc/$(pgrep -x -f "sleep $1")/cgroup" | sed 's,/run-[0-9]*$,,'; }
+sleeps() { pgrep -x -f "sleep $1"; }
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=sleeper -- \
+    "$EXEAT" run --agent worker -- sleep 4711
+until_true 20 sleeps 4711 || fail "alice's agent does not sleep"
+same "alice's agent is in the slice" "/exeat.slice/exeat:worker.scope" "$(place 4711)"
+su - alice -c "cd $PROJECT && exec $EXEAT run --agent worker -- sleep 4712" &
+until_true 20 sleeps 4712 || fail "an agent from a login shell does not sleep"
+same "an agent from a login shell (su) is in the slice too" "/exeat.slice/exeat:worker.scope" \
+    "$(place 4712)"
+same "systemd knows the scope" active "$(systemctl is-active exeat:worker.scope)"
+kill "$(sleeps 4711)" "$(sleeps 4712)"
+wait
 
 # --- the rest of the laptop -----------------------------------------------------
 prove "systemd-resolved answers for the other host" resolvectl query other.example
@@ -50,7 +60,7 @@ same "systemd-resolved, D-Bus, logind and alice's manager are the processes that
 
 # --- enforcement outlives the daemon -------------------------------------------
 tries=$(tries_file)
-systemd-run --quiet --machine=alice@ --user --unit=trier -- \
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=trier -- \
     "$EXEAT" run --agent worker -- bash -c "$TRIES" - "$tries"
 phase "$tries" "while the daemon runs"
 systemctl stop exeat

@@ -15,7 +15,7 @@ scene
 install_unit
 
 # An agent that stays, so that its cgroup does.
-systemd-run --quiet --machine=alice@ --user --unit=holder -- \
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=holder -- \
     "$EXEAT" run --agent worker -- sleep infinity
 until_true 10 test -d $AGENT || fail "there is no cgroup of the agent"
 

@@ -5,6 +5,7 @@ cd "$(dirname "$0")" || exit 1
 . lib/prove.sh
 . lib/scene.sh
 . lib/unit.sh
+. lib/tries.sh
 
 scene
 install_unit
@@ -47,10 +48,9 @@ kept() { [ "$(systemctl show -P NFileDescriptorStore exeat)" -ge 2 ]; }
 prove "systemd keeps the gate's sockets" kept
 
 # An agent that is there before the daemon is killed, and asks when it is gone.
-mark=$(mktemp -u)
-answers=$(mktemp)
-chmod 666 "$answers"
-systemd-run --quiet --machine=alice@ --user --unit=asker -- \
+mark=$(mktemp -u -p $PROJECT)
+answers=$(tries_file)
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=asker -- \
     "$EXEAT" run --agent worker -- bash -c '
         echo ready >>"$1"
         until [ -e "$2" ]; do sleep 0.1; done

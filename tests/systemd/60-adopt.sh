@@ -29,7 +29,7 @@ adopted() { "$EXEAT" status --output json | grep -q "$1"; }
 
 # --- a scope of alice's manager ------------------------------------------------------
 scope=$(tries_file)
-systemd-run --quiet --machine=alice@ --user --unit=terminal -- \
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=terminal -- \
     systemd-run --user --scope --unit=assistant bash -c "$TRIES" - "$scope"
 until_true 20 adopted assistant.scope || fail "nobody governs the scope"
 phase "$scope" "alice's scope"

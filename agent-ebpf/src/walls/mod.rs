@@ -19,7 +19,7 @@ use agent_common::{
     layout::{Mode, NO_AGENT},
     verdict::NO_RULE,
 };
-use aya_ebpf::{EbpfContext as _, programs::LsmContext};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_probe_read_kernel_str_bytes, programs::LsmContext};
 
 use crate::{
     Outcome,
@@ -103,6 +103,36 @@ fn field<T: Copy + Default>(of: u64, at: u64) -> Option<T> {
         0 => None,
         of => read(of + at),
     }
+}
+
+/// Bytes that are read of a name; one that is longer is cut, and is none that is looked for.
+const NAME: usize = 16;
+
+/// A name of the kernel's memory, with zeroes behind it; zero where there is none.
+#[inline(always)]
+fn name_at(address: u64) -> u128 {
+    let mut found = [0; NAME];
+    if address == 0 {
+        return 0;
+    }
+    // SAFETY: the helper checks the address and writes no more than the buffer holds.
+    match unsafe { bpf_probe_read_kernel_str_bytes(address as *const u8, &mut found) } {
+        Ok(_) => u128::from_le_bytes(found),
+        Err(_) => 0,
+    }
+}
+
+/// What [`name_at`] gives for a name of less than [`NAME`] bytes.
+const fn name(text: &str) -> u128 {
+    let text = text.as_bytes();
+    assert!(text.len() < NAME);
+    let mut all = 0;
+    let mut at = 0;
+    while at < text.len() {
+        all |= (text[at] as u128) << (8 * at);
+        at += 1;
+    }
+    all
 }
 
 /// How many cgroups above one another are looked at. Who is deeper is nobody's here, and so

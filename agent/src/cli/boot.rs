@@ -62,13 +62,20 @@ enum What {
         #[arg(long, default_value_t = 30)]
         patience: u64,
     },
+    /// Be the first process of an agent's scope, until standard input ends
+    Keep,
 }
 
 /// Does it.
 pub fn main(config: Option<&Path>, args: &BootArgs) -> ExitCode {
+    if matches!(args.what, What::Keep) {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        return ExitCode::SUCCESS;
+    }
     let outcome = Config::load(config)
         .map_err(|error| chain(&error))
         .and_then(|config| match &args.what {
+            What::Keep => Ok(()),
             What::Generator { normal, early, .. } => {
                 generate(&config, normal, early.as_deref().unwrap_or(normal))
             }

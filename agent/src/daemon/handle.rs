@@ -146,6 +146,7 @@ impl Handler for Handle {
         let result = match identities::admit(&self.shared, peer, agent, program).await {
             Err(problem) => Err(problem),
             Ok(admitted) => {
+                let _scope = tokio::task::block_in_place(|| self.shared.keep_scope(agent));
                 let moved = self.shared.with(|engine| engine.run(&candidate, agent));
                 moved.map(|mut ticket| {
                     if let Some(admitted) = admitted {

@@ -10,7 +10,7 @@ use agent_common::layout::Mode;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{error, info, warn};
 
-use super::engine::Engine;
+use super::{Shared, engine::Engine};
 use crate::{
     control::protocol::{Code, Problem, RunTicket},
     dns::clock,
@@ -22,6 +22,7 @@ use crate::{
         walls::{LsmWall, Standing},
     },
     policy::{Sandbox, Services, mode_str},
+    systemd::Keeper,
 };
 
 /// How often a scope is begun anew that ends at the same moment.
@@ -82,6 +83,32 @@ fn fallen_wall((wall, standing): (&LsmWall, Standing)) -> Option<String> {
     match standing {
         Standing::Failed(why) => Some(format!("{}: {why}", wall.name)),
         Standing::Up | Standing::Missing(_) => None,
+    }
+}
+
+impl Shared {
+    /// Where systemd runs, has it make the agent's cgroup, as a scope's, and keeps it there until
+    /// what this gives is dropped: to be had before a process joins. What cannot be done so is
+    /// done without: an agent is governed by its cgroup, whoever made it. Blocks, without the
+    /// engine's lock.
+    pub(super) fn keep_scope(&self, name: &str) -> Option<Keeper> {
+        let (scopes, limits) = self.with(|engine| {
+            let systemd = engine.systemd.as_ref()?;
+            // One without a scope goes on to be used.
+            let plain = engine.kernel.slice().path().join(name).is_dir();
+            (engine.agents.contains_key(name) && !plain)
+                .then(|| (systemd.scopes(), engine.limits_of(name)))
+        })?;
+        scopes
+            .keep(name, &limits)
+            .inspect_err(|error| {
+                warn!(
+                    agent = name,
+                    error = chain(error),
+                    "systemd makes no scope; the agent has a cgroup without one"
+                );
+            })
+            .ok()
     }
 }
 
@@ -202,7 +229,6 @@ impl Engine {
         name: &str,
         index: u32,
     ) -> Result<RunCgroup, KernelError> {
-        self.begin_scope(process, name);
         let run = self.kernel.slice().create_run(name)?;
         self.apply_limits(name);
         if self.admitted.get(name) != Some(&run.agent_id) {
@@ -217,23 +243,6 @@ impl Engine {
         self.kernel.begin_run(id)?;
         cgroup::move_process(&run.path, process.pid)?;
         Ok(run)
-    }
-
-    /// Where systemd runs, it makes the agent's cgroup, as a scope's. What cannot be done so is
-    /// done without: an agent is governed by its cgroup, whoever made it.
-    fn begin_scope(&mut self, process: &Candidate<'_>, name: &str) {
-        let limits = self.limits_of(name);
-        let there = self.kernel.slice().folder(name).is_dir();
-        let Some(systemd) = self.systemd.as_mut().filter(|_| !there) else {
-            return;
-        };
-        if let Err(error) = systemd.begin(name, process.pid, &limits) {
-            warn!(
-                agent = name,
-                error = chain(&error),
-                "systemd makes no scope; the agent has a cgroup without one"
-            );
-        }
     }
 
     /// Removes cgroups without a process; true if none is left.

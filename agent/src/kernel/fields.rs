@@ -38,14 +38,15 @@ pub(super) struct WallFields {
     pub(super) first_hook: u32,
 }
 
-/// Constant, structure and field.
-const WALL_PLACES: [(&str, &str, &str); 21] = [
+/// Constant, structure and field; or fields, where kernels call it differently.
+const WALL_PLACES: [(&str, &str, &str); 24] = [
     ("FILE_INODE", "file", "f_inode"),
     ("FILE_MODE", "file", "f_mode"),
     ("FILE_PRIVATE", "file", "private_data"),
     ("INODE_MODE", "inode", "i_mode"),
     ("INODE_SB", "inode", "i_sb"),
     ("INODE_INO", "inode", "i_ino"),
+    ("INODE_PRIVATE", "inode", "i_private"),
     ("SB_MAGIC", "super_block", "s_magic"),
     ("SB_DEV", "super_block", "s_dev"),
     ("SOCKET_SK", "socket", "sk"),
@@ -59,6 +60,9 @@ const WALL_PLACES: [(&str, &str, &str); 21] = [
     ("CSS_PARENT", "cgroup_subsys_state", "parent"),
     ("CGROUP_KN", "cgroup", "kn"),
     ("KN_ID", "kernfs_node", "id"),
+    ("KN_NAME", "kernfs_node", "name"),
+    // Linux 6.15 (633488947ef6).
+    ("KN_PARENT", "kernfs_node", "parent|__parent"),
     ("TASK_CGROUPS", "task_struct", "cgroups"),
     ("SET_CGROUP", "css_set", "dfl_cgrp"),
     ("TASK_TGID", "task_struct", "tgid"),
@@ -90,7 +94,10 @@ impl WallFields {
         let first_hook = first_hook.ok_or("this kernel is built without CONFIG_BPF_LSM")?;
         let place = |of: &str, field: &str| {
             let ids = structures.get(of)?;
-            ids.iter().find_map(|id| match types.offset_of(*id, field) {
+            let mut all = field
+                .split('|')
+                .flat_map(|field| ids.iter().map(move |id| (*id, field)));
+            all.find_map(|(id, field)| match types.offset_of(id, field) {
                 Ok((_, Offset::ByteOffset(at))) => Some(u64::from(at)),
                 _ => None,
             })

@@ -30,6 +30,8 @@ passed() {
 }
 
 fail() {
+    # What the daemon and systemd said of it, for who reads the log.
+    journalctl --no-pager -o short-monotonic -n 60 2>/dev/null | sed 's/^/    | /'
     echo "test $* ... FAILED"
     exit 1
 }

@@ -4,11 +4,14 @@
 
 ALLOWED=203.0.113.10
 OTHER=203.0.113.20
+# Where agents work: what a sandbox opens to them.
+PROJECT=/home/alice/project
 
 # scene: brings both hosts up, HTTP on port 80, and logs alice in for good: her
 # user manager stays when no session of hers is left.
 scene() {
     loginctl enable-linger alice
+    install -d -o alice -g alice $PROJECT
     [ ! -e /run/netns/outside ] || return 0
     ip netns add outside
     ip link add laptop type veth peer name router netns outside
@@ -37,7 +40,8 @@ reach() {
 # As the plain user, in a service of their own user manager, reached through PAM
 # as a login is: nothing of root's environment comes along.
 as_alice() {
-    systemd-run --quiet --machine=alice@ --user --pipe --wait --collect -- "$@"
+    systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT \
+        --pipe --wait --collect -- "$@"
 }
 
 # The same as an agent.

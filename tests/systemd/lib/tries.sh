@@ -9,10 +9,10 @@ while sleep 0.2; do
     try '$OTHER' && echo OUT || echo refused
 done >>"$1"'
 
-# A file that everybody can write into.
+# A file that everybody can write into, where agents can too.
 tries_file() {
     local file
-    file=$(mktemp)
+    file=$(mktemp -p $PROJECT)
     chmod 666 "$file"
     echo "$file"
 }

@@ -11,6 +11,8 @@ scene
 # What the scripts before have laid by hand.
 systemctl stop exeat 2>/dev/null
 "$EXEAT" teardown --kill >/dev/null 2>&1
+# What the audit log has said is not to be taken back.
+chattr -R -a /var/lib/exeat/audit
 rm -rf /etc/systemd/system/{exeat,courier}.service /etc/exeat /var/lib/exeat /usr/bin/exeat \
     /usr/lib/systemd/system-generators/exeat-generator
 systemctl daemon-reload
@@ -47,7 +49,7 @@ prove "alice's agent reaches the allowed host, by its name" alice_agent $(page a
 refuted "alice's agent does not reach the other host" alice_agent $(page $OTHER)
 
 tries=$(tries_file)
-systemd-run --quiet --machine=alice@ --user --unit=trier -- \
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=trier -- \
     "$EXEAT" run --agent worker -- bash -c "$TRIES" - "$tries"
 phase "$tries" "as installed"
 same "the agent is a scope, with its limit" 64 \

@@ -23,7 +23,7 @@ prove "alice's agent reaches the allowed host, by its name" alice_agent $(page a
 refuted "alice's agent does not reach the other host" alice_agent $(page $OTHER)
 
 # --- remove --------------------------------------------------------------------------------
-systemd-run --quiet --machine=alice@ --user --unit=left -- \
+systemd-run --quiet --machine=alice@ --user --working-directory=$PROJECT --unit=left -- \
     "$EXEAT" run --agent worker -- sleep infinity
 until_true 20 test -d /sys/fs/cgroup/exeat.slice/exeat:worker.scope ||
     fail "the agent does not start"

@@ -2,6 +2,7 @@
 
 use crate::scene::{Scene, USERS, policy, state};
 use exeat_tests::attack::PLAIN_USER;
+use exeat_tests::cgroup::{self, CgroupGuard};
 use exeat_tests::stage::{AGENT, POLICY};
 use exeat_tests::{unique, wait};
 use libc::EPERM;
@@ -328,6 +329,59 @@ fn root_gets_no_bpf_and_no_mounts() {
     for hook in ["mount", "umount", "pivot_root", "move_mount"] {
         scene.told("mount", hook);
     }
+}
+
+#[test]
+fn what_is_governed_where_it_is_is_set_up_there_and_mounts_no_network() {
+    let guard = CgroupGuard::new("exeat-maker").expect("cgroup");
+    let name = guard.path().file_name().expect("a name").to_string_lossy();
+    let matching = format!("  worker:\n    match: [{{ cgroup: \"{name}\" }}]\n");
+    let policy = POLICY.replacen("  worker:\n", &matching, 1);
+    assert_ne!(policy, POLICY);
+    let Some(scene) = Scene::new(&policy) else {
+        return;
+    };
+    let mut outsider = scene.outsider(0);
+    let mut maker = scene.outsider(0);
+    cgroup::add(guard.path(), maker.pid()).expect("move");
+    wait::until("it to be governed", wait::patience(), || {
+        let refused = maker.errno("socket(AF_INET, SOCK_STREAM, 262)").ok()?;
+        (refused == EPERM).then_some(())
+    })
+    .expect("adopted");
+    let at = format!("/tmp/{}", unique::name("maker"));
+    outsider.ask(&format!("os.mkdir('{at}')")).expect("folder");
+    // What systemd and runtimes of containers do, from inside, before their program is there.
+    let (bind, private) = (libc::MS_BIND, libc::MS_PRIVATE | libc::MS_REC);
+    for does in [
+        format!("checked(libc.mount(b'none', b'{at}', b'tmpfs', 0, None))"),
+        format!("checked(libc.mount(None, b'{at}', None, {private}, None))"),
+        format!("checked(libc.mount(b'/tmp', b'{at}', None, {bind}, None))"),
+        format!("checked(libc.umount2(b'{at}', 2))"),
+        format!("checked(libc.umount2(b'{at}', 2))"),
+        format!(
+            "open('{}/cgroup.procs', 'w').write(str(os.getpid()))",
+            guard.path().display()
+        ),
+    ] {
+        assert_eq!(maker.errno(&does).expect("made"), 0, "{does}");
+    }
+    let root = guard.path().parent().expect("the root");
+    for refused in [
+        format!("checked(libc.mount(b'203.0.113.20:/', b'{at}', b'nfs', 0, None))"),
+        format!("checked(libc.mount(b'//203.0.113.20/x', b'{at}', b'cifs', 0, None))"),
+        // Longer than what is compared, and begins like one that is let through.
+        format!("checked(libc.mount(b'none', b'{at}', b'tmpfs-and-much-more', 0, None))"),
+        format!("open('{}/cgroup.procs', 'w')", root.display()),
+        format!("open('{}/cgroup.freeze', 'w')", guard.path().display()),
+    ] {
+        assert_eq!(maker.errno(&refused).expect("asked"), EPERM, "{refused}");
+        let free = outsider.errno(&refused).expect("asked");
+        assert_ne!(free, EPERM, "{refused}");
+    }
+    outsider.ask(&format!("os.rmdir('{at}')")).expect("removed");
+    scene.told("mount", "mount");
+    scene.told("cgroup", "file_open");
 }
 
 #[test]

@@ -712,6 +712,7 @@ fn take(shared: &Shared, pid: u32, path: &Path, agent: &str, by: &str) -> Result
         path: path.to_owned(),
         by: by.to_owned(),
     };
+    let _scope = shared.keep_scope(agent);
     shared
         .with(|engine| engine.take(&candidate, agent, taken))
         .map_err(|problem| problem.message)?;

@@ -4,7 +4,7 @@ use crate::sink::{TcpSink, UdpSink};
 use crate::sniff::{Packet, Sniffer};
 use crate::technique::{Technique, program, read_lines, ready_number};
 use crate::world::{LAPTOP_V4, LAPTOP_V6, World};
-use crate::{unique, wait};
+use crate::{programs, unique, wait};
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -308,10 +308,8 @@ impl<'a> Attack<'a> {
     }
 
     fn setuid_copy(&self) -> anyhow::Result<PathBuf> {
-        use std::os::unix::fs::PermissionsExt;
         let copy = self.world.folder().join(unique::name("setuid"));
-        std::fs::copy(program(), &copy).context("copy the hostile program")?;
-        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o4755))?;
+        programs::copy(&program(), &copy, 0o4755).context("copy the hostile program")?;
         Ok(copy)
     }
 

@@ -1,7 +1,7 @@
 //! A user's desktop: a session bus, an X display without a screen, notification servers that
 //! people have; and a daemon's end of the control socket that says what a test wants.
 
-use crate::{unique, wait};
+use crate::{programs, unique, wait};
 use anyhow::{Context as _, ensure};
 use exeat::asking::{Choice, Grant, GrantSubject, Outcome, Question, Settlement, Subject, Who};
 use exeat::control::{Problem, Request, Response};
@@ -165,16 +165,10 @@ impl Desktop {
     /// # Errors
     /// Without dunst.
     pub fn dunst(&self) -> anyhow::Result<Running> {
-        use std::os::unix::fs::PermissionsExt as _;
         let menu = self.path("menu");
-        std::fs::write(
-            &menu,
-            format!(
-                "#!/bin/sh\ngrep -F -m1 \"$(cat {})\"\n",
-                self.path("choice").display()
-            ),
-        )?;
-        std::fs::set_permissions(&menu, std::fs::Permissions::from_mode(0o755))?;
+        let choice = self.path("choice");
+        let script = format!("#!/bin/sh\ngrep -F -m1 \"$(cat {})\"\n", choice.display());
+        programs::write(&menu, script.as_bytes(), 0o755)?;
         let config = self.path("dunstrc");
         std::fs::write(
             &config,

@@ -36,6 +36,7 @@ pub mod fd_store;
 pub mod files;
 pub mod http;
 pub mod ns;
+pub mod programs;
 pub mod pty;
 pub mod puppet;
 pub mod record;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Time after which a condition that should come true is held to have failed. Generous,
 /// because the machine may be shared; a test that passes never waits for it.
 pub fn patience() -> Duration {
-    scaled(Duration::from_secs(20))
+    scaled(Duration::from_secs(60))
 }
 
 /// A limit as it is on this machine: `EXEAT_PATIENCE` times the usual one. An emulated

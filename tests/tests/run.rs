@@ -4,10 +4,10 @@
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::pty::Pty;
 use exeat_tests::stage::{AGENT, POLICY, Stage};
-use exeat_tests::wait;
+use exeat_tests::{programs, wait};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 fn stage() -> Stage {
@@ -248,8 +248,7 @@ fn a_socket_of_the_network_as_a_standard_stream_is_refused() {
 fn a_set_user_id_program_gains_nothing() {
     let stage = stage();
     let copy = stage.world.folder().join("id");
-    std::fs::copy("/usr/bin/id", &copy).expect("copy");
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o4755)).expect("chmod");
+    programs::copy(Path::new("/usr/bin/id"), &copy, 0o4755).expect("copy");
     let path = copy.to_str().expect("path");
     let free = stage
         .world

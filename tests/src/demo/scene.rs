@@ -10,7 +10,6 @@ use crate::world::{World, open_to_all};
 use anyhow::Context;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The names that `policies/demo.yaml` allows, and their addresses.
@@ -188,8 +187,5 @@ impl Scene {
 
 /// A copy that every user may run: the original may lie in somebody's closed home.
 pub(super) fn copy_program(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::copy(from, to)
-        .with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755))?;
-    Ok(())
+    crate::programs::copy(from, to, 0o755)
 }

@@ -6,7 +6,7 @@ use exeat_tests::attack::{Attack, Effect, Launch, PLAIN_USER};
 use exeat_tests::cgroup::{self, CgroupGuard};
 use exeat_tests::stage::Stage;
 use exeat_tests::technique::{Technique, list, program};
-use exeat_tests::unique;
+use exeat_tests::{programs, unique};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -105,7 +105,7 @@ fn caught_at_its_exec() {
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder.path(), mode).expect("permissions");
     let copy = folder.path().join("hostile-copy");
-    std::fs::copy(program(), &copy).expect("copy");
+    programs::copy(&program(), &copy, 0o755).expect("copy");
     let text = policy(&[format!("executable: {}", copy.display())]);
     let stage = Stage::new(&text, "").expect("stage");
     let _holder = stage.daemon.hold("worker").expect("a process of the agent");

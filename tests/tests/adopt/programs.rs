@@ -5,7 +5,7 @@ use exeat::identity::Sha256;
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::puppet::{self, Puppet};
 use exeat_tests::stage::Stage;
-use exeat_tests::{count, unique, wait};
+use exeat_tests::{count, programs, unique, wait};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -35,12 +35,7 @@ impl Programs {
         std::fs::create_dir_all(path.parent().expect("parent")).expect("folders");
         let mut bytes = std::fs::read(of).expect(of);
         bytes.extend(unique::token().into_bytes());
-        // Another process must not hold it open for writing when it is executed.
-        let beside = self.path(&format!("{}.new", unique::name("copy")));
-        std::fs::write(&beside, bytes).expect("write");
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&beside, mode).expect("permissions");
-        std::fs::rename(&beside, &path).expect("rename");
+        programs::write(&path, &bytes, 0o755).expect("write");
         path
     }
 }
@@ -79,7 +74,7 @@ fn each_selector_catches_its_program_and_its_children_and_nothing_else() {
     let agent = programs.copy(&python(), "one/agent");
     let renamed = programs.path("two/else");
     std::fs::create_dir_all(renamed.parent().expect("parent")).expect("folder");
-    std::fs::copy(&agent, &renamed).expect("copy");
+    programs::copy(&agent, &renamed, 0o755).expect("copy");
     let root = programs.path("").display().to_string();
     let root = root.trim_end_matches('/');
     let stage = Stage::new(&policy_without(), "").expect("stage");

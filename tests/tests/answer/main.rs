@@ -11,8 +11,8 @@ use exeat_tests::asked;
 use exeat_tests::puppet::Puppet;
 use exeat_tests::sink::TcpSink;
 use exeat_tests::stage::{AGENT, Stage};
-use exeat_tests::wait;
 use exeat_tests::world::open_to_all;
+use exeat_tests::{programs, wait};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -107,8 +107,7 @@ impl Folder {
 
     fn write(&self, name: &str, text: &str, mode: u32) -> PathBuf {
         let path = self.path(name);
-        std::fs::write(&path, text).expect("write");
-        chmod(&path, mode);
+        programs::write(&path, text.as_bytes(), mode).expect("write");
         path
     }
 

@@ -3,7 +3,7 @@
 
 use exeat_tests::attack::PLAIN_USER;
 use exeat_tests::stage::{AGENT, POLICY, Stage};
-use exeat_tests::wait;
+use exeat_tests::{programs, wait};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -42,8 +42,7 @@ impl Scene {
     /// An executable file of the ordinary user.
     fn program(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, contents).expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        programs::write(&path, contents.as_ref(), 0o755).expect("write");
         std::os::unix::fs::chown(&path, Some(PLAIN_USER), None).expect("chown");
         path
     }

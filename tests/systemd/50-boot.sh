@@ -39,6 +39,7 @@ agents:
     allow:
       - host: allowed.example
         ports: [80]
+        http: none
         reason: the one that is allowed
 POLICY
 prove "the policy that adopts it is in force" "$EXEAT" reload
@@ -56,6 +57,7 @@ rm -f /run/courier
 same "a daemon that is stopped is started for it" "$HELD" "$(courier)"
 prove "the daemon runs again" systemctl is-active exeat
 systemctl stop exeat
+rm -f /run/courier
 systemctl mask --runtime --quiet exeat
 refuted "without a daemon it does not start" systemctl start courier
 refuted "and has sent nothing" test -e /run/courier

@@ -94,9 +94,11 @@ pub fn main(config: Option<&Path>, args: &BootArgs) -> ExitCode {
 
 /// The policy of the files, and the last one that was in force: a unit of either waits. Where
 /// both differ, one of them does not hold any more or not yet, and nobody here can tell which.
+/// Folders without a file say nothing of any unit: a fresh installation has them.
 fn policies(config: &Config) -> (Vec<PolicySet>, Option<String>) {
     let (files, why) = match policy::load(&config.policy) {
         Ok(set) => (Some(set), None),
+        Err(_) if policy::none_written(&config.policy) => (None, None),
         Err(error) => (None, Some(chain(&error))),
     };
     let last = daemon::last_good_policy(&config.state_dir);
@@ -240,6 +242,20 @@ mod tests {
         generate(&config, &normal, &early).expect("made");
         assert!(made("two.service"));
         assert!(!early.exists());
+    }
+
+    #[test]
+    fn a_fresh_installation_holds_no_unit_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let empty = folder.path().join("policy.d");
+        fs::create_dir(&empty).expect("a folder");
+        let config = Config {
+            policy: vec![empty],
+            ..config(folder.path())
+        };
+        let (normal, early) = (folder.path().join("n"), folder.path().join("e"));
+        generate(&config, &normal, &early).expect("nothing to say");
+        assert!(!normal.exists() && !early.exists());
     }
 
     #[test]

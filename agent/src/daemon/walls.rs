@@ -44,6 +44,8 @@ const SSH_AGENT: &[&str] = &[
     "openssh_agent",
     "ssh-agent.socket",
 ];
+/// Where journald takes the standard output of services.
+const JOURNAL: &str = "/run/systemd/journal/stdout";
 /// Where X11 has its sockets.
 const X11: &str = "/tmp/.X11-unix";
 /// Where ssh-agent(1) makes folders of its own, by the beginning of their names.
@@ -302,6 +304,11 @@ fn sockets(configured: bool, policy: &Policy) -> BTreeSet<(u32, u64)> {
         Services::All => return BTreeSet::from([(0, 0)]),
         Services::Only(paths) => paths.iter().map(PathBuf::from).collect(),
     };
+    // systemd connects a service's standard output in the service's own cgroup, and without the
+    // journal gives it /dev/null.
+    if !policy.matching.is_empty() {
+        paths.push(JOURNAL.into());
+    }
     if let Ok(openings) = openings(configured, policy) {
         if openings.display {
             paths.push(X11.into());

@@ -12,9 +12,11 @@ agents:
     allow:
       - host: allowed.example
         ports: [80]
+        http: none
         reason: the one that is allowed
 POLICY
-    cat >/etc/systemd/system/exeat.service <<UNIT
+    # Where packages lay it: what is masked in /run would not be above /etc.
+    cat >/usr/lib/systemd/system/exeat.service <<UNIT
 [Unit]
 Description=Egress enforcement for agents
 After=nss-lookup.target

@@ -9,11 +9,12 @@ export DEBIAN_FRONTEND=noninteractive
 
 scene
 # What the scripts before have laid by hand.
+systemctl unmask --runtime --quiet exeat
 systemctl stop exeat 2>/dev/null
 "$EXEAT" teardown --kill >/dev/null 2>&1
 # What the audit log has said is not to be taken back.
 chattr -R -a /var/lib/exeat/audit
-rm -rf /etc/systemd/system/{exeat,courier}.service /etc/exeat /var/lib/exeat /usr/bin/exeat \
+rm -rf {/etc,/usr/lib}/systemd/system/{exeat,courier}.service /etc/exeat /var/lib/exeat /usr/bin/exeat \
     /usr/lib/systemd/system-generators/exeat-generator
 systemctl daemon-reload
 EXEAT=/usr/bin/exeat
@@ -34,6 +35,7 @@ agents:
     allow:
       - host: allowed.example
         ports: [80]
+        http: none
         reason: the one that is allowed
     limits: { pids: 64 }
   courier:
@@ -42,6 +44,7 @@ agents:
     allow:
       - host: allowed.example
         ports: [80]
+        http: none
         reason: the one that is allowed
 POLICY
 prove "a policy is put in force" systemctl reload exeat

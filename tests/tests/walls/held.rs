@@ -380,6 +380,19 @@ fn what_is_governed_where_it_is_is_set_up_there_and_mounts_no_network() {
         assert_ne!(free, EPERM, "{refused}");
     }
     outsider.ask(&format!("os.rmdir('{at}')")).expect("removed");
+    // systemd connects what a service says from the service's own cgroup; that one alone is open.
+    let journal = "/run/systemd/journal";
+    let make = format!("os.makedirs('{journal}', exist_ok=True)");
+    outsider.ask(&make).expect("folder");
+    for (name, errno) in [("stdout", 0), ("other", EPERM)] {
+        let serve = format!("{name} = serve('{journal}/{name}')");
+        outsider.ask(&serve).expect("served");
+        let connect = format!("unix('{journal}/{name}').close()");
+        wait::until(name, wait::patience(), || {
+            (maker.errno(&connect).ok()? == errno).then_some(())
+        })
+        .expect("the journal");
+    }
     scene.told("mount", "mount");
     scene.told("cgroup", "file_open");
 }

@@ -52,5 +52,5 @@ systemctl kill -s KILL exeat
 phase "$box" "the container, after kill -9"
 prove "podman ends it" podman rm --force --time 1 box
 rm /etc/exeat/policy.d/{assistant,box}.yaml
-until_true 30 "$EXEAT" status >/dev/null || fail "the daemon is not back"
+until_true 30 "$EXEAT" status || fail "the daemon is not back"
 prove "the policy is as it was" "$EXEAT" reload

@@ -68,21 +68,20 @@ enum What {
 
 /// Does it.
 pub fn main(config: Option<&Path>, args: &BootArgs) -> ExitCode {
-    if matches!(args.what, What::Keep) {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        return ExitCode::SUCCESS;
-    }
-    let outcome = Config::load(config)
-        .map_err(|error| chain(&error))
-        .and_then(|config| match &args.what {
-            What::Keep => Ok(()),
-            What::Generator { normal, early, .. } => {
-                generate(&config, normal, early.as_deref().unwrap_or(normal))
-            }
-            What::Guard { unit, patience } => own_cgroup()
+    let config = || Config::load(config).map_err(|error| chain(&error));
+    let outcome = match &args.what {
+        What::Keep => {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            Ok(())
+        }
+        What::Generator { normal, early, .. } => config()
+            .and_then(|config| generate(&config, normal, early.as_deref().unwrap_or(normal))),
+        What::Guard { unit, patience } => config().and_then(|config| {
+            own_cgroup()
                 .and_then(|own| guard(&config, &own, Duration::from_secs(*patience)))
-                .map_err(|why| format!("{unit} does not start: {why}")),
-        });
+                .map_err(|why| format!("{unit} does not start: {why}"))
+        }),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

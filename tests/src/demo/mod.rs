@@ -59,7 +59,7 @@ fn run(show: &Arc<Show>) -> anyhow::Result<()> {
     crate::world::open_to_all(folder.path())?;
     traces.folder(folder.path());
     let copy = folder.path().join("exeat");
-    scene::copy_program(&original, &copy)?;
+    crate::programs::copy(&original, &copy, 0o755)?;
     // SAFETY: no other thread runs yet that could read the environment.
     unsafe { std::env::set_var("EXEAT_BIN", &copy) };
     signals::catch()?;

@@ -5,8 +5,8 @@ use crate::http::{Authority, HttpHost, Request};
 use crate::sink::UdpSink;
 use crate::sniff::{Packet, Sniffer};
 use crate::stage::is_forbidden;
-use crate::wait;
 use crate::world::{World, open_to_all};
+use crate::{programs, wait};
 use anyhow::Context;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -116,7 +116,8 @@ impl Scene {
         );
         std::fs::write(home.join(".curlrc"), curlrc)?;
         open_to_all(&home.join(".curlrc"))?;
-        copy_program(&crate::technique::program(), &bin.join("hostile"))
+        // Every user may run a copy: the original may lie in somebody's closed home.
+        programs::copy(&crate::technique::program(), &bin.join("hostile"), 0o755)
     }
 
     pub(super) fn home(&self) -> PathBuf {
@@ -183,9 +184,4 @@ impl Scene {
         };
         self.hosts.iter().flat_map(of).collect()
     }
-}
-
-/// A copy that every user may run: the original may lie in somebody's closed home.
-pub(super) fn copy_program(from: &Path, to: &Path) -> anyhow::Result<()> {
-    crate::programs::copy(from, to, 0o755)
 }
